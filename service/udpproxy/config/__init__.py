@@ -1,0 +1,1 @@
+"""What the administrator wrote, read once into frozen objects."""
