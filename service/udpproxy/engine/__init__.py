@@ -1,0 +1,1 @@
+"""The relay itself: every datagram between clients and servers."""

@@ -1,0 +1,69 @@
+"""Sessions that go on: over the death of REG, and over a change of the rules."""
+
+from __future__ import annotations
+
+from udpproxy.engine import sockets
+from udpproxy.engine.lifecycle import Lifecycle
+from udpproxy.session.reasons import Reason
+from udpproxy.session.table import Record, State
+
+
+class Continuity(Lifecycle):
+    """What adopt() and reconsider() of the interface do."""
+
+    def reconsider(self) -> int:
+        """The rules have changed: ask the host about every session; how many ended."""
+        ended = 0
+        for session in self._sessions():
+            record = self._table.read(session.slot)
+            verdict = self._host.decided(record) if record else None
+            if verdict is None or record is None:
+                self._close(session, Reason.POLICY)
+                ended += 1
+                continue
+            session.judge_by(verdict)
+            self._table.set_rule(session.slot, verdict.acl, verdict.generation)
+            self._book.replan(session)
+        return ended
+
+    def adopt(self) -> int:
+        """Go on with the sessions in the table; how many there were."""
+        found: list[tuple[int, Record]] = []
+        for slot in range(self._table.capacity):
+            state = self._table.state(slot)
+            if state in (State.OPEN, State.UPLOAD_CLOSED):
+                record = self._table.read(slot)
+                if record is not None:
+                    found.append((slot, record))
+            elif state is not State.FREE:
+                self._clear(slot)
+        self._book.reserve({slot for slot, _ in found})
+        for slot, record in found:
+            self._resume(slot, record)
+        return len(found)
+
+    def _clear(self, slot: int) -> None:
+        """Somebody died while he opened or closed a session here."""
+        for family in sockets.FAMILIES:
+            if slot < self._pool.size(family):
+                self._pool.reset(self._pool.get(family, slot), plain=False)
+        self._table.free(slot)
+
+    def _resume(self, slot: int, record: Record) -> None:
+        listening = self._listeners.get(record.listener)
+        verdict = self._host.decided(record) if listening else None
+        if listening is None or verdict is None:
+            self._table.add(record)
+            self._host.ended(record, "-", Reason.POLICY)
+            self._clear(slot)
+            self._book.give_back(slot)
+            return
+        client = sockets.sockaddr(record.client, record.scope)
+        key = (client, record.addressed) if listening.wildcard else client
+        session = self._relayed(slot, listening, key, client, verdict, record)
+        session.own = (sockets.unpack(record.source[0]), record.source[1])
+        session.answered = record.downloads > 0
+        if record.peer is not None:
+            session.pin((sockets.unpack(record.peer[0]), record.peer[1]))
+        self._table.set_rule(slot, verdict.acl, verdict.generation)
+        self._start(session, keyed=record.state is State.OPEN)

@@ -1,0 +1,115 @@
+"""What REG and an engine know of each other; two engines, one interface (DESIGN 3).
+
+An engine owns the sessions and carries their datagrams. It decides nothing about policy and
+writes no log: it asks its host for a verdict on the first datagram of each (listener, client,
+addressed address) and tells the host what happened. All packed addresses are network order bytes.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from udpproxy.config.model import Address, SessionType
+from udpproxy.session.limits import Budget
+from udpproxy.session.reasons import Reason
+from udpproxy.session.table import Record
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSocket:
+    """A listening socket as the parent made it; `number` outlives restarts and reloads."""
+
+    number: int
+    socket: socket.socket
+    address: Address
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An accepted session: where to, and under which rules."""
+
+    acl: int
+    generation: int
+    """Which configuration the ACL's number belongs to."""
+    rule: str
+    type: SessionType
+    server: tuple[str, int]
+    budget: Budget
+    any_port: bool
+    network: tuple[bytes, bytes] | None
+    close_on_unreachable: bool
+
+
+class Host(Protocol):
+    """REG, as an engine sees it. None of these may block."""
+
+    def decide(self, listener: ListenerSocket, client: str, addressed: str) -> Verdict | None:
+        """None: refused, and the host has counted and logged it."""
+
+    def decided(self, record: Record) -> Verdict | None:
+        """The verdict for a session found in the table; None: no longer accepted."""
+
+    def opened(self, number: int, verdict: Verdict, client: tuple[str, int]) -> None:
+        """A session was opened."""
+
+    def ended(self, record: Record, rule: str, reason: Reason) -> None:
+        """A session ended; `record` has its last counters."""
+
+    def refused(self, counter: str, client: tuple[str, int], listener: ListenerSocket) -> None:
+        """A new session was refused for want of something; `counter` is one of table.TOTALS."""
+
+    def strayed(self, number: int, rule: str, sender: tuple[str, int]) -> None:
+        """A reply from somebody who may not reply was ignored."""
+
+    def failed(self, what: str, problem: OSError) -> None:
+        """The system refused to carry a datagram, which is lost and counted."""
+
+    def datagram(self, number: int, direction: str, payload: memoryview) -> None:
+        """Called for each datagram, but only while the host has asked for it (level full)."""
+
+
+class Reactor(Protocol):
+    """A loop that calls back; asyncio's event loop is one."""
+
+    def add_reader(self, fd: int, callback: Callable[[], object], /) -> object:
+        """Call back while `fd` is readable or has an error."""
+
+    def remove_reader(self, fd: int, /) -> object:
+        """No more."""
+
+
+class Engine(Protocol):
+    """The relay, as REG sees it."""
+
+    name: str
+    watch: bool
+    """Tell the host of each datagram (level full): costs much, so off by default."""
+
+    def add_listener(self, listener: ListenerSocket) -> None:
+        """Take clients' datagrams from it."""
+
+    def remove_listener(self, number: int) -> None:
+        """Its sessions end as `policy`."""
+
+    def adopt(self) -> int:
+        """Go on with the sessions in the table; how many there were."""
+
+    def reconsider(self) -> int:
+        """The rules have changed: ask the host about every session; how many ended."""
+
+    def kill(self, number: int) -> bool:
+        """End one session; False: there is none of that number."""
+
+    def work(self, now: int) -> int | None:
+        """Expire what is due and do what is done now and then. Returns when to call again, in
+        nanoseconds of the monotonic clock."""
+
+    def figures(self) -> dict[str, int]:
+        """How it is doing: counters and gauges for info."""
+
+    def close(self) -> None:
+        """Stop carrying datagrams; the sessions stay in the table for the next one."""

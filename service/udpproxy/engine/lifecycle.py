@@ -1,0 +1,315 @@
+"""Births and deaths of the Python engine's sessions, and what happens to them in between.
+
+Order matters for whoever comes after a crash: the record is written as OPENING before the socket
+gets a port, so that a socket in use always has a record; the log has the session's record before
+the slot is freed, so that at worst it is there twice.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from typing import cast
+
+from udpproxy.config.model import SessionType
+from udpproxy.engine import sockets
+from udpproxy.engine.interface import Host, ListenerSocket, Reactor, Verdict
+from udpproxy.engine.pool import Pool
+from udpproxy.engine.relayed import Listening, Relayed
+from udpproxy.session import table as t
+from udpproxy.session.book import Book, Session
+from udpproxy.session.peers import Endpoint
+from udpproxy.session.reasons import Reason
+from udpproxy.session.table import Record, State, Table
+
+TYPES = list(SessionType)
+"""A type's place in here is its number in the table."""
+
+_SECOND = 1_000_000_000
+_MOST_ENDED = 256
+"""Sessions ended in one go before datagrams get their turn again."""
+
+
+class Lifecycle(ABC):
+    """Everything about sessions that is not done for each datagram."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        table: Table,
+        pool: Pool,
+        host: Host,
+        *,
+        per_client: int,
+        evict: bool,
+    ) -> None:
+        self._reactor = reactor
+        self._table = table
+        self._words = table.words
+        self._pool = pool
+        self._host = host
+        self._book = Book(
+            range(table.capacity), per_client=per_client, evict=evict, last=self._last
+        )
+        self._listeners: dict[int, Listening] = {}
+        self._drops: dict[int, int] = {}
+        self._own: set[Endpoint] = set()
+        self._next_second = 0
+
+    @abstractmethod
+    def _reader(self, session: Relayed) -> Callable[[], None]:
+        """What to call when the session's socket has something."""
+
+    def _last(self, session: Session) -> int:
+        return self._words[cast(Relayed, session).at + t.LAST]
+
+    def _enter(self, listener: ListenerSocket) -> Listening:
+        listening = self._listeners[listener.number] = Listening(listener)
+        self._drops[listener.number] = sockets.drops(listener.socket)
+        return listening
+
+    def remove_listener(self, number: int) -> None:
+        """Its sessions end as `policy`."""
+        listening = self._listeners.pop(number)
+        self._reactor.remove_reader(listening.given.socket.fileno())
+        for session in self._sessions():
+            if session.listener is listening:
+                self._close(session, Reason.POLICY)
+        listening.given.socket.close()
+
+    def _sessions(self) -> list[Relayed]:
+        return [cast(Relayed, session) for session in self._book]
+
+    def _open(
+        self,
+        listening: Listening,
+        key: Hashable,
+        client: tuple[str, int],
+        now: int,
+        addressed: bytes = b"",
+        local: bytes = b"",
+        interface: int = 0,
+    ) -> Relayed | None:
+        """The first datagram: decide, take a slot, connect its socket, write its record."""
+        given = listening.given
+        if not addressed:
+            addressed = local = given.address.packed
+        if self._is_own(listening, client, local):
+            self._refuse("refused-own-socket", client, listening)
+            return None
+        verdict = self._host.decide(given, client[0], sockets.unpack(addressed))
+        if verdict is None:
+            return None
+        room = self._book.room(client[0])
+        if isinstance(room, str):
+            self._refuse(room, client, listening)
+            return None
+        if room is not None:
+            self._table.count("evicted")
+            self._close(cast(Relayed, room), Reason.EVICTED)
+        record = Record(
+            state=State.OPENING,
+            type=TYPES.index(verdict.type),
+            acl=verdict.acl,
+            generation=verdict.generation,
+            listener=given.number,
+            client=(sockets.pack(client[0]), client[1]),
+            addressed=addressed,
+            local=local,
+            server=(sockets.pack(verdict.server[0]), verdict.server[1]),
+            interface=interface,
+            scope=sockets.scope_of(client),
+            opened=now,
+            opened_wall=time.time_ns(),
+            last=now,
+        )
+        return self._begin(listening, key, client, verdict, record)
+
+    def _begin(
+        self,
+        listening: Listening,
+        key: Hashable,
+        client: tuple[str, int],
+        verdict: Verdict,
+        record: Record,
+    ) -> Relayed | None:
+        slot = self._book.take_slot()
+        record.id = self._table.new_id()
+        self._table.write(slot, record)
+        session = self._relayed(slot, listening, key, client, verdict, record)
+        try:
+            session.own = self._attach(session, verdict.type)
+        except OSError as problem:
+            self._pool.reset(session.sock, plain=session.plain)
+            self._table.free(slot)
+            self._book.give_back(slot)
+            self._refuse("refused-no-port", client, listening)
+            self._host.failed("open a session", problem)
+            return None
+        self._table.open(slot, (sockets.pack(session.own[0]), session.own[1]))
+        self._table.count("sessions-opened")
+        self._start(session)
+        self._host.opened(session.id, verdict, client)
+        return session
+
+    def _attach(self, session: Relayed, kind: SessionType) -> Endpoint:
+        server = session.rule.server
+        if session.plain:
+            return self._pool.connect(session.sock, server)
+        broadcast = kind is SessionType.BROADCAST
+        return self._pool.bind(session.sock, server, broadcast=broadcast)
+
+    def _relayed(
+        self,
+        slot: int,
+        listening: Listening,
+        key: Hashable,
+        client: tuple[str, int],
+        verdict: Verdict,
+        record: Record,
+    ) -> Relayed:
+        server = record.server
+        return Relayed(
+            number=record.id,
+            slot=slot,
+            at=self._table.at(slot),
+            listener=listening,
+            key=key,
+            address=client,
+            local=record.local,
+            interface=record.interface,
+            opened=record.opened,
+            verdict=verdict,
+            kind=TYPES[record.type],
+            server=(sockets.unpack(server[0]), server[1]),
+            sock=self._pool.get(sockets.family_of(server[0]), slot),
+        )
+
+    def _start(self, session: Relayed, *, keyed: bool = True) -> None:
+        self._own.add(session.own)
+        self._book.open(session, answered=session.answered, keyed=keyed)
+        self._reactor.add_reader(session.sock.fileno(), self._reader(session))
+
+    def _is_own(self, listening: Listening, client: tuple[str, int], local: bytes) -> bool:
+        """A datagram that we sent ourselves: answering it would go round for ever."""
+        if (client[0], client[1]) in self._own:
+            return True
+        for other in self._listeners.values():
+            if client[1] == other.given.port:
+                own = str(other.given.address)
+                if client[0] == own:
+                    return True
+                if other.wildcard and (
+                    client[0] == sockets.unpack(local or listening.given.address.packed)
+                    or client[0].startswith("127.")
+                    or client[0] == "::1"
+                ):
+                    return True
+        return False
+
+    def _refuse(self, counter: str, client: tuple[str, int], listening: Listening) -> None:
+        self._table.count(counter)
+        self._host.refused(counter, client, listening.given)
+
+    def _pin(self, session: Relayed, peer: Endpoint) -> bool:
+        """The first reply fixes the peer. False: it cannot be reached, so it was none."""
+        try:
+            self._pool.pin(session.sock, peer)
+        except OSError as problem:
+            self._lost(session, "fix the peer of a session", problem)
+            return False
+        session.pin(peer)
+        self._table.pin(session.slot, (sockets.pack(peer[0]), peer[1]))
+        return True
+
+    def _close_upload(self, session: Relayed) -> None:
+        self._book.close_upload(session)
+        self._table.set_state(session.slot, State.UPLOAD_CLOSED)
+
+    def _lost(self, session: Relayed, what: str, problem: OSError) -> None:
+        self._words[session.at + t.SEND_ERRORS] += 1
+        self._table.count("send-errors")
+        self._host.failed(what, problem)
+
+    def _is_icmp(self, session: Relayed, problem: OSError) -> bool:
+        """Was that an error of an earlier datagram, which an ICMP message told of?"""
+        if session.plain or session.peer is not None:
+            if not isinstance(problem, ConnectionRefusedError):
+                return False
+            self._words[session.at + t.ICMP] += 1
+            return True
+        count = sockets.take_errors(session.sock)
+        self._words[session.at + t.ICMP] += count
+        return count > 0
+
+    def _count_icmp(self, session: Relayed, problem: OSError) -> None:
+        """A receive failed: it can only be an ICMP error, of whatever kind."""
+        if not self._is_icmp(session, problem):
+            self._words[session.at + t.ICMP] += 1
+        self._unreachable(session)
+
+    def _unreachable(self, session: Relayed) -> bool:
+        """After an ICMP error; True: the session is gone."""
+        if session.verdict.close_on_unreachable:
+            self._close(session, Reason.UNREACHABLE)
+            return True
+        return False
+
+    def _close(self, session: Relayed, reason: Reason) -> None:
+        slot, at, table = session.slot, session.at, self._table
+        self._reactor.remove_reader(session.sock.fileno())
+        record = table.read(slot) or Record(id=session.id, opened=session.opened)
+        seen = sockets.drops(session.sock)
+        record.drops = (seen - self._words[at + t.DROPS_BASE]) & 0xFFFFFFFF
+        self._words[at + t.DROPS_BASE] = seen
+        table.set_state(slot, State.CLOSING)
+        table.add(record)
+        self._host.ended(record, session.verdict.rule, reason)
+        self._pool.reset(session.sock, plain=session.plain)
+        self._own.discard(session.own)
+        self._book.close(session)
+        table.free(slot)
+
+    def kill(self, number: int) -> bool:
+        """End one session; False: there is none of that number."""
+        session = self._book.get(number)
+        if session is None:
+            return False
+        self._close(cast(Relayed, session), Reason.KILLED)
+        return True
+
+    def work(self, now: int) -> int | None:
+        """Expire what is due; once a second see what the kernel dropped."""
+        for _ in range(_MOST_ENDED):
+            due = self._book.due(now)
+            if due is None:
+                break
+            self._close(cast(Relayed, due[0]), due[1])
+        if now >= self._next_second:
+            self._next_second = now + _SECOND
+            self._count_drops()
+        moment = self._book.next_due()
+        return self._next_second if moment is None else min(moment, self._next_second)
+
+    def _count_drops(self) -> None:
+        for number, listening in self._listeners.items():
+            seen = sockets.drops(listening.given.socket)
+            new = (seen - self._drops[number]) & 0xFFFFFFFF
+            if new:
+                self._drops[number] = seen
+                self._table.count("drops-listeners", new)
+
+    def figures(self) -> dict[str, int]:
+        """Sessions now, and all totals with what the live sessions have carried so far."""
+        return {"sessions": len(self._book), **self._table.figures()}
+
+    def close(self) -> None:
+        """Stop carrying datagrams; the sessions stay in the table for the next one."""
+        for session in self._sessions():
+            self._reactor.remove_reader(session.sock.fileno())
+        for listening in self._listeners.values():
+            self._reactor.remove_reader(listening.given.socket.fileno())
+            listening.given.socket.close()
+        self._listeners.clear()
+        self._pool.close()

@@ -1,0 +1,134 @@
+"""The sockets towards servers, borrowed from the parent: one for each slot and family.
+
+The parent keeps them in carriers: socket pairs that each hold one message with a batch of
+descriptors. A carrier is only peeked, never read, so every REG that comes finds the very same
+sockets, bound and connected as the last one left them.
+"""
+
+from __future__ import annotations
+
+import array
+import socket
+
+from udpproxy.engine import sockets
+from udpproxy.errors import UnitError
+from udpproxy.session.peers import Endpoint
+
+BATCH = 250
+"""Sockets in a carrier; the kernel takes 253 descriptors in one message (SCM_MAX_FD)."""
+
+_RECEIVE_BUFFER = 1 << 20
+
+
+def make_carrier(family: socket.AddressFamily, count: int) -> socket.socket:
+    """A new batch of `count` sockets; the end that is to be kept. OSError where the system has
+    no more descriptors (those in carriers count against RLIMIT_NOFILE, too)."""
+    keep, fill = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    made: list[socket.socket] = []
+    try:
+        made.extend(_make(family) for _ in range(count))
+        socket.send_fds(fill, [bytes([family])], [sock.fileno() for sock in made])
+    except OSError:
+        keep.close()
+        raise
+    finally:
+        fill.close()
+        for sock in made:
+            sock.close()
+    return keep
+
+
+def _make(family: socket.AddressFamily) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    # With the default a busy session loses datagrams that wait while others are served.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sockets.allow_fragments(sock)
+    return sock
+
+
+def peek_carrier(carrier: socket.socket) -> list[socket.socket]:
+    """Duplicates of the batch, which stays where it is; [] where somebody has read it."""
+    flags = socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+    try:
+        # socket.recv_fds() forgets its flags in Python 3.11 and would empty the carrier.
+        family, control, _, _ = carrier.recvmsg(1, socket.CMSG_LEN(BATCH * 4), flags)
+    except BlockingIOError:
+        return []
+    fds = array.array("i")
+    for level, kind, data in control:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    if not family or not fds:
+        return []
+    kind = socket.AddressFamily(family[0])
+    return [socket.socket(kind, socket.SOCK_DGRAM, 0, fileno=fd) for fd in fds]
+
+
+class Pool:
+    """Socket i of each family belongs to slot i of the table."""
+
+    def __init__(self, carriers: list[socket.socket]) -> None:
+        """Peeks all carriers and closes our ends of them; UnitError where one is empty."""
+        self._sockets: dict[int, list[socket.socket]] = {socket.AF_INET: [], socket.AF_INET6: []}
+        for carrier in carriers:
+            batch = peek_carrier(carrier)
+            carrier.close()
+            if not batch:
+                raise UnitError("socket pool", "a carrier is empty: too few descriptors?")
+            self._sockets[batch[0].family].extend(batch)
+
+    def get(self, family: socket.AddressFamily, slot: int) -> socket.socket:
+        """The slot's socket towards a server of that family."""
+        return self._sockets[family][slot]
+
+    def size(self, family: socket.AddressFamily) -> int:
+        """How many sessions that family can have."""
+        return len(self._sockets[family])
+
+    def connect(self, sock: socket.socket, server: Endpoint) -> Endpoint:
+        """Only `server` may reply from now on. Our own end of the association; OSError where
+        there is no port (EAGAIN) or no route."""
+        sock.connect(server)
+        # The kernel picks the port a moment before it notes the peer: whoever hit that moment
+        # is thrown away, for we have sent nothing that could be answered.
+        sockets.drain(sock)
+        return _name(sock)
+
+    def bind(self, sock: socket.socket, server: Endpoint, *, broadcast: bool) -> Endpoint:
+        """Anybody may reply. Our own end as `server` will see it."""
+        if broadcast:
+            sockets.allow_broadcast(sock, on=True)
+        sock.connect(server)
+        address, _ = _name(sock)
+        sockets.disconnect(sock)
+        sock.bind(("0.0.0.0" if sock.family == socket.AF_INET else "::", 0))
+        sockets.report_errors(sock, on=True)
+        return address, _name(sock)[1]
+
+    def pin(self, sock: socket.socket, peer: Endpoint) -> None:
+        """From now on only `peer` may reply; what others sent before still has to be judged."""
+        sock.connect(peer)
+        sockets.report_errors(sock, on=False)
+        sockets.take_errors(sock)
+
+    def reset(self, sock: socket.socket, *, plain: bool) -> None:
+        """As it was made: no port, no peer, nothing waiting. `plain`: it was connected only."""
+        sockets.disconnect(sock)
+        if not plain:
+            sockets.report_errors(sock, on=False)
+            sockets.allow_broadcast(sock, on=False)
+            sockets.take_errors(sock)
+        sockets.drain(sock)
+
+    def close(self) -> None:
+        """Give all of them back; the parent keeps its own."""
+        for batch in self._sockets.values():
+            for sock in batch:
+                sock.close()
+
+
+def _name(sock: socket.socket) -> Endpoint:
+    name = sock.getsockname()
+    return name[0], name[1]

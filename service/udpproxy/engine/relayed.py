@@ -1,0 +1,107 @@
+"""A session as the Python engine carries it: the book's session and what each datagram needs."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Hashable
+
+from udpproxy.config.model import SessionType
+from udpproxy.engine.interface import ListenerSocket, Verdict
+from udpproxy.engine.sockets import Ancillary, answer_from
+from udpproxy.session.book import Session
+from udpproxy.session.peers import Endpoint, PeerRule
+
+CONNECTED = (SessionType.NORMAL, SessionType.ONE_WAY)
+"""Types whose socket is connected to the server from the start."""
+
+
+class Relayed(Session):
+    """`send` takes a datagram towards the server, wherever that is now."""
+
+    __slots__ = (
+        "address",
+        "answered",
+        "at",
+        "burst",
+        "control",
+        "counts_download",
+        "counts_upload",
+        "listener",
+        "one_way",
+        "own",
+        "patience",
+        "peer",
+        "plain",
+        "rule",
+        "send",
+        "sock",
+        "verdict",
+    )
+
+    def __init__(
+        self,
+        *,
+        number: int,
+        slot: int,
+        at: int,
+        listener: Listening,
+        key: Hashable,
+        address: tuple[str, int],
+        local: bytes,
+        interface: int,
+        opened: int,
+        verdict: Verdict,
+        kind: SessionType,
+        server: Endpoint,
+        sock: socket.socket,
+    ) -> None:
+        super().__init__(
+            number=number,
+            slot=slot,
+            owner=listener.sessions,
+            key=key,
+            client=address[0],
+            budget=verdict.budget,
+            opened=opened,
+        )
+        self.at = at
+        self.listener = listener
+        self.address = address
+        self.control: Ancillary = answer_from(local, interface) if listener.wildcard else []
+        self.sock = sock
+        self.plain = kind in CONNECTED
+        self.one_way = kind is SessionType.ONE_WAY
+        self.rule = PeerRule(kind, server, verdict.any_port, verdict.network)
+        self.peer: Endpoint | None = None
+        self.own: Endpoint = ("", 0)
+        self.send: Callable[[bytes], int] = sock.send
+        if not self.plain:
+            self.send = lambda data: sock.sendto(data, server)
+        self.answered = False
+        # How many datagrams to read at a time: adaptive, since a read in vain costs a datagram.
+        self.burst = 1
+        self.patience = 0
+        self.judge_by(verdict)
+
+    def judge_by(self, verdict: Verdict) -> None:
+        """The rules that hold from now on; type and server stay as they were."""
+        self.verdict = verdict
+        self.budget = verdict.budget
+        self.counts_upload = verdict.budget.counts_upload
+        self.counts_download = verdict.budget.counts_download
+
+    def pin(self, peer: Endpoint) -> None:
+        """From now on this is the server."""
+        self.peer = peer
+        self.send = self.sock.send
+
+
+class Listening:
+    """A listener and the sessions of its clients, by what their datagrams carry."""
+
+    __slots__ = ("given", "sessions", "wildcard")
+
+    def __init__(self, given: ListenerSocket) -> None:
+        self.given = given
+        self.sessions: dict[Hashable, Session] = {}
+        self.wildcard = given.address.is_unspecified

@@ -1,0 +1,153 @@
+"""The few socket calls that Python has no name for, and the constants of linux/*.h that go
+with them. Every function takes sockets of either family."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import socket
+import struct
+from typing import cast
+
+LARGEST = 65535
+"""No datagram is larger, so a receive of this size truncates nothing."""
+
+IP_PKTINFO = 8
+IP_MTU_DISCOVER = 10
+IP_RECVERR = 11
+IPV6_MTU_DISCOVER = 23
+IPV6_RECVERR = 25
+IPV6_PKTINFO = 50
+MSG_ERRQUEUE = 0x2000
+PMTUDISC_DONT = 0
+SO_MEMINFO = 55
+
+_MEMINFO = struct.Struct("=9I")
+_PKTINFO4 = struct.Struct("=I4s4s")
+_PKTINFO6 = struct.Struct("=16sI")
+_CONTROL_SPACE = 64
+_MOST_DRAINED = 10_000
+_UNSPEC = ctypes.create_string_buffer(28)  # sockaddr_in6 long, family AF_UNSPEC (0)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+Ancillary = list[tuple[int, int, bytes]]
+
+
+def disconnect(sock: socket.socket) -> None:
+    """Dissolve the association and give the port back (connect to AF_UNSPEC, connect(2))."""
+    _libc.connect(sock.fileno(), _UNSPEC, len(_UNSPEC))
+
+
+def drops(sock: socket.socket) -> int:
+    """Datagrams that the kernel dropped since the socket was made, modulo 2**32."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, _MEMINFO.size)
+    return int(_MEMINFO.unpack_from(raw)[8])
+
+
+def report_errors(sock: socket.socket, *, on: bool) -> None:
+    """IP_RECVERR: without it ICMP errors of an unconnected socket are never seen."""
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, on)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, on)
+
+
+def family_of(packed: bytes) -> socket.AddressFamily:
+    """The family of a packed address."""
+    return socket.AF_INET if len(packed) == 4 else socket.AF_INET6
+
+
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
+def scope_of(client: tuple[str, int]) -> int:
+    """The interface number that a link-local IPv6 client's address needs, else 0."""
+    return cast(tuple[str, int, int, int], client)[3] if len(client) > 2 else 0
+
+
+def sockaddr(endpoint: tuple[bytes, int], scope: int) -> tuple[str, int]:
+    """An address as the socket module gives and takes it; four values for IPv6."""
+    address, port = unpack(endpoint[0]), endpoint[1]
+    if len(endpoint[0]) == 4:
+        return address, port
+    return cast(tuple[str, int], (address, port, 0, scope))
+
+
+def pack(address: str) -> bytes:
+    """An address as bytes; a scope (`%eth0`) is left out."""
+    if ":" in address:
+        return socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
+    return socket.inet_pton(socket.AF_INET, address)
+
+
+def unpack(packed: bytes) -> str:
+    """The other way round."""
+    return socket.inet_ntop(family_of(packed), packed)
+
+
+def allow_fragments(sock: socket.socket) -> None:
+    """Datagrams of any size pass whole: routers on the way may fragment them (ip(7))."""
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DONT)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DONT)
+
+
+def take_errors(sock: socket.socket) -> int:
+    """Empty the error queue; how many errors there were."""
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.recvmsg(1, 512, MSG_ERRQUEUE)
+            count += 1
+    return count
+
+
+def drain(sock: socket.socket) -> int:
+    """Throw away what waits in the socket; how many datagrams that were."""
+    count = 0
+    for _ in range(_MOST_DRAINED):
+        try:
+            sock.recv(1)
+            count += 1
+        except BlockingIOError:
+            break
+        except OSError:
+            continue  # a pending error is reported once, then cleared
+    return count
+
+
+def allow_broadcast(sock: socket.socket, *, on: bool) -> None:
+    """SO_BROADCAST: without it sending to a broadcast address is refused."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, on)
+
+
+def addressed_to(control: Ancillary) -> tuple[bytes, bytes, int]:
+    """From the control messages of a wildcard listener: the address the client wrote to, the
+    address to answer from, and the interface. Equal but for broadcast and multicast, where the
+    interface's own address (ipi_spec_dst, ip(7)) answers."""
+    for level, kind, data in control:
+        if level == socket.IPPROTO_IP and kind == IP_PKTINFO:
+            interface, own, header = _PKTINFO4.unpack_from(data)
+            return header, own, interface
+        if level == socket.IPPROTO_IPV6 and kind == IPV6_PKTINFO:
+            header, interface = _PKTINFO6.unpack_from(data)
+            return header, b"" if header[0] == 0xFF else header, interface
+    return b"", b"", 0
+
+
+def answer_from(own: bytes, interface: int) -> Ancillary:
+    """The control message that makes a reply leave from `own`. The interface is left to the
+    routes, except for link-local addresses and where there is no address to name."""
+    if len(own) == 4:
+        return [(socket.IPPROTO_IP, IP_PKTINFO, _PKTINFO4.pack(0, own, bytes(4)))]
+    link_local = own[:1] == b"\xfe" and own[1] & 0xC0 == 0x80
+    address = own or bytes(16)
+    number = interface if link_local or not own else 0
+    return [(socket.IPPROTO_IPV6, IPV6_PKTINFO, _PKTINFO6.pack(address, number))]
+
+
+def receive_with_destination(sock: socket.socket) -> tuple[bytes, Ancillary, tuple[str, int]]:
+    """One datagram of a wildcard listener with its control messages."""
+    data, control, _, sender = sock.recvmsg(LARGEST, _CONTROL_SPACE)
+    return data, control, sender

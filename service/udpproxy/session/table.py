@@ -1,0 +1,316 @@
+"""The session table: fixed-size records in shared memory that outlive the process that relays.
+
+Rules. The parent makes the memory, REG alone writes it, anybody may read. Slot i of the table
+belongs to socket i of the pool, so a record needs no socket number. A record is valid while its
+sequence number is even; the identity part is written between two steps of it. Counters and times
+are single aligned 64-bit words that are written in place, so they are never half-written and
+never older than the last datagram. A table of another layout is not read at all.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MAGIC = b"udpproxy"
+LAYOUT = 1
+HEADER_SIZE = 4096
+RECORD_SIZE = 256
+WORDS = RECORD_SIZE // 8
+
+_HEADER = struct.Struct("=8sIII4x")
+_IDENTITY = struct.Struct("=QBBBBIQIHHHHB3x16s16s16s16s16s16sIIQQ")
+_IDENTITY_AT = 8
+
+# Where single parts of the identity stand, in bytes from the record's start.
+_STATE_AT, _RULE_AT, _SOURCE_PORT_AT, _PEER_PORT_AT, _PINNED_AT = 16, 20, 40, 42, 44
+_PEER_AT, _SOURCE_AT = 112, 128
+_RULE = struct.Struct("=IQ")
+_ENDPOINT_PORT = struct.Struct("=H")
+_ENDPOINT_ADDRESS = struct.Struct("=16s")
+
+# Words of the header that change.
+STARTS, NEXT_ID = 4, 5
+_TOTALS_AT = 16
+
+TOTALS = (
+    "sessions-opened",
+    "sessions-ended",
+    "refused-by-acl",
+    "refused-table-full",
+    "refused-per-client",
+    "refused-no-port",
+    "refused-own-socket",
+    "evicted",
+    "upload-datagrams",
+    "upload-bytes",
+    "download-datagrams",
+    "download-bytes",
+    "stray-replies",
+    "icmp-errors",
+    "send-errors",
+    "drops-listeners",
+    "drops-sessions",
+    "records-dropped",
+)
+"""Counters of the instance, over all its sessions that have ended and all restarts of REG."""
+
+# Words of a record that change while the session lives, counted from its first word.
+LAST, UPLOADS, UPLOAD_BYTES, DOWNLOADS, DOWNLOAD_BYTES = 21, 22, 23, 24, 25
+STRAY, ICMP, SEND_ERRORS, DROPS_BASE = 26, 27, 28, 29
+
+
+class State(enum.IntEnum):
+    """OPENING and CLOSING are seen by a reader only if the writer died there."""
+
+    FREE = 0
+    OPENING = 1
+    OPEN = 2
+    UPLOAD_CLOSED = 3
+    CLOSING = 4
+
+
+@dataclass(slots=True)
+class Record:
+    """One session as it stands in the table; addresses packed, unused ones empty."""
+
+    id: int = 0
+    state: State = State.FREE
+    type: int = 0
+    acl: int = 0
+    generation: int = 0
+    listener: int = 0
+    client: tuple[bytes, int] = (b"", 0)
+    addressed: bytes = b""
+    local: bytes = b""
+    """The address replies leave from: `addressed`, or the interface's own for a broadcast."""
+    server: tuple[bytes, int] = (b"", 0)
+    peer: tuple[bytes, int] | None = None
+    """The pinned sender of any-port and any-sock sessions."""
+    source: tuple[bytes, int] = (b"", 0)
+    """Our own address and port towards the server."""
+    interface: int = 0
+    scope: int = 0
+    opened: int = 0
+    opened_wall: int = 0
+    last: int = 0
+    uploads: int = 0
+    upload_bytes: int = 0
+    downloads: int = 0
+    download_bytes: int = 0
+    stray: int = 0
+    icmp: int = 0
+    send_errors: int = 0
+    drops: int = 0
+
+
+class WrongLayout(ValueError):
+    """Memory that this version cannot read; its sessions start anew."""
+
+
+def size(capacity: int) -> int:
+    """Bytes of shared memory for `capacity` sessions."""
+    return HEADER_SIZE + capacity * RECORD_SIZE
+
+
+class Table:
+    """A view of the shared memory; `words` is the same memory as 64-bit numbers."""
+
+    def __init__(self, memory: memoryview, capacity: int, *, fresh: bool) -> None:
+        """`fresh` writes the header; else it must be there and fit, or WrongLayout."""
+        if len(memory) < size(capacity):
+            raise WrongLayout(f"{len(memory)} bytes cannot hold {capacity} sessions")
+        self.capacity = capacity
+        self.memory = memory
+        self.words = memory.cast("Q")
+        if fresh:
+            _HEADER.pack_into(memory, 0, MAGIC, LAYOUT, RECORD_SIZE, capacity)
+            self.words[NEXT_ID] = 1
+        elif _HEADER.unpack_from(memory, 0) != (MAGIC, LAYOUT, RECORD_SIZE, capacity):
+            raise WrongLayout("the session table has another layout")
+
+    def at(self, slot: int) -> int:
+        """The index in `words` of the slot's first word."""
+        return HEADER_SIZE // 8 + slot * WORDS
+
+    def new_id(self) -> int:
+        """The next session number, from 1, never used twice in the table's life."""
+        number = self.words[NEXT_ID]
+        self.words[NEXT_ID] = number + 1
+        return number
+
+    def count(self, name: str, amount: int = 1) -> None:
+        """Add to one of TOTALS."""
+        self.words[_TOTALS_AT + _TOTAL_INDEX[name]] += amount
+
+    def totals(self) -> dict[str, int]:
+        """All of TOTALS; sessions that still live are not in the datagram counters."""
+        return {name: self.words[_TOTALS_AT + i] for name, i in _TOTAL_INDEX.items()}
+
+    def write(self, slot: int, record: Record) -> None:
+        """The whole record; counters as they are in it."""
+        words, at = self.words, self.at(slot)
+        words[at] |= 1
+        _IDENTITY.pack_into(self.memory, at * 8 + _IDENTITY_AT, *_identity(record))
+        words[at + LAST] = record.last
+        for word, value in (
+            (UPLOADS, record.uploads),
+            (UPLOAD_BYTES, record.upload_bytes),
+            (DOWNLOADS, record.downloads),
+            (DOWNLOAD_BYTES, record.download_bytes),
+            (STRAY, record.stray),
+            (ICMP, record.icmp),
+            (SEND_ERRORS, record.send_errors),
+        ):
+            words[at + word] = value
+        words[at] += 1
+
+    def open(self, slot: int, source: tuple[bytes, int]) -> None:
+        """The session has its socket: from now on it survives whoever relays it."""
+        byte = self._step(slot)
+        _ENDPOINT_PORT.pack_into(self.memory, byte + _SOURCE_PORT_AT, source[1])
+        _ENDPOINT_ADDRESS.pack_into(self.memory, byte + _SOURCE_AT, source[0])
+        self.memory[byte + _STATE_AT] = State.OPEN
+        self.words[byte // 8] += 1
+
+    def pin(self, slot: int, peer: tuple[bytes, int]) -> None:
+        """The session's peer is known."""
+        byte = self._step(slot)
+        _ENDPOINT_PORT.pack_into(self.memory, byte + _PEER_PORT_AT, peer[1])
+        _ENDPOINT_ADDRESS.pack_into(self.memory, byte + _PEER_AT, peer[0])
+        self.memory[byte + _PINNED_AT] = True
+        self.words[byte // 8] += 1
+
+    def set_rule(self, slot: int, acl: int, generation: int) -> None:
+        """The session is judged by another ACL from now on."""
+        byte = self._step(slot)
+        _RULE.pack_into(self.memory, byte + _RULE_AT, acl, generation)
+        self.words[byte // 8] += 1
+
+    def _step(self, slot: int) -> int:
+        at = self.at(slot)
+        self.words[at] |= 1
+        return at * 8
+
+    def add(self, record: Record) -> None:
+        """An ended session's counters go into the totals."""
+        self.count("sessions-ended")
+        for name, value in zip(_TOTALS_OF_RECORD, _totals_of(record), strict=True):
+            self.count(name, value)
+
+    def figures(self) -> dict[str, int]:
+        """TOTALS with what the live sessions have carried so far."""
+        figures = self.totals()
+        for _, record in self.records():
+            for name, value in zip(_TOTALS_OF_RECORD, _totals_of(record), strict=True):
+                figures[name] += value
+        return figures
+
+    def set_state(self, slot: int, state: State) -> None:
+        """A single byte: never half-written, so no step of the sequence number."""
+        self.memory[self.at(slot) * 8 + _STATE_AT] = state
+
+    def free(self, slot: int) -> None:
+        """Forget the session of the slot."""
+        byte = self._step(slot)
+        self.memory[byte + _STATE_AT] = State.FREE
+        self.words[byte // 8] += 1
+
+    def state(self, slot: int) -> State:
+        """The slot's state; a half-written record counts as OPENING, for nobody relied on it."""
+        at = self.at(slot)
+        return State.OPENING if self.words[at] & 1 else State(self.memory[at * 8 + _STATE_AT])
+
+    def read(self, slot: int) -> Record | None:
+        """A consistent copy of the slot's record, or None when it is free or half-written."""
+        at = self.at(slot)
+        for _ in range(3):
+            before = self.words[at]
+            if before & 1:
+                continue
+            raw = bytes(self.memory[at * 8 : at * 8 + RECORD_SIZE])
+            if self.words[at] == before:
+                record = _record(raw)
+                return None if record.state is State.FREE else record
+        return None
+
+    def records(self) -> Iterator[tuple[int, Record]]:
+        """Every live session with its slot."""
+        base = self.at(0) * 8 + _STATE_AT
+        for slot in range(self.capacity):
+            if self.memory[base + slot * RECORD_SIZE] != State.FREE:
+                record = self.read(slot)
+                if record is not None:
+                    yield slot, record
+
+
+_TOTALS_OF_RECORD = (
+    "upload-datagrams",
+    "upload-bytes",
+    "download-datagrams",
+    "download-bytes",
+    "stray-replies",
+    "icmp-errors",
+    "drops-sessions",
+)
+_TOTAL_INDEX = {name: i for i, name in enumerate(TOTALS)}
+
+
+def _totals_of(record: Record) -> tuple[int, ...]:
+    return (
+        record.uploads,
+        record.upload_bytes,
+        record.downloads,
+        record.download_bytes,
+        record.stray,
+        record.icmp,
+        record.drops,
+    )
+
+
+def _identity(record: Record) -> tuple[int | bytes, ...]:
+    peer = record.peer or (b"", 0)
+    return (
+        record.id,
+        record.state,
+        record.type,
+        len(record.client[0]),
+        len(record.server[0]),
+        record.acl,
+        record.generation,
+        record.listener,
+        record.client[1],
+        record.server[1],
+        record.source[1],
+        peer[1],
+        record.peer is not None,
+        record.client[0],
+        record.addressed,
+        record.local,
+        record.server[0],
+        peer[0],
+        record.source[0],
+        record.interface,
+        record.scope,
+        record.opened,
+        record.opened_wall,
+    )
+
+
+def _record(raw: bytes) -> Record:
+    (
+        number, state, kind, client_size, server_size, acl, generation, listener,
+        client_port, server_port, source_port, peer_port, pinned,
+        client, addressed, local, server, peer, source,
+        interface, scope, opened, opened_wall,
+    ) = _IDENTITY.unpack_from(raw, _IDENTITY_AT)  # fmt: skip
+    words = struct.unpack_from("=9Q", raw, LAST * 8)
+    return Record(
+        number, State(state), kind, acl, generation, listener,
+        (client[:client_size], client_port), addressed[:client_size], local[:client_size],
+        (server[:server_size], server_port),
+        (peer[:server_size], peer_port) if pinned else None,
+        (source[:server_size], source_port), interface, scope, opened, opened_wall, *words[:8],
+    )  # fmt: skip
