@@ -89,6 +89,13 @@ class Engine(Protocol):
     watch: bool
     """Tell the host of each datagram (level full): costs much, so off by default."""
 
+    @property
+    def sessions(self) -> int:
+        """How many there are now."""
+
+    def extend(self, carriers: list[socket.socket]) -> None:
+        """More sockets towards servers, of a family that was not needed before."""
+
     def add_listener(self, listener: ListenerSocket) -> None:
         """Take clients' datagrams from it."""
 

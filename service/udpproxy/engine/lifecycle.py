@@ -7,6 +7,7 @@ the slot is freed, so that at worst it is there twice.
 
 from __future__ import annotations
 
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
@@ -68,6 +69,15 @@ class Lifecycle(ABC):
         listening = self._listeners[listener.number] = Listening(listener)
         self._drops[listener.number] = sockets.drops(listener.socket)
         return listening
+
+    @property
+    def sessions(self) -> int:
+        """How many there are now."""
+        return len(self._book)
+
+    def extend(self, carriers: list[socket.socket]) -> None:
+        """More sockets towards servers, of a family that was not needed before."""
+        self._pool.extend(carriers)
 
     def remove_listener(self, number: int) -> None:
         """Its sessions end as `policy`."""

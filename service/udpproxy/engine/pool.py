@@ -70,9 +70,14 @@ class Pool:
     """Socket i of each family belongs to slot i of the table."""
 
     def __init__(self, carriers: list[socket.socket]) -> None:
-        """Peeks all carriers and closes our ends of them; UnitError where one is empty."""
+        """See extend()."""
         self._sockets: dict[int, list[socket.socket]] = {socket.AF_INET: [], socket.AF_INET6: []}
-        for carrier in carriers:
+        self.extend(carriers)
+
+    def extend(self, carriers: list[socket.socket]) -> None:
+        """Peek into all carriers and close our ends of them; UnitError where one is empty."""
+        while carriers:
+            carrier = carriers.pop(0)
             batch = peek_carrier(carrier)
             carrier.close()
             if not batch:
@@ -132,3 +137,11 @@ class Pool:
 def _name(sock: socket.socket) -> Endpoint:
     name = sock.getsockname()
     return name[0], name[1]
+
+
+def is_full(carrier: socket.socket) -> bool:
+    """Does it still hold its batch?"""
+    try:
+        return bool(carrier.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return False

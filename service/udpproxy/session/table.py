@@ -236,14 +236,19 @@ class Table:
                 return None if record.state is State.FREE else record
         return None
 
+    def count_live(self) -> int:
+        """How many sessions there are, by a look at all states in one go."""
+        return self.capacity - self._states().count(State.FREE)
+
     def records(self) -> Iterator[tuple[int, Record]]:
         """Every live session with its slot."""
-        base = self.at(0) * 8 + _STATE_AT
-        for slot in range(self.capacity):
-            if self.memory[base + slot * RECORD_SIZE] != State.FREE:
-                record = self.read(slot)
-                if record is not None:
-                    yield slot, record
+        for slot, state in enumerate(self._states()):
+            if state != State.FREE and (record := self.read(slot)):
+                yield slot, record
+
+    def _states(self) -> bytes:
+        end = HEADER_SIZE + self.capacity * RECORD_SIZE
+        return bytes(self.memory[HEADER_SIZE + _STATE_AT : end : RECORD_SIZE])
 
 
 _TOTALS_OF_RECORD = (

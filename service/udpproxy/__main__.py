@@ -1,0 +1,7 @@
+"""`python3 -m udpproxy` is `udp-proxy`."""
+
+import sys
+
+from udpproxy.cli import main
+
+sys.exit(main())

@@ -1,0 +1,153 @@
+"""`udp-proxy ctl NAME VERB`: a running instance asked over its control socket.
+
+Exit status: 0 done, 1 refused or failed (the reason on stderr), 2 unknown words, 3 not running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from udpproxy import __version__
+from udpproxy.errors import LinkError, UnitError
+from udpproxy.parent.place import runtime_directory
+from udpproxy.process import wire
+
+DONE, FAILED, NOT_RUNNING = 0, 1, 3
+PATIENCE = 15.0
+"""Seconds to wait for an answer; the proxy itself gives up after 10."""
+
+_COLUMNS = (
+    "session", "client", "listener", "server", "acl", "type", "state", "age", "idle",
+    "datagrams-up", "datagrams-down", "bytes-up", "bytes-down",
+)  # fmt: skip
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The words after `ctl`."""
+    parser = commands.add_parser("ctl", help="control a running instance")
+    parser.add_argument("name", metavar="NAME", help="the instance: its file's name without .toml")
+    parser.add_argument("--process", metavar="P", help="only this one: parent, reg, acr, apr")
+    parser.add_argument("--json", action="store_true", help="for programs: one JSON document")
+    parser.add_argument("--runtime-dir", metavar="D", type=Path, help="as given to run")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _verb(verbs, "info", "log the state and print it")
+    level = _verb(verbs, "loglevel", "set the log level")
+    level.add_argument("level", metavar="L", help="+1, -1, 3 to 9, or a name")
+    _verb(verbs, "reopen", "reopen log files")
+    _verb(verbs, "terminate", "end the proxy and all its sessions")
+    _verb(verbs, "reload", "read the configuration again")
+    sessions = _verb(verbs, "sessions", "list the sessions")
+    sessions.add_argument(
+        "filter", metavar="KEY=VALUE", nargs="*", help="client, server, acl, listener"
+    )
+    kill = _verb(verbs, "kill", "end one session")
+    kill.add_argument("session", metavar="ID", help="its number")
+    _verb(verbs, "resolve-now", "look up all names again")
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
+) -> argparse.ArgumentParser:
+    """A verb that takes the common options after it, too."""
+    parser = verbs.add_parser(name, help=text)
+    for option in ("--process", "--runtime-dir"):
+        kind = Path if option == "--runtime-dir" else str
+        parser.add_argument(option, type=kind, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
+    return parser
+
+
+def run(words: argparse.Namespace) -> int:
+    """The exit status."""
+    try:
+        directory = runtime_directory(words.name, words.runtime_dir)
+        value = _ask(directory / "control.sock", words.verb, _arguments(words))
+    except (ConnectionRefusedError, FileNotFoundError):
+        sys.stderr.write(f"udp-proxy: {words.name} is not running ({directory})\n")
+        return NOT_RUNNING
+    except (LinkError, UnitError, OSError) as problem:
+        sys.stderr.write(f"udp-proxy: {words.name}: {problem}\n")
+        return FAILED
+    _print(words.verb, value, as_json=words.json)
+    return DONE
+
+
+def _arguments(words: argparse.Namespace) -> dict[str, wire.Plain]:
+    arguments: dict[str, wire.Plain] = {}
+    if words.process:
+        arguments["process"] = words.process
+    if words.verb == "loglevel":
+        arguments["level"] = words.level
+    elif words.verb == "kill":
+        # What is no number goes as it is: the proxy says what is wrong with it.
+        arguments["session"] = int(words.session) if words.session.isdecimal() else words.session
+    elif words.verb == "sessions":
+        pairs = (item.partition("=") for item in words.filter)
+        arguments["filter"] = {key: value for key, _, value in pairs}
+    return arguments
+
+
+def _ask(path: Path, verb: str, arguments: dict[str, wire.Plain]) -> wire.Plain:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(PATIENCE)
+        sock.connect(str(path))
+        sock.send(wire.encode(wire.Hello("ctl", __version__)))
+        sock.send(wire.encode(wire.Ask(1, verb, arguments)))
+        parts: list[wire.Plain] = []
+        for answer in _answers(sock, verb):
+            if answer.error is not None:
+                raise LinkError(answer.error)
+            if not answer.more:
+                return parts + answer.value if isinstance(answer.value, list) else answer.value
+            assert isinstance(answer.value, list)
+            parts += answer.value
+    return None
+
+
+def _answers(sock: socket.socket, verb: str) -> Iterator[wire.Answer]:
+    while True:
+        try:
+            packet = sock.recv(wire.LARGEST)
+        except TimeoutError:
+            raise LinkError("no answer") from None
+        except ConnectionResetError:
+            packet = b""
+        if not packet:
+            if verb == "terminate":
+                return
+            raise LinkError("the proxy ended before it answered")
+        message = wire.decode(packet)
+        if not isinstance(message, wire.Answer):
+            raise LinkError("an answer was expected")
+        yield message
+
+
+def _print(verb: str, value: wire.Plain, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(value, indent=2))
+    elif verb == "sessions" and isinstance(value, list):
+        for line in _table(value):
+            print(line)
+    elif isinstance(value, dict):
+        width = max(map(len, value), default=0)
+        for key, item in value.items():
+            print(f"{key:<{width}}  {item}")
+    elif value is not None:
+        print(value)
+
+
+def _table(rows: list[wire.Plain]) -> Iterator[str]:
+    cells = [list(_COLUMNS)]
+    cells += [[str(row[key]) for key in _COLUMNS] for row in rows if isinstance(row, dict)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        yield "  ".join(
+            f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)
+        ).rstrip()

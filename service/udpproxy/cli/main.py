@@ -1,0 +1,82 @@
+"""Words on the command line, and which function they mean."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from udpproxy import __version__
+from udpproxy.cli import ctl, offline
+
+_EPILOG = "Manual: udp-proxy(8), udp-proxy.toml(5)."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit status."""
+    words = _parser().parse_args(argv)
+    match words.command:
+        case "run":
+            from udpproxy.parent import start
+
+            return start.run(
+                words.file,
+                single=words.single,
+                level=words.level,
+                runtime_dir=words.runtime_dir,
+            )
+        case "check":
+            return offline.check(words.file, resolve=words.resolve)
+        case "explain":
+            return offline.explain(words.file, client=words.client, to=words.to, at=words.at)
+        case "show":
+            return offline.show(words.file, defaults=words.defaults)
+        case _:
+            return ctl.run(words)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="udp-proxy", description="A UDP session proxy.", epilog=_EPILOG
+    )
+    parser.add_argument("--version", action="version", version=f"udp-proxy {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="run an instance in the foreground")
+    _file(run)
+    run.add_argument("--single", action="store_true", help="one process, for debugging")
+    run.add_argument("--level", metavar="L", help="log level: 3 to 9 or a name")
+    _runtime_dir(run)
+
+    check = commands.add_parser("check", help="check a configuration file")
+    _file(check)
+    check.add_argument("-r", "--resolve", action="store_true", help="resolve its names, too")
+
+    explain = commands.add_parser("explain", help="which rule decides, and why")
+    _file(explain)
+    explain.add_argument(
+        "--from", dest="client", metavar="A[:P]", required=True, help="the client's address"
+    )
+    explain.add_argument("--to", metavar="A:P", help="the address that it writes to")
+    explain.add_argument("--at", metavar="TIME", help="local time, ISO 8601; default: now")
+
+    show = commands.add_parser("show", help="print a configuration as it is understood")
+    _file(show)
+    show.add_argument("--defaults", action="store_true", help="with every default")
+
+    ctl.add_parser(commands)
+    return parser
+
+
+def _file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", type=Path, help="the instance's TOML file")
+
+
+def _runtime_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--runtime-dir", metavar="D", type=Path, help="instead of /run/udp-proxy/NAME"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

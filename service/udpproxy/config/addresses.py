@@ -1,0 +1,146 @@
+"""Addresses, networks and ports as people write them; the rules are those of values.py.
+
+Refused because they would never match or hide what is meant: IPv4-mapped IPv6 addresses (our IPv6
+sockets are IPv6 only), networks with bits beyond their prefix, port 0.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv6Address, ip_address, ip_network
+
+from udpproxy.config.model import Address, Destination, NameServer, Network, Ports, Server
+from udpproxy.config.values import NotBuilt, is_name, said, text, whole
+
+_number = whole(1, 65535)
+
+
+def port(value: object) -> int:
+    """A port as a number, or as digits where it is part of a text."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,5}", value):
+        value = int(value)
+    try:
+        return _number(value)
+    except ValueError:
+        raise ValueError(f"expected a port from 1 to 65535, found {said(value)}") from None
+
+
+def ports(value: object) -> Ports:
+    """A port or a range of them such as "5060-5062"."""
+    first, dash, last = value.partition("-") if isinstance(value, str) else ("", "", "")
+    if not dash:
+        only = port(value)
+        return Ports(first=only, last=only)
+    found = Ports(first=port(first.strip()), last=port(last.strip()))
+    if found.last < found.first:
+        raise ValueError(f"the range {said(value)} is upside down")
+    return found
+
+
+def address(value: object) -> Address:
+    """One address, with or without brackets, no port, no name."""
+    word = text(value)
+    if is_name(word):
+        raise NotBuilt(f"{said(word)}: names are")
+    return _address(_bare(word), word)
+
+
+def network(value: object) -> Network:
+    """An item of `from`: a network, or an address for itself alone."""
+    word = text(value)
+    return _network(_bare(word), word, pattern=True)
+
+
+def destination(value: object) -> Destination:
+    """An item of `to`: network, ports or both."""
+    word = text(value)
+    host, port_text = split(word)
+    found = None if port_text is None else ports(port_text)
+    if re.fullmatch(r"[0-9]+(-[0-9]+)?", host):
+        raise ValueError(f'expected ":{host}" for ports alone, found {said(word)}')
+    if host:
+        return Destination(network=_network(host, word, pattern=False), ports=found)
+    if found is None:
+        raise ValueError('expected "ADDRESS:PORT", "NETWORK" or ":PORT", found ""')
+    return Destination(network=None, ports=found)
+
+
+def server(value: object) -> Server:
+    """`plug-to`: an address, with a port or with the client's."""
+    word = text(value)
+    host, port_text = split(word)
+    found = None if port_text is None else port(port_text)
+    if is_name(host):
+        raise NotBuilt(f"{said(host)}: names are")
+    target = _address(host, word)
+    if target.is_unspecified:
+        raise ValueError(f"{target} is no server's address")
+    return Server(address=target, port=found)
+
+
+def name_server(value: object) -> NameServer:
+    """An item of `servers` in [resolver]: an address, port 53 unless it is given."""
+    word = text(value)
+    host, port_text = split(word)
+    found = 53 if port_text is None else port(port_text)
+    target = _address(host, word)
+    if target.is_unspecified or target.is_multicast:
+        raise ValueError(f"{target} is no name server's address")
+    return NameServer(address=target, port=found)
+
+
+def endpoint(target: Address, number: int) -> str:
+    """An address and a port, written so that they can be told apart."""
+    return f"[{target}]:{number}" if target.version == 6 else f"{target}:{number}"
+
+
+def split(word: str) -> tuple[str, str | None]:
+    """The host and the port; more than one colon outside brackets is an IPv6 address alone."""
+    if word.startswith("["):
+        host, bracket, rest = word[1:].partition("]")
+        if not (host and bracket) or (rest and not rest.startswith(":")):
+            raise ValueError(f'expected "[ADDRESS]" or "[ADDRESS]:PORT", found {said(word)}')
+        return host, rest[1:] if rest else None
+    if word.count(":") > 1:
+        return word, None
+    host, colon, port_text = word.partition(":")
+    return host, port_text if colon else None
+
+
+def _bare(word: str) -> str:
+    """The host where no port may stand."""
+    host, port_text = split(word)
+    if port_text is not None:
+        raise ValueError(f"expected an address without a port, found {said(word)}")
+    return host
+
+
+def _address(host: str, word: str) -> Address:
+    if "%" in host:
+        raise NotBuilt(f"{said(word)}: addresses with a zone are")
+    try:
+        found = ip_address(host)
+    except ValueError:
+        raise ValueError(f"{said(word)} is not an address") from None
+    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
+        raise ValueError(f"{said(word)} is IPv4 in IPv6's clothes: write {found.ipv4_mapped}")
+    return found
+
+
+def _network(host: str, word: str, *, pattern: bool) -> Network:
+    base, slash, prefix = host.partition("/")
+    named = base.removeprefix("*.") if pattern else base
+    if is_name(named) and not slash:
+        raise NotBuilt(f"{said(word)}: names are")
+    found = _address(base, word)
+    if not slash:
+        return ip_network(found)
+    if not re.fullmatch(r"[0-9]{1,3}", prefix) or int(prefix) > found.max_prefixlen:
+        raise ValueError(f"expected a prefix from 0 to {found.max_prefixlen}, found {said(word)}")
+    whole_network = ip_network(f"{found}/{int(prefix)}", strict=False)
+    if whole_network.network_address != found:
+        raise ValueError(
+            f"{said(word)} has bits beyond its prefix: "
+            f'write "{whole_network}" for the network or "{found}" for the address alone'
+        )
+    return whole_network

@@ -1,0 +1,129 @@
+"""What must hold between the parts of a file that are right by themselves.
+
+Each check notes what it finds; nothing here changes what was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+from udpproxy.config.addresses import endpoint
+from udpproxy.config.lines import Path
+from udpproxy.config.model import Acl, Address, Config, Destination, Listen, Ports
+from udpproxy.config.table import Notes
+
+Listens = list[tuple[Path, Listen]]
+Acls = list[tuple[Path, Acl]]
+
+
+def together(config: Config, listens: Listens, acls: Acls, ephemeral: Ports, notes: Notes) -> None:
+    """Every check over more than one table."""
+    _overlaps(listens, notes)
+    _ephemeral_ranges(listens, ephemeral, notes)
+    _names(acls, notes)
+    for path, acl in acls:
+        if acl.accept and acl.server is not None:
+            _at_itself(path, acl, [listener for _, listener in listens], notes)
+    _remarks(config, listens, acls, ephemeral, notes)
+
+
+def overlap(one: Ports, other: Ports) -> Ports | None:
+    """The ports that are in both."""
+    first, last = max(one.first, other.first), min(one.last, other.last)
+    return Ports(first=first, last=last) if first <= last else None
+
+
+def _overlaps(listens: Listens, notes: Notes) -> None:
+    for (_, early), (path, late) in combinations(listens, 2):
+        a, b = early.address, late.address
+        same = a.version == b.version and (a == b or a.is_unspecified or b.is_unspecified)
+        shared = overlap(early.ports, late.ports)
+        if same and shared is not None:
+            notes.wrong(
+                path, f"port {shared} of {b} is already listened on: see line {early.line} ({a})"
+            )
+
+
+def _ephemeral_ranges(listens: Listens, ephemeral: Ports, notes: Notes) -> None:
+    """One port can be kept free by its listener; in a range some will be taken by others."""
+    for path, listener in listens:
+        ports = listener.ports
+        if ports.first < ports.last and overlap(ports, ephemeral) is not None:
+            notes.wrong(
+                (*path, "port"),
+                f"the range {ports} overlaps the kernel's ephemeral ports {ephemeral}",
+            )
+
+
+def _names(acls: Acls, notes: Notes) -> None:
+    seen: dict[str, int] = {}
+    for path, acl in acls:
+        if acl.name in seen:
+            notes.wrong(
+                (*path, "name"), f'"{acl.name}" is already the name of line {seen[acl.name]}'
+            )
+        elif acl.name:
+            seen[acl.name] = acl.line
+
+
+def _at_itself(path: Path, acl: Acl, listeners: list[Listen], notes: Notes) -> None:
+    """A datagram sent to one of our own sockets would come round again and again."""
+    assert acl.server is not None
+    target, port = acl.server.address, acl.server.port
+    targets = [Ports(first=port, last=port)] if port else list(_addressed(acl, listeners))
+    for listener in listeners:
+        if not _reaches(target, listener.address):
+            continue
+        shared = next(filter(None, (overlap(ports, listener.ports) for ports in targets)), None)
+        if shared is not None:
+            notes.wrong(
+                (*path, "plug-to"),
+                f"{endpoint(target, shared.first)} is the proxy itself: see line {listener.line}",
+            )
+            return
+
+
+def _reaches(target: Address, listening: Address) -> bool:
+    if listening.is_unspecified:
+        return target.version == listening.version and target.is_loopback
+    return target == listening
+
+
+def _addressed(acl: Acl, listeners: list[Listen]) -> Iterator[Ports]:
+    """The ports that a client of this ACL may have written to."""
+    for listener in listeners:
+        if acl.destinations is None:
+            yield listener.ports
+            continue
+        for item in acl.destinations:
+            ports = listener.ports if item.ports is None else overlap(listener.ports, item.ports)
+            if ports is not None and _may_be_addressed(listener.address, item):
+                yield ports
+
+
+def _may_be_addressed(listening: Address, item: Destination) -> bool:
+    if item.network is None:
+        return True
+    if listening.is_unspecified:
+        return listening.version == item.network.version
+    return listening in item.network
+
+
+def _remarks(config: Config, listens: Listens, acls: Acls, ephemeral: Ports, notes: Notes) -> None:
+    """What is allowed but will surprise."""
+    available = ephemeral.last - ephemeral.first + 1
+    if config.max_sessions > available:
+        notes.warn(
+            ("max-sessions",),
+            f"{config.max_sessions} is more than the kernel's {available} ephemeral ports "
+            f"({ephemeral}); sessions that get no port are refused",
+        )
+    if not acls:
+        notes.warn(("session-acl",), "there is none: every datagram is refused")
+    for path, listener in listens:
+        if listener.address.is_multicast:
+            notes.warn(
+                (*path, "address"),
+                f"{listener.address} is a multicast group, which the proxy does not join itself",
+            )

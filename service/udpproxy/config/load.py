@@ -1,0 +1,121 @@
+"""From a file to a Config, or to every mistake in it at once.
+
+`parse` is pure; `read` is the one function that opens files.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+from udpproxy.config import acls, check, lines, sections
+from udpproxy.config.model import Config, Limits, Ports
+from udpproxy.config.table import Notes, Table
+from udpproxy.config.values import said
+from udpproxy.errors import ConfigError, Problem
+
+LARGEST_FILE = 2**20
+EPHEMERAL = (32768, 60999)
+_EPHEMERAL_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_INSTANCE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+_TOML_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
+
+
+def parse(text: str, origin: str, *, ephemeral: tuple[int, int] = EPHEMERAL) -> Config:
+    data = _toml(text, origin)
+    notes = Notes(origin, lines.locate(text))
+    config = _config(Table(data, (), notes), Ports(first=ephemeral[0], last=ephemeral[1]))
+    if notes.problems:
+        raise ConfigError(notes.problems)
+    return replace(config, warnings=tuple(map(str, notes.warnings)))
+
+
+def read(path: Path) -> Config:
+    return parse(read_text(path), str(path), ephemeral=ephemeral_ports())
+
+
+def read_text(path: Path) -> str:
+    """The file as it is; ConfigError where it cannot be read."""
+    origin = str(path)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise _unreadable(origin, f"cannot be read: {error.strerror}") from error
+    if len(raw) > LARGEST_FILE:
+        raise _unreadable(origin, f"is larger than {LARGEST_FILE} bytes")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise _unreadable(origin, "is not UTF-8 text", line) from error
+
+
+def instance_name(path: Path) -> str:
+    """The name of the instance that a file configures."""
+    if not _INSTANCE.fullmatch(path.stem):
+        raise _unreadable(
+            str(path),
+            f"{said(path.stem)} is no instance's name: at most 64 letters, digits, - and _, "
+            "beginning with a letter or _",
+        )
+    return path.stem
+
+
+def _unreadable(origin: str, text: str, line: int = 0) -> ConfigError:
+    return ConfigError([Problem(origin, line, "file", text)])
+
+
+def ephemeral_ports() -> tuple[int, int]:
+    """The kernel's own range; where it will not say (a container), its default."""
+    try:
+        first, last = map(int, _EPHEMERAL_FILE.read_text().split())
+    except (OSError, ValueError):
+        return EPHEMERAL
+    return first, last
+
+
+def _toml(text: str, origin: str) -> dict[str, object]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        problem = Problem(origin, 0, "TOML", "values are nested too deeply")
+    except ValueError as error:
+        problem = _syntax_error(text, origin, str(error))
+    raise ConfigError([problem])
+
+
+def _syntax_error(text: str, origin: str, told: str) -> Problem:
+    """tomllib says where only in its words; for a number of 4300 digits it does not say it."""
+    place = _TOML_PLACE.fullmatch(told)
+    if place is None:
+        return Problem(origin, 0, "TOML", told)
+    if place[2] is None:
+        return Problem(origin, text.count("\n") + 1, "TOML", f"{place[1]} at the end of the file")
+    return Problem(origin, int(place[2]), "TOML", f"{place[1]} (column {place[3]})")
+
+
+def _config(table: Table, ephemeral: Ports) -> Config:
+    notes = table.notes
+    base = table.table("limits")
+    resolver, log = table.table("resolver"), table.table("log")
+    listen_tables, acl_tables = table.tables("listen"), table.tables("session-acl")
+    if not listen_tables and table.sound("listen"):
+        table.wrong("listen", "at least one [[listen]] must be given")
+    config = sections.top(table)
+    table.done()
+
+    limits = sections.limits(base, Limits())
+    listens = [(each.path, found) for each in listen_tables if (found := sections.listen(each))]
+    rules = [(each.path, acls.session_acl(each, limits)) for each in acl_tables]
+    config = replace(
+        config,
+        listen=tuple(listener for _, listener in listens),
+        acls=tuple(acl for _, acl in rules),
+        resolver=sections.resolver(resolver),
+        log=sections.log(log),
+    )
+    check.together(config, listens, rules, ephemeral, notes)
+    return config

@@ -1,0 +1,123 @@
+"""The parent's verbs: the four of every process, passed on to the children, and its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from udpproxy.errors import InvalidArgument, LinkError
+from udpproxy.parent.peer import Peer
+from udpproxy.parent.sessions import Sessions
+from udpproxy.process import signals
+from udpproxy.process.control import Control
+from udpproxy.process.wire import Plain
+
+ROLES = ("parent", "reg", "acr", "apr")
+READY_LIMIT = 10.0
+"""Seconds that a command waits for a proxy that is still starting."""
+_AT_ONCE = ("terminate",)
+
+Args = dict[str, Plain]
+
+
+class Commands:
+    """Carries out what `ctl` and signals ask; `peer` finds a child that works."""
+
+    def __init__(
+        self,
+        control: Control,
+        sessions: Sessions,
+        *,
+        children: Callable[[], list[Peer]],
+        running: asyncio.Event,
+        reload: Callable[[], Awaitable[Plain]],
+    ) -> None:
+        self._control = control
+        self._sessions = sessions
+        self._children = children
+        self._running = running
+        self._reload = reload
+        self._turn = asyncio.Lock()
+
+    async def perform(self, verb: str, args: Args) -> Plain:
+        """The answer; InvalidArgument or LinkError where it cannot be done."""
+        process = str(args.get("process", "parent"))
+        if process not in ROLES:
+            raise InvalidArgument(f"no process {process!r}: give one of {', '.join(ROLES)}")
+        if verb not in _AT_ONCE or process != "parent":
+            await self._ready()
+        if process != "parent":
+            return await self._to_child(process, verb, args)
+        match verb:
+            case "loglevel":
+                return await self._loglevel(str(args.get("level", "")))
+            case "reopen":
+                self._control.reopen()
+                await self._ask_all("reopen", {})
+                return None
+            case "reload":
+                async with self._turn:
+                    return await self._reload()
+            case "sessions":
+                return self._sessions.rows(_filters(args))
+            case "kill":
+                return await self._kill(args.get("session"))
+            case "resolve-now":
+                raise InvalidArgument("the configuration has no names to resolve")
+            case _:
+                return self._control.perform(verb, {})
+
+    async def signalled(self, number: int) -> None:
+        """The signal's verb; loglevel and reopen go on to the children (SPEC 2)."""
+        self._control.signalled(number)
+        if number == signals.LEVEL_UP:
+            await self._ask_all("loglevel", {"level": "+1"})
+        elif number == signals.LEVEL_DOWN:
+            await self._ask_all("loglevel", {"level": "-1"})
+        elif number == signals.REOPEN:
+            await self._ask_all("reopen", {})
+
+    async def _loglevel(self, word: str) -> Plain:
+        name = self._control.loglevel(word)
+        await self._ask_all("loglevel", {"level": word})
+        return name
+
+    async def _ready(self) -> None:
+        try:
+            await asyncio.wait_for(self._running.wait(), READY_LIMIT)
+        except TimeoutError:
+            raise LinkError("the proxy is still starting: try again") from None
+
+    async def _to_child(self, role: str, verb: str, args: Args) -> Plain:
+        rest = {key: value for key, value in args.items() if key != "process"}
+        for peer in self._children():
+            if peer.role == role:
+                try:
+                    return await peer.ask(verb, rest)
+                except LinkError:
+                    if verb == "terminate":
+                        return None  # it left before it could answer
+                    raise
+        raise InvalidArgument(f"{role} is not running: the configuration does not need it")
+
+    async def _ask_all(self, verb: str, args: Args) -> None:
+        """Every child, at the same time; LinkError names those that were silent."""
+        peers = self._children()
+        answers = await asyncio.gather(
+            *(peer.ask(verb, args) for peer in peers), return_exceptions=True
+        )
+        silent = [str(answer) for answer in answers if isinstance(answer, BaseException)]
+        if silent:
+            raise LinkError("; ".join(silent))
+
+    async def _kill(self, number: Plain) -> Plain:
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise InvalidArgument(f"{number!r} is no session's number")
+        return await self._to_child("reg", "kill", {"session": number})
+
+
+def _filters(args: Args) -> Args:
+    wanted = args.get("filter") or {}
+    if not isinstance(wanted, dict):
+        raise InvalidArgument("a filter is KEY=VALUE")
+    return wanted

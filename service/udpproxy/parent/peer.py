@@ -1,0 +1,52 @@
+"""A child as the parent talks to it: questions that are answered, or fail within a limit."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+from udpproxy.errors import InvalidArgument, LinkError
+from udpproxy.process import wire
+from udpproxy.process.link import Link
+
+LIMIT = 2.0
+"""Seconds that a child has to answer a command."""
+
+
+class Peer:
+    """The parent's end of a child's link."""
+
+    def __init__(self, role: str, link: Link) -> None:
+        self.role = role
+        self.link = link
+        self._numbers = itertools.count(1)
+        self._asked: dict[int, asyncio.Future[wire.Plain]] = {}
+
+    async def ask(self, verb: str, args: dict[str, wire.Plain], limit: float = LIMIT) -> wire.Plain:
+        """The answer; InvalidArgument where the child refuses, LinkError where it is silent."""
+        number = next(self._numbers)
+        future = asyncio.get_running_loop().create_future()
+        self._asked[number] = future
+        self.link.send(wire.Ask(number, verb, args))
+        try:
+            return await asyncio.wait_for(future, limit)
+        except TimeoutError:
+            raise LinkError(f"{self.role} does not answer") from None
+        finally:
+            self._asked.pop(number, None)
+
+    def answered(self, answer: wire.Answer) -> None:
+        """From the link."""
+        future = self._asked.get(answer.number)
+        if future is None or future.done():
+            return
+        if answer.error is None:
+            future.set_result(answer.value)
+        else:
+            future.set_exception(InvalidArgument(answer.error))
+
+    def lost(self, reason: str) -> None:
+        """Nobody will answer any more."""
+        for future in self._asked.values():
+            if not future.done():
+                future.set_exception(LinkError(f"{self.role}: {reason}"))

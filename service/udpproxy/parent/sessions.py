@@ -1,0 +1,88 @@
+"""The sessions as the parent reads them from the table; REG is not asked and does not stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from udpproxy.config.model import Config, SessionType
+from udpproxy.errors import InvalidArgument
+from udpproxy.parent.resources import Resources
+from udpproxy.process.wire import Plain
+from udpproxy.session import record as session_record
+from udpproxy.session.reasons import Reason
+from udpproxy.session.record import endpoint_text
+from udpproxy.session.table import Record, State
+
+FILTERS = ("client", "server", "acl", "listener")
+_TYPES = [kind.value for kind in SessionType]
+_STATES = {
+    State.OPENING: "opening",
+    State.OPEN: "open",
+    State.UPLOAD_CLOSED: "upload-closed",
+    State.CLOSING: "closing",
+}
+
+Row = dict[str, Plain]
+
+
+class Sessions:
+    """Reads for people and programs; `config` is the one that rules now."""
+
+    def __init__(self, resources: Resources, config: Callable[[], Config]) -> None:
+        self._resources = resources
+        self._config = config
+
+    def rows(self, wanted: dict[str, Plain]) -> list[Plain]:
+        """Every session that has all of `wanted` (SPEC 9); InvalidArgument for other keys."""
+        for key in wanted:
+            if key not in FILTERS:
+                raise InvalidArgument(
+                    f"sessions cannot be filtered by {key!r}: give one of {', '.join(FILTERS)}"
+                )
+        now = time.monotonic_ns()
+        rows = (self._row(record, now) for _, record in self._resources.table.records())
+        return [row for row in rows if all(_fits(row, *item) for item in wanted.items())]
+
+    def last_records(self) -> Iterator[dict[str, str]]:
+        """Of the sessions that nobody carries any more: they end now, with the proxy."""
+        now = time.monotonic_ns()
+        for slot, record in list(self._resources.table.records()):
+            yield session_record.fields(record, self._rule(record), Reason.TERMINATED, now)
+            self._resources.table.add(record)
+            self._resources.table.free(slot)
+
+    def _rule(self, record: Record) -> str:
+        if record.generation == self._resources.generation:
+            return self._config().acls[record.acl].name
+        return "-"
+
+    def _row(self, record: Record, now: int) -> Row:
+        listener = next(
+            (one for one in self._resources.listeners.values() if one.number == record.listener),
+            None,
+        )
+        port = listener.port if listener else 0
+        server = record.peer or record.server
+        return {
+            "session": record.id,
+            "client": endpoint_text(*record.client),
+            "server": endpoint_text(*server),
+            "listener": endpoint_text(record.addressed, port),
+            "acl": self._rule(record),
+            "type": _TYPES[record.type],
+            "state": _STATES[record.state],
+            "age": round((now - record.opened) / 1e9, 3),
+            "idle": round(max(0, now - record.last) / 1e9, 3),
+            "datagrams-up": record.uploads,
+            "datagrams-down": record.downloads,
+            "bytes-up": record.upload_bytes,
+            "bytes-down": record.download_bytes,
+            "source": endpoint_text(*record.source),
+        }
+
+
+def _fits(row: Row, key: str, value: Plain) -> bool:
+    """The whole of it, or the address without the port."""
+    text = str(row[key])
+    return text == value or (key != "acl" and text.rpartition(":")[0].strip("[]") == value)

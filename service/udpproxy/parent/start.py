@@ -1,0 +1,108 @@
+"""From a file's name to a running proxy, and from every way to fail to an exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from udpproxy import __version__
+from udpproxy.config import load
+from udpproxy.config.model import Config
+from udpproxy.errors import ConfigError, UnitError
+from udpproxy.parent.place import AlreadyRunning, Place, runtime_directory
+from udpproxy.parent.process import INTERNAL, Parent
+from udpproxy.parent.resources import check_descriptors, is_local
+from udpproxy.process import messages
+from udpproxy.process.logs import Logs, level_from
+from udpproxy.process.privileges import Account, raise_descriptor_limit
+from udpproxy.process.signals import Signals
+
+BAD_CONFIG, NO_SYSTEM, RUNS_ALREADY = 78, 71, 75
+"""EX_CONFIG, EX_OSERR and EX_TEMPFAIL of sysexits.h."""
+
+
+def run(path: Path, *, single: bool, level: str | None, runtime_dir: Path | None) -> int:
+    """The proxy, in the foreground, to its end."""
+    # First of all: from here on no signal kills us on the way.
+    signals = Signals()
+    try:
+        instance = load.instance_name(path)
+        text = load.read_text(path)
+        config = load.parse(text, str(path), ephemeral=load.ephemeral_ports())
+    except ConfigError as problem:
+        sys.stderr.write(f"{problem}\n")
+        return BAD_CONFIG
+    logs = Logs(f"udp-proxy/{instance}")
+    try:
+        logs.level = level_from(level, config.log.level) if level else config.log.level
+        return _start(path, text, config, instance, logs, signals, single, runtime_dir)
+    except AlreadyRunning as problem:
+        logs.say(messages.START_FAILED, problem)
+        return RUNS_ALREADY
+    except (UnitError, ValueError) as problem:
+        logs.say(messages.START_FAILED, problem)
+        return NO_SYSTEM
+    except Exception as problem:
+        logs.failure(problem)
+        return INTERNAL
+    finally:
+        logs.close()
+
+
+def _start(
+    path: Path,
+    text: str,
+    config: Config,
+    instance: str,
+    logs: Logs,
+    signals: Signals,
+    single: bool,  # noqa: FBT001 - a plain step of run()
+    runtime_dir: Path | None,
+) -> int:
+    check_descriptors(config, raise_descriptor_limit())
+    _refuse_itself(config)
+    account = Account(config.user, config.group)
+    place = Place(runtime_directory(instance, runtime_dir), account)
+    try:
+        logs.configure(config.log, keep_level=True)
+        _give_logs(config, account)
+        logs.say(messages.STARTING, __version__, instance)
+        for warning in config.warnings:
+            logs.say(messages.CONFIG_WARNING, warning)
+        parent = Parent(path, text, config, instance=instance, logs=logs, signals=signals)
+        single = single or config.singleproc
+        return asyncio.run(parent.run(place.directory, account, single=single))
+    finally:
+        place.leave()
+
+
+def _refuse_itself(config: Config) -> None:
+    """What the file alone does not show: a wildcard listener on one of this host's addresses."""
+    for acl in config.acls:
+        if not acl.accept or acl.server is None or not is_local(acl.server.address):
+            continue
+        for listen in config.listen:
+            same = listen.address.version == acl.server.address.version
+            if (
+                listen.address.is_unspecified
+                and same
+                and (acl.server.port is None or acl.server.port in listen.ports)
+            ):
+                raise UnitError(
+                    f"session-acl {acl.name!r}",
+                    f"plug-to {acl.server.address} is this host, where the proxy itself listens "
+                    f"on port {listen.ports}: it would send to itself",
+                )
+
+
+def _give_logs(config: Config, account: Account) -> None:
+    """Files that root made must be writable for whom we become."""
+    if os.getuid() != 0 or account.uid is None:
+        return
+    paths = [config.log.file] if config.log.target == "file" else []
+    paths += [config.log.records] if config.log.records != "same" else []
+    for path in paths:
+        if path:
+            os.chown(path, account.uid, -1 if account.gid is None else account.gid)

@@ -1,0 +1,1 @@
+"""Who may open a session and where it goes: pure, told the time, asking nobody."""

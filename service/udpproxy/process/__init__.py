@@ -1,0 +1,1 @@
+"""What every one of our processes does, whoever started it."""

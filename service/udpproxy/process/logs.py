@@ -1,0 +1,177 @@
+"""The log of one process: a level, a sink, and the messages that are seen.
+
+Session records are seen at every level and can have a file of their own. What a client can
+provoke goes through a Damper: one line a second and key, with the count of those held back.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import traceback
+from pathlib import Path
+
+from udpproxy.config.model import Log as LogConfig
+from udpproxy.errors import InvalidArgument, UnitError
+from udpproxy.process import messages
+from udpproxy.process.messages import Message
+from udpproxy.process.sinks import (
+    Entry,
+    FileSink,
+    JournalSink,
+    Sink,
+    StderrSink,
+    SyslogSink,
+    stderr_is_journal,
+)
+
+LEAST, MOST = 3, 9
+NAMES = {
+    "error": 3,
+    "warning": 4,
+    "notice": 5,
+    "normal": 6,
+    "debug": 7,
+    "trace": 8,
+    "full": 9,
+}
+_NAME_OF = {number: name for name, number in NAMES.items()}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def level_name(level: int) -> str:
+    """The level's name and number, as people read it."""
+    return f"{_NAME_OF[level]} ({level})"
+
+
+def level_from(word: str, current: int) -> int:
+    """The level that `word` asks for: "+1" and "-1" from `current` on and clamped, a number 3..9
+    or a name. InvalidArgument for all else."""
+    if re.fullmatch(r"[+-][0-9]{1,2}", word):
+        return max(LEAST, min(MOST, current + int(word)))
+    if word in NAMES:
+        return NAMES[word]
+    if re.fullmatch(r"[0-9]", word) and LEAST <= int(word) <= MOST:
+        return int(word)
+    names = ", ".join(NAMES)
+    raise InvalidArgument(f"log level {word!r}: give +1, -1, 3 to 9, or one of {names}")
+
+
+def clean(text: str) -> str:
+    """The text as one line that cannot be taken for two."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+class Logs:
+    """Starts on stderr; configure() says where the log really goes."""
+
+    def __init__(self, who: str, level: int = 6) -> None:
+        self.who = who
+        self.level = level
+        self._sink: Sink = StderrSink(who)
+        self._records: Sink | None = None
+        self._config: LogConfig | None = None
+
+    @property
+    def dropped(self) -> int:
+        """Lines that no sink took in time."""
+        return self._sink.dropped + (self._records.dropped if self._records else 0)
+
+    def configure(self, config: LogConfig, *, keep_level: bool = False) -> None:
+        """Another level, sink, records' file; UnitError and no change where one cannot be had."""
+        if not keep_level:
+            self.level = config.level
+        if self._config is not None and _place(config) == _place(self._config):
+            self._config = config
+            return
+        try:
+            sink = _sink(self.who, config)
+            records = None if config.records == "same" else FileSink(self.who, Path(config.records))
+        except OSError as problem:
+            raise UnitError("log", f"{problem.filename}: {problem.strerror}") from None
+        self.close()
+        self._sink, self._records, self._config = sink, records, config
+
+    def say(self, message: Message, *args: object, **fields: object) -> None:
+        """Log it if the level is high enough; `fields` go to the journal, in capitals."""
+        if message.level <= self.level:
+            self._emit(self._sink, message, message.text % args, fields)
+
+    def seen(self, message: Message) -> bool:
+        """Would say() write it? For arguments that cost something to make."""
+        return message.level <= self.level
+
+    def record(self, text: str, fields: dict[str, str]) -> None:
+        """A session's record: at every level."""
+        entry = Entry(messages.RECORD.id, messages.RECORD.severity, text, _RECORD_ID, fields)
+        (self._records or self._sink).emit(entry)
+
+    def failure(self, problem: BaseException) -> None:
+        """A mistake of ours, with its traceback, a line each."""
+        self.say(messages.INTERNAL, repr(problem))
+        for line in traceback.format_exception(problem):
+            for part in line.rstrip().split("\n"):
+                self._emit(self._sink, messages.INTERNAL, part, {})
+
+    def reopen(self) -> None:
+        """Files by their names, sockets anew."""
+        self._sink.reopen()
+        if self._records:
+            self._records.reopen()
+
+    def flush(self) -> None:
+        """Write what could not be written at once; call it now and then."""
+        self._sink.flush()
+        if self._records:
+            self._records.flush()
+
+    def close(self) -> None:
+        """The last lines."""
+        self._sink.close()
+        if self._records:
+            self._records.close()
+
+    def _emit(self, sink: Sink, message: Message, text: str, fields: dict[str, object]) -> None:
+        clear = {name: clean(str(value)) for name, value in fields.items()}
+        sink.emit(Entry(message.id, message.severity, clean(text), message.journal_id, clear))
+
+
+class Damper:
+    """At most one line a second for each key; how many were held back comes with the next."""
+
+    def __init__(self, interval: float = 1.0) -> None:
+        self._interval = interval
+        self._last: dict[object, float] = {}
+        self._held: dict[object, int] = {}
+
+    def passes(self, key: object) -> str | None:
+        """None: hold it back. Else what to append: "" or " (N more held back)"."""
+        now = time.monotonic()
+        if now - self._last.get(key, -1e9) < self._interval:
+            self._held[key] = self._held.get(key, 0) + 1
+            return None
+        self._last[key] = now
+        held = self._held.pop(key, 0)
+        return f" ({held} more held back)" if held else ""
+
+
+_RECORD_ID = messages.RECORD.journal_id
+
+
+def _place(config: LogConfig) -> tuple[str | None, ...]:
+    return config.target, config.file, config.facility, config.records
+
+
+def _sink(who: str, config: LogConfig) -> Sink:
+    target = config.target
+    if target == "auto":
+        target = "journal" if stderr_is_journal() else "stderr"
+    match target:
+        case "journal":
+            return JournalSink(who)
+        case "syslog":
+            return SyslogSink(who, config.facility)
+        case "file" if config.file:
+            return FileSink(who, Path(config.file))
+        case _:
+            return StderrSink(who)

@@ -1,0 +1,89 @@
+"""Every message that can be logged, each with its stable id: component, number, severity.
+
+Components: UDPS the server behind all proxies, UDPP this proxy. The reference system's ids are
+kept where it has them. Severities: C critical, E error, W warning, N notice, I normal, D debug,
+T trace, F full. An id is never given to another meaning.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+_SPACE = uuid.UUID("5c1f0b54-55d5-4ddc-9f11-1a33b7f5c1c5")
+LEVELS = {"C": 3, "E": 3, "W": 4, "N": 5, "I": 6, "D": 7, "T": 8, "F": 9}
+"""The log level from which a message of each severity is seen (SPEC 7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """`text` takes %-arguments."""
+
+    id: str
+    text: str
+
+    @property
+    def severity(self) -> str:
+        """One letter."""
+        return self.id[-1]
+
+    @property
+    def level(self) -> int:
+        """3..9"""
+        return LEVELS[self.severity]
+
+    @property
+    def journal_id(self) -> str:
+        """MESSAGE_ID of the journal: 128 bits made from the id, so stable like it."""
+        return uuid.uuid5(_SPACE, self.id).hex
+
+
+READY = Message("UDPS-100-I", "ready: %d listening, at most %d sessions, %s engine")
+CHILD_READY = Message("UDPS-101-D", "ready")
+STARTING = Message("UDPS-102-I", "udp-proxy %s, instance %s, is starting")
+STOPPING = Message("UDPS-103-I", "stopping: %s")
+STOPPED = Message("UDPS-104-I", "stopped with %d sessions ended")
+CONFIG_WARNING = Message("UDPS-110-W", "%s")
+SINGLE = Message(
+    "UDPS-111-W",
+    "single process, for debugging: nothing restarts it, sessions end with it, names are looked "
+    "up once and look-ups block",
+)
+RECEIVE_BUFFER = Message(
+    "UDPS-112-N",
+    "receive buffer of %s is %d bytes, not %d: raise net.core.rmem_max or bursts are lost",
+)
+CHILD_STARTED = Message("UDPS-200-D", "%s started as process %d")
+CHILD_ENDED = Message("UDPS-201-W", "%s (process %d) ended unasked: %s; it is replaced")
+CHILD_SILENT = Message("UDPS-202-E", "%s (process %d) does not answer: killed")
+CHILD_KILLED = Message("UDPS-203-E", "%s (process %d) did not go within %g s: killed")
+LINK_LOST = Message("UDPS-204-D", "link to %s closed: %s")
+LINK_REFUSED = Message("UDPS-205-W", "a connection to the control socket was refused: %s")
+POOL_REMADE = Message("UDPS-206-E", "carrier %d of the socket pool was emptied and is made anew")
+ADOPTED = Message("UDPS-210-I", "goes on with %d sessions")
+TABLE_LAYOUT = Message("UDPS-211-W", "%s; sessions start anew")
+LEVEL = Message("UDPS-300-I", "log level is %s")
+REOPENED = Message("UDPS-301-I", "log reopened")
+INFO = Message("UDPS-302-I", "info: %s")
+RELOADED = Message("UDPS-303-I", "configuration reloaded: %d listening, %d rules")
+SESSIONS_WITHDRAWN = Message("UDPS-305-I", "%d sessions ended, which the new rules refuse")
+RELOAD_FAILED = Message("UDPS-304-W", "configuration not reloaded: %s")
+SIGNAL_UNANSWERED = Message("UDPS-311-W", "a signal's verb did not reach everybody: %s")
+COMMAND_REFUSED = Message("UDPS-310-W", "command %s from uid %d refused: %s")
+TOO_MANY_ENDS = Message(
+    "UDPS-510-C", "too many terminated children: %s ended %d times within %g s; giving up"
+)
+START_FAILED = Message("UDPS-520-E", "cannot start: %s")
+INTERNAL = Message("UDPS-530-C", "internal error, please report it: %s")
+CARRY_FAILED = Message("UDPS-600-W", "cannot %s: %s%s")
+UNEXPECTED_REPLY = Message("UDPS-630-W", "reply from %s ignored, rule %s%s")
+NO_ROOM = Message("UDPS-640-W", "new session of %s refused: %s%s")
+PRESSURE_ON = Message("UDPS-641-N", "session table under pressure: %d of %d in use")
+PRESSURE_OFF = Message("UDPS-642-N", "session table relieved: %d of %d in use")
+OPENED = Message("UDPP-820-D", "session %d of %s opened by %s to %s")
+ACCEPTED = Message("UDPP-821-D", "session of %s accepted by %s")
+REFUSED = Message("UDPP-821-I", "session of %s to %s refused by %s%s")
+RECORD = Message("UDPP-888-I", "%s")
+PAYLOAD = Message("UDPP-900-F", "session %d %s %d bytes: %s")
+
+ALL = tuple(value for value in list(globals().values()) if isinstance(value, Message))

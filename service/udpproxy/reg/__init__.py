@@ -1,0 +1,1 @@
+"""REG: the process that holds the sessions and carries their datagrams."""

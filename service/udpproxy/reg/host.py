@@ -1,0 +1,115 @@
+"""What an engine asks and tells, answered from the rules and said in the log."""
+
+from __future__ import annotations
+
+import time
+
+from udpproxy.engine.interface import ListenerSocket, Verdict
+from udpproxy.process import messages
+from udpproxy.process.logs import Damper, Logs
+from udpproxy.reg.verdicts import Verdicts
+from udpproxy.session import record as session_record
+from udpproxy.session.reasons import Reason
+from udpproxy.session.table import Record, Table
+
+_ROOM = {
+    "refused-table-full": "all sessions are in use (max-sessions)",
+    "refused-per-client": "the client has as many as it may (max-sessions-per-client)",
+    "refused-no-port": "the system gave no port or no route",
+    "refused-own-socket": "it comes from a socket of this proxy",
+}
+_PRESSURE_ON, _PRESSURE_OFF = 0.90, 0.75
+
+
+class RelayHost:
+    """See engine.interface.Host. `verdicts` changes with a reload."""
+
+    def __init__(self, logs: Logs, table: Table, verdicts: Verdicts) -> None:
+        self.verdicts = verdicts
+        self._logs = logs
+        self._table = table
+        self._damper = Damper()
+        self._ports: dict[int, int] = {}
+        self._open = 0
+        self._pressed = False
+
+    def listening(self, listener: ListenerSocket) -> None:
+        """A listener's port is needed to judge sessions that are found in the table."""
+        self._ports[listener.number] = listener.port
+
+    def resumed(self, count: int) -> None:
+        """So many sessions were adopted."""
+        self._open = count
+
+    def decide(self, listener: ListenerSocket, client: str, addressed: str) -> Verdict | None:
+        """None: refused, counted and logged."""
+        acl, verdict = self.verdicts.decide(listener, client, addressed)
+        name = acl.name if acl else "-"
+        if verdict is not None:
+            if self._logs.seen(messages.ACCEPTED):
+                self._logs.say(messages.ACCEPTED, client, name, CLIENT_ADDR=client, RULE=name)
+            return verdict
+        self._table.count("refused-by-acl")
+        held = self._damper.passes(("refused", name))
+        if held is not None:
+            where = f"{addressed} port {listener.port}"
+            self._logs.say(
+                messages.REFUSED, client, where, name, held, CLIENT_ADDR=client, RULE=name
+            )
+        return None
+
+    def decided(self, record: Record) -> Verdict | None:
+        """The verdict for a session found in the table; None: no longer accepted."""
+        port = self._ports.get(record.listener)
+        return None if port is None else self.verdicts.again(record, port)
+
+    def opened(self, number: int, verdict: Verdict, client: tuple[str, int]) -> None:
+        """A session was opened."""
+        self._open += 1
+        if not self._pressed and self._open >= self._table.capacity * _PRESSURE_ON:
+            self._pressed = True
+            self._logs.say(messages.PRESSURE_ON, self._open, self._table.capacity)
+        if self._logs.seen(messages.OPENED):
+            self._logs.say(
+                messages.OPENED,
+                number,
+                f"{client[0]} port {client[1]}",
+                verdict.rule,
+                f"{verdict.server[0]} port {verdict.server[1]}",
+                SESSION=number,
+                CLIENT_ADDR=client[0],
+                RULE=verdict.rule,
+            )
+
+    def ended(self, record: Record, rule: str, reason: Reason) -> None:
+        """A session ended: its record."""
+        self._open -= 1
+        if self._pressed and self._open <= self._table.capacity * _PRESSURE_OFF:
+            self._pressed = False
+            self._logs.say(messages.PRESSURE_OFF, self._open, self._table.capacity)
+        fields = session_record.fields(record, rule, reason, time.monotonic_ns())
+        self._logs.record(session_record.text(fields), fields)
+
+    def refused(self, counter: str, client: tuple[str, int], listener: ListenerSocket) -> None:
+        """A new session was refused for want of something."""
+        held = self._damper.passes(counter)
+        if held is not None:
+            self._logs.say(messages.NO_ROOM, client[0], _ROOM[counter], held, CLIENT_ADDR=client[0])
+
+    def strayed(self, number: int, rule: str, sender: tuple[str, int]) -> None:
+        """A reply from somebody who may not reply was ignored."""
+        held = self._damper.passes(("stray", rule))
+        if held is not None:
+            where = f"{sender[0]} port {sender[1]}"
+            self._logs.say(messages.UNEXPECTED_REPLY, where, rule, held, SESSION=number, RULE=rule)
+
+    def failed(self, what: str, problem: OSError) -> None:
+        """A datagram was lost to the system."""
+        held = self._damper.passes(("failed", what, problem.errno))
+        if held is not None:
+            self._logs.say(messages.CARRY_FAILED, what, problem.strerror or problem, held)
+
+    def datagram(self, number: int, direction: str, payload: memoryview) -> None:
+        """At level full only."""
+        text = payload.hex()
+        self._logs.say(messages.PAYLOAD, number, direction, len(payload), text, SESSION=number)

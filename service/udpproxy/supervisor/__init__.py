@@ -1,0 +1,1 @@
+"""Who starts the children and what follows when one ends."""
