@@ -62,7 +62,10 @@ class Continuity(Lifecycle):
         key = (client, record.addressed) if listening.wildcard else client
         session = self._relayed(slot, listening, key, client, verdict, record)
         session.own = (sockets.unpack(record.source[0]), record.source[1])
+        session.uploads, session.upload_bytes = record.uploads, record.upload_bytes
+        session.downloads, session.download_bytes = record.downloads, record.download_bytes
         session.answered = record.downloads > 0
+        session.be_careful(watched=False)
         if record.peer is not None:
             session.pin((sockets.unpack(record.peer[0]), record.peer[1]))
         self._table.set_rule(slot, verdict.acl, verdict.generation)

@@ -86,8 +86,9 @@ class Engine(Protocol):
     """The relay, as REG sees it."""
 
     name: str
-    watch: bool
-    """Tell the host of each datagram (level full): costs much, so off by default."""
+
+    def watch(self, *, on: bool) -> None:
+        """Tell the host of each datagram (level full): costs much, so off at first."""
 
     @property
     def sessions(self) -> int:

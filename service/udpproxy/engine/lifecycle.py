@@ -63,7 +63,8 @@ class Lifecycle(ABC):
         """What to call when the session's socket has something."""
 
     def _last(self, session: Session) -> int:
-        return self._words[cast(Relayed, session).at + t.LAST]
+        words, at = self._words, cast(Relayed, session).at
+        return max(words[at + t.LAST_UPLOAD], words[at + t.LAST_DOWNLOAD])
 
     def _enter(self, listener: ListenerSocket) -> Listening:
         listening = self._listeners[listener.number] = Listening(listener)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import cast
 
 from udpproxy.engine import sockets
@@ -21,7 +21,10 @@ from udpproxy.session.limits import Verdict, judge_download, judge_upload
 from udpproxy.session.peers import Reply, judge
 from udpproxy.session.reasons import Reason
 
-_LISTENER_BATCH = 64
+_LARGEST = sockets.LARGEST
+_write_carried = t.CARRIED.pack_into
+
+_LISTENER_BATCH = range(64)
 """Datagrams read from a listener before the servers get their turn."""
 
 _MOST_BURST = 32
@@ -45,7 +48,14 @@ class PythonEngine(Continuity):
         evict: bool,
     ) -> None:
         super().__init__(reactor, table, pool, host, per_client=per_client, evict=evict)
-        self.watch = False
+        self._watched = False
+
+    def watch(self, *, on: bool) -> None:
+        """Tell the host of each datagram from now on, or no more."""
+        if on != self._watched:
+            self._watched = on
+            for session in self._sessions():
+                session.be_careful(watched=on)
 
     def add_listener(self, listener: ListenerSocket) -> None:
         """Take clients' datagrams from it."""
@@ -54,26 +64,40 @@ class PythonEngine(Continuity):
         self._reactor.add_reader(listener.socket.fileno(), functools.partial(read, listening))
 
     def _from_clients(self, listening: Listening) -> None:
-        receive = listening.given.socket.recvfrom
-        get = listening.sessions.get
+        receive = listening.receive
+        get = cast("Callable[[Hashable], Relayed | None]", listening.sessions.get)
+        memory = self._table.memory
         now = time.monotonic_ns()
-        for _ in range(_LISTENER_BATCH):
+        for _ in _LISTENER_BATCH:
             try:
-                data, client = receive(sockets.LARGEST)
+                data, client = receive(_LARGEST)
             except BlockingIOError:
                 return
             except OSError as problem:
                 self._host.failed("receive from clients", problem)
                 return
-            session = get(client) or self._open(listening, client, client, now)
-            if session is not None:
-                self._upload(cast(Relayed, session), data, now)
+            session = get(client)
+            if session is None:
+                session = self._open(listening, client, client, now)
+                if session is None:
+                    continue
+            if session.careful_up:
+                self._upload(session, data, now)
+                continue
+            try:
+                session.send(data)
+            except OSError as problem:
+                if not self._sent_after_all(session, data, problem):
+                    continue
+            session.uploads = count = session.uploads + 1
+            session.upload_bytes = volume = session.upload_bytes + len(data)
+            _write_carried(memory, session.upload_at, now, count, volume)
 
     def _from_wildcard(self, listening: Listening) -> None:
         sock = listening.given.socket
-        get = listening.sessions.get
+        get = cast("Callable[[Hashable], Relayed | None]", listening.sessions.get)
         now = time.monotonic_ns()
-        for _ in range(_LISTENER_BATCH):
+        for _ in _LISTENER_BATCH:
             try:
                 data, control, client = sockets.receive_with_destination(sock)
             except BlockingIOError:
@@ -87,30 +111,27 @@ class PythonEngine(Continuity):
             if session is None:
                 session = self._open(listening, key, client, now, addressed, own, interface)
             if session is not None:
-                self._upload(cast(Relayed, session), data, now)
+                self._upload(session, data, now)
 
     def _upload(self, session: Relayed, data: bytes, now: int) -> None:
+        """The long way: limits, and the host that wants to see."""
         size = len(data)
-        words, at = self._words, session.at
-        last = False
-        if session.counts_upload:
-            count, volume = words[at + t.UPLOADS], words[at + t.UPLOAD_BYTES]
-            verdict = judge_upload(session.budget, count, volume, size)
-            if verdict is Verdict.OVER:
-                self._close(session, Reason.UPLOAD_BYTES)
-                return
-            last = verdict is Verdict.PASS_LAST
-        if self.watch:
+        verdict = judge_upload(session.budget, session.uploads, session.upload_bytes, size)
+        if verdict is Verdict.OVER:
+            self._close(session, Reason.UPLOAD_BYTES)
+            return
+        if self._watched:
             self._host.datagram(session.id, "upload", memoryview(data))
         try:
             session.send(data)
         except OSError as problem:
             if not self._sent_after_all(session, data, problem):
                 return
-        words[at + t.UPLOADS] += 1
-        words[at + t.UPLOAD_BYTES] += size
-        words[at + t.LAST] = now
-        if last:
+        session.uploads += 1
+        session.upload_bytes += size
+        counters = session.uploads, session.upload_bytes
+        _write_carried(self._table.memory, session.upload_at, now, *counters)
+        if verdict is Verdict.PASS_LAST:
             self._close_upload(session)
 
     def _sent_after_all(self, session: Relayed, data: bytes, problem: OSError) -> bool:
@@ -128,27 +149,38 @@ class PythonEngine(Continuity):
             return False
         return True
 
+    def _start(self, session: Relayed, *, keyed: bool = True) -> None:
+        super()._start(session, keyed=keyed)
+        if self._watched:
+            session.be_careful(watched=True)
+
     def _reader(self, session: Relayed) -> Callable[[], None]:
         read = self._from_server if session.plain else self._from_anybody
         return functools.partial(read, session)
 
     def _from_server(self, session: Relayed) -> None:
-        receive = session.sock.recv
         now = time.monotonic_ns()
         for _ in range(session.burst):
             try:
-                data = receive(sockets.LARGEST)
+                data = session.receive(_LARGEST)
             except BlockingIOError:
                 session.burst, session.patience = 1, _PATIENCE
                 return
             except OSError as problem:
                 self._count_icmp(session, problem)
                 return
-            if session.one_way:
-                self._close(session, Reason.UNEXPECTED_REPLY)
-                return
-            if not self._download(session, data, now):
-                return
+            if session.careful_down:
+                if not self._download(session, data, now):
+                    return
+                continue
+            try:
+                session.reply(data, session.address)
+            except OSError as problem:
+                self._lost(session, "send to a client", problem)
+                continue
+            session.downloads = count = session.downloads + 1
+            session.download_bytes = volume = session.download_bytes + len(data)
+            _write_carried(self._table.memory, session.download_at, now, count, volume)
         if session.patience:
             session.patience -= 1
         elif session.burst < _MOST_BURST:
@@ -158,7 +190,7 @@ class PythonEngine(Continuity):
         now = time.monotonic_ns()
         for _ in range(_MOST_BURST):
             try:
-                data, sender = session.sock.recvfrom(sockets.LARGEST)
+                data, sender = session.sock.recvfrom(_LARGEST)
             except BlockingIOError:
                 return
             except OSError as problem:
@@ -176,35 +208,36 @@ class PythonEngine(Continuity):
                 return
 
     def _download(self, session: Relayed, data: bytes, now: int) -> bool:
-        """False: the session is gone."""
+        """The long way: limits, one-way, first replies, wildcard listeners. False: the session
+        is gone."""
+        if session.one_way:
+            self._close(session, Reason.UNEXPECTED_REPLY)
+            return False
         size = len(data)
-        words, at = self._words, session.at
-        last = False
-        if session.counts_download:
-            count, volume = words[at + t.DOWNLOADS], words[at + t.DOWNLOAD_BYTES]
-            verdict = judge_download(session.budget, count, volume, size)
-            if verdict is Verdict.OVER:
-                self._close(session, Reason.DOWNLOAD_BYTES)
-                return False
-            last = verdict is Verdict.PASS_LAST
-        if self.watch:
+        verdict = judge_download(session.budget, session.downloads, session.download_bytes, size)
+        if verdict is Verdict.OVER:
+            self._close(session, Reason.DOWNLOAD_BYTES)
+            return False
+        if self._watched:
             self._host.datagram(session.id, "download", memoryview(data))
-        listener = session.listener.given.socket
         try:
             if session.control:
+                listener = session.listener.given.socket
                 listener.sendmsg((data,), session.control, 0, session.address)
             else:
-                listener.sendto(data, session.address)
+                session.reply(data, session.address)
         except OSError as problem:
             self._lost(session, "send to a client", problem)
             return True
-        words[at + t.DOWNLOADS] += 1
-        words[at + t.DOWNLOAD_BYTES] += size
-        words[at + t.LAST] = now
+        session.downloads += 1
+        session.download_bytes += size
+        counters = session.downloads, session.download_bytes
+        _write_carried(self._table.memory, session.download_at, now, *counters)
         if not session.answered:
             session.answered = True
+            session.be_careful(watched=self._watched)
             self._book.answered(session)
-        if last:
+        if verdict is Verdict.PASS_LAST:
             self._close(session, Reason.DOWNLOAD_DATAGRAMS)
             return False
         return True

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 from udpproxy.config.model import SessionType
 from udpproxy.engine.interface import ListenerSocket, Verdict
 from udpproxy.engine.sockets import Ancillary, answer_from
+from udpproxy.session import table as t
 from udpproxy.session.book import Session
 from udpproxy.session.peers import Endpoint, PeerRule
 
@@ -23,18 +24,26 @@ class Relayed(Session):
         "answered",
         "at",
         "burst",
+        "careful_down",
+        "careful_up",
         "control",
-        "counts_download",
-        "counts_upload",
+        "download_at",
+        "download_bytes",
+        "downloads",
         "listener",
         "one_way",
         "own",
         "patience",
         "peer",
         "plain",
+        "receive",
+        "reply",
         "rule",
         "send",
         "sock",
+        "upload_at",
+        "upload_bytes",
+        "uploads",
         "verdict",
     )
 
@@ -65,10 +74,16 @@ class Relayed(Session):
             opened=opened,
         )
         self.at = at
+        # The counters stand in the table; these copies spare reading them back.
+        self.upload_at = (at + t.LAST_UPLOAD) * 8
+        self.download_at = (at + t.LAST_DOWNLOAD) * 8
+        self.uploads = self.upload_bytes = self.downloads = self.download_bytes = 0
         self.listener = listener
         self.address = address
         self.control: Ancillary = answer_from(local, interface) if listener.wildcard else []
+        self.reply = listener.given.socket.sendto
         self.sock = sock
+        self.receive = sock.recv
         self.plain = kind in CONNECTED
         self.one_way = kind is SessionType.ONE_WAY
         self.rule = PeerRule(kind, server, verdict.any_port, verdict.network)
@@ -87,8 +102,18 @@ class Relayed(Session):
         """The rules that hold from now on; type and server stay as they were."""
         self.verdict = verdict
         self.budget = verdict.budget
-        self.counts_upload = verdict.budget.counts_upload
-        self.counts_download = verdict.budget.counts_download
+        self.be_careful(watched=False)
+
+    def be_careful(self, *, watched: bool) -> None:
+        """Which directions need a look at each datagram; the others take the short way."""
+        self.careful_up = watched or self.budget.counts_upload
+        self.careful_down = (
+            watched
+            or self.budget.counts_download
+            or self.one_way
+            or bool(self.control)
+            or not self.answered
+        )
 
     def pin(self, peer: Endpoint) -> None:
         """From now on this is the server."""
@@ -99,9 +124,10 @@ class Relayed(Session):
 class Listening:
     """A listener and the sessions of its clients, by what their datagrams carry."""
 
-    __slots__ = ("given", "sessions", "wildcard")
+    __slots__ = ("given", "receive", "sessions", "wildcard")
 
     def __init__(self, given: ListenerSocket) -> None:
         self.given = given
+        self.receive = given.socket.recvfrom
         self.sessions: dict[Hashable, Session] = {}
         self.wildcard = given.address.is_unspecified

@@ -13,6 +13,7 @@ from typing import Protocol
 Callback = Callable[[], object]
 
 _EVENTS = 256
+_WRITABLE = select.EPOLLOUT
 
 
 class Timer(Protocol):
@@ -95,9 +96,10 @@ class EpollLoop:
         poll, readers, writers = self._epoll.poll, self._readers, self._writers
         while self._running:
             for fd, event in poll(self._patience(), _EVENTS):
-                if event & ~select.EPOLLOUT and (callback := readers.get(fd)):
+                callback = readers.get(fd)
+                if callback is not None and event != _WRITABLE:
                     callback()
-                if event & select.EPOLLOUT and (callback := writers.get(fd)):
+                if event & _WRITABLE and (callback := writers.get(fd)):
                     callback()
             self._fire()
 

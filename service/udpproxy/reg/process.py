@@ -126,7 +126,7 @@ class Reg:
 
     def _watch_payloads(self) -> None:
         if self._engine:
-            self._engine.watch = self._logs.level >= MOST
+            self._engine.watch(on=self._logs.level >= MOST)
 
     def _borrow(self, what: str, items: list[wire.Plain], descriptors: list[int]) -> None:
         match what, items:

@@ -92,7 +92,8 @@ class _Walk:
             if body + tail != end:
                 raise _Refused(Refusal.RECORD)
         else:
-            self.out[position : position + 2] = _PRIVATE
+            # The class too: dnspython looks on disk once for every pair of class and type.
+            self.out[position : position + 4] = _PRIVATE + _IN.to_bytes(2, "big")
         return end
 
     def _options(self, start: int, end: int) -> None:

@@ -23,6 +23,9 @@ WORDS = RECORD_SIZE // 8
 _HEADER = struct.Struct("=8sIII4x")
 _IDENTITY = struct.Struct("=QBBBBIQIHHHHB3x16s16s16s16s16s16sIIQQ")
 _IDENTITY_AT = 8
+_CHANGING = struct.Struct("=9Q")
+CARRIED = struct.Struct("=3Q")
+"""Moment, datagrams and bytes of one direction, as they stand together in a record."""
 
 # Where single parts of the identity stand, in bytes from the record's start.
 _STATE_AT, _RULE_AT, _SOURCE_PORT_AT, _PEER_PORT_AT, _PINNED_AT = 16, 20, 40, 42, 44
@@ -57,9 +60,11 @@ TOTALS = (
 )
 """Counters of the instance, over all its sessions that have ended and all restarts of REG."""
 
-# Words of a record that change while the session lives, counted from its first word.
-LAST, UPLOADS, UPLOAD_BYTES, DOWNLOADS, DOWNLOAD_BYTES = 21, 22, 23, 24, 25
-STRAY, ICMP, SEND_ERRORS, DROPS_BASE = 26, 27, 28, 29
+# Words of a record that change while the session lives, counted from its first word. What changes
+# with each datagram stands together, so that one call writes it.
+LAST_UPLOAD, UPLOADS, UPLOAD_BYTES = 21, 22, 23
+LAST_DOWNLOAD, DOWNLOADS, DOWNLOAD_BYTES = 24, 25, 26
+STRAY, ICMP, SEND_ERRORS, DROPS_BASE = 27, 28, 29, 30
 
 
 class State(enum.IntEnum):
@@ -154,8 +159,9 @@ class Table:
         words, at = self.words, self.at(slot)
         words[at] |= 1
         _IDENTITY.pack_into(self.memory, at * 8 + _IDENTITY_AT, *_identity(record))
-        words[at + LAST] = record.last
         for word, value in (
+            (LAST_UPLOAD, record.last),
+            (LAST_DOWNLOAD, 0),
             (UPLOADS, record.uploads),
             (UPLOAD_BYTES, record.upload_bytes),
             (DOWNLOADS, record.downloads),
@@ -311,11 +317,12 @@ def _record(raw: bytes) -> Record:
         client, addressed, local, server, peer, source,
         interface, scope, opened, opened_wall,
     ) = _IDENTITY.unpack_from(raw, _IDENTITY_AT)  # fmt: skip
-    words = struct.unpack_from("=9Q", raw, LAST * 8)
+    last_up, uploads, up_bytes, last_down, *counters = _CHANGING.unpack_from(raw, LAST_UPLOAD * 8)
     return Record(
         number, State(state), kind, acl, generation, listener,
         (client[:client_size], client_port), addressed[:client_size], local[:client_size],
         (server[:server_size], server_port),
         (peer[:server_size], peer_port) if pinned else None,
-        (source[:server_size], source_port), interface, scope, opened, opened_wall, *words[:8],
+        (source[:server_size], source_port), interface, scope, opened, opened_wall,
+        max(last_up, last_down), uploads, up_bytes, *counters,
     )  # fmt: skip

@@ -1,0 +1,75 @@
+"""Machines of both releases for the tests, and the journal of those whose test failed.
+
+Nothing here skips: where no machine can be booted, the tests fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from system import nspawn, roots
+from system.machine import Machine
+
+KINDS: dict[str, roots.Kind] = {"root": "machine", "builder_root": "builder"}  # by fixture
+
+Roots = dict[tuple[str, roots.Kind], Path]
+
+
+@pytest.fixture(scope="session")
+def all_roots(request: pytest.FixtureRequest) -> Roots:
+    """The roots that the chosen tests ask for: made at once, so that they are made side by side."""
+    nspawn.sweep()
+    wanted = {
+        (str(item.callspec.params["release"]), kind)
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and "release" in item.fixturenames
+        for fixture, kind in KINDS.items()
+        if fixture in item.fixturenames
+    }
+    return roots.obtain_all(wanted)
+
+
+@pytest.fixture(scope="session", params=list(roots.RELEASES))
+def release(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def root(release: str, all_roots: Roots) -> Path:
+    """What machines of this release boot from; never written to."""
+    return all_roots[release, "machine"]
+
+
+@pytest.fixture(scope="session")
+def builder_root(release: str, all_roots: Roots) -> Path:
+    """The same with all that builds a package of this release."""
+    return all_roots[release, "builder"]
+
+
+@pytest.fixture
+def machine(root: Path, release: str) -> Iterator[Machine]:
+    """Fresh, for this test only."""
+    with Machine(root, release) as fresh:
+        yield fresh
+
+
+@pytest.fixture(scope="session")
+def shared_machine(root: Path, release: str) -> Iterator[Machine]:
+    """One for all tests that leave it as they found it."""
+    with Machine(root, f"{release}-shared") as shared:
+        yield shared
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and isinstance(item, pytest.Function):
+        for fixture, value in item.funcargs.items():
+            if isinstance(value, Machine) and value.leader:
+                report.sections.append((f"journal of {fixture}", value.journal_text()))
+    return report

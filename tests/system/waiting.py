@@ -1,0 +1,13 @@
+"""Waiting for what will come: never a bare sleep, never without end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+def until(condition: Callable[[], object], limit: float = 10.0) -> None:
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not come to pass in {limit:g} s"
+        time.sleep(0.02)

@@ -1,0 +1,628 @@
+"""Whole files: the smallest, the largest, and every mistake with its line and key."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from udpproxy.config import load
+from udpproxy.config.model import (
+    Acl,
+    Config,
+    Destination,
+    Limits,
+    Listen,
+    Log,
+    NameServer,
+    Ports,
+    Resolver,
+    Server,
+    SessionType,
+)
+from udpproxy.config.periods import period
+from udpproxy.errors import ConfigError
+
+SMALLEST = """max-sessions = 1000
+[[listen]]
+address = "127.0.0.1"
+port = 5353
+[[session-acl]]
+name = "local"
+from = ["127.0.0.0/8"]
+plug-to = "127.0.0.1:53"
+"""
+
+LARGEST = """
+max-sessions = 500
+max-sessions-per-client = 1000
+overflow = "evict-idlest"
+singleproc = true
+workers = 1
+engine = "python"
+stop-timeout = "5s"
+crash-limit = 3
+crash-window = "2m"
+on-child-death = "stop"
+segmentation = "off"
+user = "proxy"
+group = "#990"
+tag = "inside"
+[limits]
+idle = "5m"
+upload-datagrams = 4
+[[listen]]
+address = "[::]"
+port = "5060-5062"
+transparent = false
+version = 6
+[[session-acl]]
+name = "first"
+from = ["10.0.0.0/8", "2001:db8::1"]
+to = [":5060-5061", "2001:db8::/32"]
+transparent = false
+time = ["mon-fri 08:00-16:30"]
+not-time = ["24.-26. dec"]
+type = "any-port"
+plug-to = "[2001:db8::2]"
+unreachable = "close"
+resolve-policy = "follow"
+limits = { lifetime = "1h", upload-bytes = "64k", download-bytes = 10, download-datagrams = 0 }
+[[session-acl]]
+name = "second"
+action = "deny"
+[resolver]
+servers = ["192.0.2.53", "[2001:db8::53]:5353"]
+search = ["example.org"]
+conf-timeout = 20
+initial-timeout = 2
+timeout = 3
+attempts = 4
+tcp-connect-timeout = 5
+min-ttl = 6
+max-ttl = 7
+retry = 8
+negative-ttl = 9
+stale = 10
+[log]
+level = "debug"
+target = "file"
+file = "/var/log/x"
+facility = "local0"
+records = "/var/log/records"
+"""
+
+
+def mistakes(text: str, ephemeral: tuple[int, int] = load.EPHEMERAL) -> list[tuple[int, str, str]]:
+    with pytest.raises(ConfigError) as caught:
+        load.parse(text, "test.toml", ephemeral=ephemeral)
+    return [(problem.line, problem.key, problem.text) for problem in caught.value.problems]
+
+
+def mistake(text: str) -> str:
+    """The only mistake, without its line."""
+    ((_, key, told),) = mistakes(text)
+    return f"{key}: {told}"
+
+
+def with_acl(keys: str) -> str:
+    """The smallest file with these keys in its ACL; a key given here replaces its own."""
+    kept = [
+        line
+        for line in SMALLEST.splitlines()
+        if not line.startswith("plug-to") or "plug-to" not in keys
+    ]
+    return "\n".join([*kept, keys, ""])
+
+
+def with_top(keys: str) -> str:
+    return keys + "\n" + SMALLEST
+
+
+def test_the_smallest_file() -> None:
+    config = load.parse(SMALLEST, "test.toml")
+    assert config == Config(
+        max_sessions=1000,
+        listen=(
+            Listen(address=ip_address("127.0.0.1"), ports=Ports(first=5353, last=5353), line=2),
+        ),
+        acls=(
+            Acl(
+                name="local",
+                source=(ip_network("127.0.0.0/8"),),
+                destinations=None,
+                time=None,
+                not_time=None,
+                accept=True,
+                type=SessionType.NORMAL,
+                server=Server(address=ip_address("127.0.0.1"), port=53),
+                broadcast_network=None,
+                reply_any_port=False,
+                unreachable_close=False,
+                resolve_policy="pin",
+                limits=Limits(),
+                line=5,
+            ),
+        ),
+    )
+    assert (config.listen[0].line, config.acls[0].line, config.warnings) == (2, 5, ())
+
+
+def test_every_key() -> None:
+    config = load.parse(LARGEST, "test.toml")
+    first, second = config.acls
+    assert config == Config(
+        max_sessions=500,
+        max_sessions_per_client=1000,
+        evict_idlest=True,
+        singleproc=True,
+        engine="python",
+        stop_timeout=5.0,
+        crash_limit=3,
+        crash_window=120.0,
+        stop_on_child_death=True,
+        segmentation="off",
+        user="proxy",
+        group="#990",
+        tag="inside",
+        listen=(Listen(address=ip_address("::"), ports=Ports(first=5060, last=5062), line=0),),
+        acls=(first, second),
+        resolver=Resolver(
+            servers=(
+                NameServer(address=ip_address("192.0.2.53")),
+                NameServer(address=ip_address("2001:db8::53"), port=5353),
+            ),
+            search=("example.org",),
+            conf_timeout=20.0,
+            initial_timeout=2.0,
+            timeout=3.0,
+            attempts=4,
+            tcp_connect_timeout=5.0,
+            min_ttl=6.0,
+            max_ttl=7.0,
+            retry=8.0,
+            negative_ttl=9.0,
+            stale=10.0,
+        ),
+        log=Log(
+            level=7, target="file", file="/var/log/x", facility="local0", records="/var/log/records"
+        ),
+    )
+    assert first == Acl(
+        name="first",
+        source=(ip_network("10.0.0.0/8"), ip_network("2001:db8::1")),
+        destinations=(
+            Destination(network=None, ports=Ports(first=5060, last=5061)),
+            Destination(network=ip_network("2001:db8::/32"), ports=None),
+        ),
+        time=(period("mon-fri 08:00-16:30"),),
+        not_time=(period("24.-26. dec"),),
+        accept=True,
+        type=SessionType.ANY_PORT,
+        server=Server(address=ip_address("2001:db8::2"), port=None),
+        broadcast_network=None,
+        reply_any_port=False,
+        unreachable_close=True,
+        resolve_policy="follow",
+        limits=Limits(
+            idle=300.0, lifetime=3600.0, upload_datagrams=4, upload_bytes=65536, download_bytes=10
+        ),
+        line=0,
+    )
+    assert (second.accept, second.server, second.limits.idle) == (False, None, 300.0)
+
+
+TEN_MISTAKES = """max-session = 1000
+max-sessions = 0
+[[listen]]
+address = "127.0.0.1"
+port = 99999
+[limits]
+idle = "never"
+[[session-acl]]
+name = "first"
+from = [
+  "10.0.0.0/8",   # right
+  "10.0.0.1/8",
+]
+plug-to = "127.0.0.1:53"
+[[session-acl]]
+name = "first"
+action = "permit"
+time = ["mon-fri 8-16"]
+[log]
+level = 10
+target = "file"
+"""
+
+
+def test_ten_mistakes_are_ten_lines() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load.parse(TEN_MISTAKES, "ten.toml")
+    lines = str(caught.value).splitlines()
+    assert [tuple(line.split(": ")[:2]) for line in lines] == [
+        ("ten.toml:1", "max-session"),
+        ("ten.toml:2", "max-sessions"),
+        ("ten.toml:5", "listen[1].port"),
+        ("ten.toml:7", "limits.idle"),
+        ("ten.toml:12", "session-acl[1].from[2]"),
+        ("ten.toml:16", "session-acl[2].name"),
+        ("ten.toml:17", "session-acl[2].action"),
+        ("ten.toml:18", "session-acl[2].time[1]"),
+        ("ten.toml:19", "log.file"),
+        ("ten.toml:20", "log.level"),
+    ]
+    assert lines[0].endswith("unknown key; did you mean max-sessions?")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "told"),
+    [
+        ("a = 1\nb = \n", 2, "Invalid value (column 5)"),
+        ("a = 1\n\nb = [", 3, "at the end of the file"),
+        ("a = 1\na = 2", 2, "Cannot overwrite a value"),
+        ("a = " + "1" * 5000, 0, "4300 digits"),
+        ("a = " + "[" * 5000, 0, "values are nested too deeply"),
+    ],
+)
+def test_what_is_not_toml(text: str, line: int, told: str) -> None:
+    ((found, key, words),) = mistakes(text)
+    assert (found, key) == (line, "TOML")
+    assert told in words
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (SMALLEST.replace("max-sessions = 1000", ""), "max-sessions: must be given"),
+        (SMALLEST.replace("1000", "65536"), "max-sessions: expected a number from 1 to 65535"),
+        (SMALLEST.replace("1000", '"1k"'), "max-sessions: expected a number from 1 to 65535"),
+        (with_top("max-sessions-per-client = -1"), "max-sessions-per-client: expected a number"),
+        (with_top('overflow = "drop"'), 'overflow: expected one of "refuse", "evict-idlest"'),
+        (with_top("singleproc = 1"), "singleproc: expected true or false, found 1"),
+        (with_top("workers = 2"), "workers: workers = 2 is not built yet"),
+        (with_top("workers = 0"), "workers: expected a number from 1 to 1024"),
+        (with_top('engine = "native"'), 'engine: engine = "native" is not built yet'),
+        (with_top('engine = "fast"'), 'engine: expected one of "auto", "native", "python"'),
+        (with_top('segmentation = "on"'), 'segmentation: expected one of "auto", "off"'),
+        (with_top("stop-timeout = 0"), "stop-timeout: expected a duration longer than 0"),
+        (with_top("crash-limit = 0"), "crash-limit: expected a number from 1 to 1000"),
+        (with_top('on-child-death = "x"'), 'on-child-death: expected one of "restart", "stop"'),
+        (with_top('user = ""'), "user: expected a name or a number"),
+        (with_top('tag = "a\\nb"'), "tag: expected at most 256 printable characters"),
+        (with_top("limits = 5"), "limits: expected a table, found 5"),
+        (with_top("resolver = []"), "resolver: expected a table, found a list"),
+        (with_top('"a\\nb" = 1'), '"a\\nb": unknown key'),
+        (with_top("session_acl = 1"), "session_acl: unknown key; did you mean session-acl?"),
+        ("max-sessions = 1", "listen: at least one [[listen]] must be given"),
+        ("max-sessions = 1\nlisten = []", "listen: at least one [[listen]] must be given"),
+        ("max-sessions = 1\n[listen]\nport = 1", "listen: expected a list of tables: write [[lis"),
+        ("max-sessions = 1\nlisten = [1]", "listen[1]: expected a table: write [[listen]]"),
+    ],
+)
+def test_mistakes_at_the_top(text: str, told: str) -> None:
+    assert mistake(text).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("listen", "told"),
+    [
+        ("port = 1", "listen[1].address: must be given"),
+        ('address = "::1"', "listen[1].port: must be given"),
+        ('interface = "eth0"\nport = 1', "listening by interface is not built yet"),
+        ('address = "::1"\ninterface = "eth0"\nport = 1', "by interface is not built yet"),
+        ('address = "::1"\nport = 1\ntransparent = true', "transparent = true is not built yet"),
+        ('address = "::1"\nport = 1\ntransparent = 1', "expected true or false"),
+        ('address = "::1"\nport = 1\nversion = 4', "version: ::1 is of version 6, not 4"),
+        ('address = "::1"\nport = 1\nversion = 5', "version: expected 4 or 6, found 5"),
+        ('address = "::1"\nport = 1\nversion = "6"', 'version: expected 4 or 6, found "6"'),
+        ('address = "::1"\nport = 1\nmax-sessions = 1', "it belongs at the top of the file"),
+        ('address = "::1"\nport = 1\nxyz = 1', "listen[1].xyz: unknown key"),
+        ('address = "localhost"\nport = 1', "names are not built yet"),
+        ('address = "::1"\nport = "5060-40000"', "overlaps the kernel's ephemeral ports 32768-60"),
+    ],
+)
+def test_mistakes_in_listen(listen: str, told: str) -> None:
+    assert told in mistake(f"max-sessions = 1\n[[listen]]\n{listen}\n")
+
+
+def test_one_ephemeral_port_is_accepted_and_ranges_elsewhere_too() -> None:
+    load.parse(SMALLEST.replace("5353", "40000"), "test.toml")
+    load.parse(SMALLEST.replace("5353", '"60000-60001"'), "test.toml", ephemeral=(1024, 59999))
+    assert mistakes(SMALLEST.replace("5353", '"60000-60001"'), ephemeral=(60001, 65535))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "clash"),
+    [
+        (("127.0.0.1", "53"), ("127.0.0.1", "53"), True),
+        (("127.0.0.1", "50-53"), ("127.0.0.1", "53-60"), True),
+        (("127.0.0.1", "53"), ("0.0.0.0", "53"), True),
+        (("::", "53"), ("::1", "53"), True),
+        (("127.0.0.1", "53"), ("127.0.0.2", "53"), False),
+        (("127.0.0.1", "53"), ("127.0.0.1", "54"), False),
+        (("0.0.0.0", "53"), ("::", "53"), False),
+    ],
+)
+def test_overlapping_listens(one: tuple[str, str], other: tuple[str, str], *, clash: bool) -> None:
+    text = "max-sessions = 1\n" + "".join(
+        f'[[listen]]\naddress = "{address}"\nport = "{port}"\n' for address, port in (one, other)
+    )
+    if clash:
+        assert mistake(text).endswith(f"already listened on: see line 2 ({one[0]})")
+        assert mistakes(text)[0][:2] == (5, "listen[2]")
+    else:
+        assert len(load.parse(text, "test.toml").listen) == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ("limits = 3", "limits: expected a table, found 3"),
+        ("limits.idle = -1", "limits.idle: expected a duration"),
+        ("limits.upload-datagrams = 1.5", "limits.upload-datagrams: expected a number from 0"),
+        ('limits.download-bytes = "1T"', "limits.download-bytes: expected a size"),
+        ("limits.idel = 1", "limits.idel: unknown key; did you mean idle?"),
+        ('to = "192.0.2.1"', 'to: expected a list such as ["..."], found "192.0.2.1"'),
+        ("to = []", "to: the list is empty; leave the key out where anything will do"),
+        ("to = [1]", "to[1]: expected text in quotes, found 1"),
+        ('time = ["8-16"]', "time[1]: expected a weekday"),
+        ('type = "tcp"\nreply-port = "any"', 'type: expected one of "normal", "one-way"'),
+        ("transparent = true", "transparent: transparent = true is not built yet"),
+        ('source-address = ["client"]', "source-address: source-address is not built yet"),
+        ('source-address = ["x y"]', 'source-address: "x y" is not an address'),
+        ('source-address = ["no-fallback", "192.0.2.1"]', "source-address is not built yet"),
+        ("source-address = []", "source-address: expected a list of"),
+        ('source-address = "client"', "source-address: expected a list of"),
+        ('source-port = "client"', "source-port: source-port is not built yet"),
+        ("source-port = 53", "source-port: source-port is not built yet"),
+        ("source-port = 0", "source-port: expected a port from 1 to 65535"),
+        ('source-port = "x"', 'source-port: expected "client" or a number'),
+        ('unreachable = "x"', 'unreachable: expected one of "ignore", "close"'),
+        ('resolve-policy = "x"', 'resolve-policy: expected one of "pin", "follow", "close"'),
+        ('plug-to = "ns.example.org:53"', "names are not built yet"),
+        ('plug-to = "x y"', 'plug-to: "x y" is not an address'),
+        ('broadcast-network = "10.0.0.0/8"', 'is only used with type = "broadcast", which is "no'),
+        ('reply-port = "same"', 'is only used with type = "broadcast", which is "normal"'),
+        ('plug-to = "255.255.255.255:9"', 'is not one host: it needs type = "broadcast"'),
+        ('plug-to = "[ff02::1]:9"', 'ff02::1 is not one host: it needs type = "broadcast"'),
+        ('plug-to = "127.0.0.1:5353"', "127.0.0.1:5353 is the proxy itself: see line 2"),
+        ('plug-to = "127.0.0.1"', "127.0.0.1:5353 is the proxy itself: see line 2"),
+    ],
+)
+def test_mistakes_in_an_acl(keys: str, told: str) -> None:
+    assert told in mistake(with_acl(keys))
+
+
+def test_an_acl_needs_a_name_of_its_own_and_a_server() -> None:
+    text = SMALLEST + "[[session-acl]]\n"
+    assert mistakes(text) == [
+        (9, "session-acl[2].name", "must be given"),
+        (9, "session-acl[2].plug-to", "must be given: an ACL that accepts needs a server"),
+    ]
+    again = SMALLEST + '[[session-acl]]\nname = "local"\naction = "deny"\n'
+    assert mistakes(again) == [(10, "session-acl[2].name", '"local" is already the name of line 5')]
+
+
+BROADCAST = 'type = "broadcast"\n'
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ('plug-to = "10.255.255.255:9"', "broadcast-network: must be given with type"),
+        ('plug-to = "255.255.255.255:9"\nbroadcast-network = "2001:db8::/32"', "IPv6 has no"),
+        ('plug-to = "255.255.255.255:9"\nbroadcast-network = "10.0.0.0/31"', "has a broadcast"),
+        ('plug-to = "10.0.0.1:9"\nbroadcast-network = "10.0.0.0/8"', "sends to 10.255.255.255"),
+        ('plug-to = "[ff02::1]:9"\nbroadcast-network = "10.0.0.0/8"', "sends to 10.255.255.255"),
+    ],
+)
+def test_mistakes_in_broadcasting(keys: str, told: str) -> None:
+    assert told in mistake(with_acl(BROADCAST + keys))
+
+
+@pytest.mark.parametrize("target", ["255.255.255.255", "10.255.255.255:9", "239.1.2.3:9"])
+def test_broadcasting(target: str) -> None:
+    text = with_acl(
+        f'{BROADCAST}plug-to = "{target}"\nbroadcast-network = "10.0.0.0/8"\nreply-port = "any"'
+    )
+    (acl,) = load.parse(text, "test.toml").acls
+    assert (acl.type, acl.reply_any_port) == (SessionType.BROADCAST, True)
+    assert acl.broadcast_network == ip_network("10.0.0.0/8")
+
+
+def test_broadcasting_without_a_server_is_one_mistake() -> None:
+    text = SMALLEST.replace("plug-to", "#") + BROADCAST + 'broadcast-network = "10.0.0.0/8"\n'
+    assert mistake(text).startswith("session-acl[1].plug-to: must be given")
+
+
+def test_denying_leaves_the_actions_unused_but_spelt_right() -> None:
+    unused = (
+        'action = "deny"\nplug-to = "ns.example.org:53"\nsource-address = ["client"]\n'
+        'source-port = 53\ntype = "normal"\nbroadcast-network = "10.0.0.0/8"\n'
+    )
+    (acl,) = load.parse(with_acl(unused), "test.toml").acls
+    assert (acl.accept, acl.server) == (False, None)
+    itself = with_acl('action = "deny"\nplug-to = "127.0.0.1:5353"')
+    assert load.parse(itself, "test.toml").acls[0].server is not None
+    assert "source-port: expected" in mistake(with_acl('action = "deny"\nsource-port = 0'))
+    assert "transparent = true" in mistake(with_acl('action = "deny"\ntransparent = true'))
+
+
+@pytest.mark.parametrize(
+    ("listens", "keys", "itself"),
+    [
+        (["0.0.0.0:53"], 'plug-to = "127.0.0.9:53"', "127.0.0.9:53"),
+        (["0.0.0.0:53"], 'plug-to = "192.0.2.1:53"', None),
+        (["0.0.0.0:53"], 'plug-to = "[::1]:53"', None),
+        (["[::]:53"], 'plug-to = "[::1]:53"', "[::1]:53"),
+        (["[::]:53"], 'plug-to = "127.0.0.1:53"', None),
+        (["192.0.2.1:53", "192.0.2.2:54"], 'plug-to = "192.0.2.2:53"', None),
+        (["192.0.2.1:53", "192.0.2.2:53"], 'plug-to = "192.0.2.2"', "192.0.2.2:53"),
+        (["192.0.2.1:53", "192.0.2.2:54"], 'plug-to = "192.0.2.2"', "192.0.2.2:54"),
+        # What clients may write to is what counts where the port is theirs.
+        (["192.0.2.1:53", "192.0.2.2:54"], 'plug-to = "192.0.2.2"\nto = [":53"]', None),
+        (["192.0.2.1:53", "192.0.2.2:54"], 'plug-to = "192.0.2.2"\nto = ["192.0.2.1"]', None),
+        (
+            ["192.0.2.1:53", "0.0.0.0:54"],
+            'plug-to = "127.0.0.1"\nto = ["192.0.2.7"]',
+            "127.0.0.1:54",
+        ),
+        (["192.0.2.1:53", "[::]:54"], 'plug-to = "[::1]"\nto = ["192.0.2.0/24"]', None),
+    ],
+)
+def test_a_proxy_pointed_at_itself(listens: list[str], keys: str, itself: str | None) -> None:
+    text = "max-sessions = 1\n"
+    for listen in listens:
+        address, _, port = listen.rpartition(":")
+        text += f'[[listen]]\naddress = "{address}"\nport = {port}\n'
+    text += f'[[session-acl]]\nname = "x"\n{keys}\n'
+    if itself is None:
+        load.parse(text, "test.toml")
+    else:
+        assert mistake(text).startswith(f"session-acl[1].plug-to: {itself} is the proxy itself")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[resolver]\nservers = [53]", "resolver.servers[1]: expected text"),
+        ('[resolver]\nsearch = ["a b"]', "resolver.search[1]: expected a domain name"),
+        ("[resolver]\nattempts = 0", "resolver.attempts: expected a number from 1 to 100"),
+        ("[resolver]\ntimeout = 0", "resolver.timeout: expected a duration longer than 0"),
+        ("[resolver]\nmax-ttl = 1", "resolver.max-ttl: max-ttl (1 s) is below min-ttl (5 s)"),
+        ('[resolver]\nmin-ttl = "2d"', "resolver.min-ttl: max-ttl (86400 s) is below min-ttl"),
+        ('[resolver]\nmin-ttl = "2d"\nmax-ttl = "x"', "resolver.max-ttl: expected a duration"),
+        ("[log]\nlevel = 2", "log.level: expected a number from 3 to 9 or one of error, warning"),
+        ('[log]\nlevel = "loud"', "log.level: expected a number from 3 to 9"),
+        ("[log]\nlevel = true", "log.level: expected a number from 3 to 9"),
+        ('[log]\ntarget = "file"', 'log.file: must be given with target = "file"'),
+        ('[log]\nfile = "/x"', 'log.file: is only used with target = "file", which is "auto"'),
+        ('[log]\ntarget = "x"\nfile = "/x"', "log.target: expected one of"),
+        ('[log]\ntarget = "file"\nfile = "x"', "log.file: expected the absolute path of a file"),
+        ('[log]\nrecords = "x"', "log.records: expected the absolute path of a file"),
+        ('[log]\nfacility = "x"', "log.facility: expected one of"),
+    ],
+)
+def test_mistakes_in_resolver_and_log(text: str, told: str) -> None:
+    assert mistake(f"{SMALLEST}{text}\n").startswith(told)
+
+
+@pytest.mark.parametrize(("given", "level"), [("3", 3), ("9", 9), ('"notice"', 5), ('"full"', 9)])
+def test_log_levels(given: str, level: int) -> None:
+    assert load.parse(f"{SMALLEST}[log]\nlevel = {given}\n", "test.toml").log.level == level
+
+
+def test_empty_lists_of_the_resolver_mean_the_system() -> None:
+    config = load.parse(f"{SMALLEST}[resolver]\nservers = []\nsearch = []\n", "test.toml")
+    assert config.resolver == Resolver()
+
+
+def test_warnings() -> None:
+    text = 'max-sessions = 101\n[[listen]]\naddress = "239.0.0.1"\nport = 5\n'
+    assert load.parse(text, "test.toml", ephemeral=(900, 999)).warnings == (
+        "test.toml:1: max-sessions: 101 is more than the kernel's 100 ephemeral ports (900-999); "
+        "sessions that get no port are refused",
+        "test.toml:1: session-acl: there is none: every datagram is refused",
+        "test.toml:3: listen[1].address: 239.0.0.1 is a multicast group, "
+        "which the proxy does not join itself",
+    )
+
+
+FRAGMENTS = [*SMALLEST.splitlines(), *LARGEST.splitlines()]
+
+
+@settings(deadline=None)
+@given(st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS)).map("\n".join)))
+def test_any_text_is_a_config_or_a_list_of_mistakes(text: str) -> None:
+    try:
+        assert isinstance(load.parse(text, "test.toml"), Config)
+    except ConfigError as error:
+        assert error.problems  # noqa: PT017
+
+
+VALUES = st.recursive(
+    st.one_of(
+        st.sampled_from(['""', '"x"', '":1"', '"1s"', "true", "1", "-1", "nan", "0x" + "f" * 9999])
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2).map(lambda items: f"[{', '.join(items)}]"),
+        inner.map(lambda item: f"{{ a = {item} }}"),
+    ),
+    max_leaves=4,
+)
+
+
+@settings(deadline=None)
+@given(st.sampled_from([line.split(" = ")[0] for line in FRAGMENTS if " = " in line]), VALUES)
+def test_any_value_of_any_key(key: str, value: str) -> None:
+    for header in ("", "[[listen]]", "[[session-acl]]", "[limits]", "[resolver]", "[log]"):
+        try:
+            load.parse(f"{header}\n{key} = {value}\n", "test.toml")
+        except ConfigError as error:
+            assert all(problem.line for problem in error.problems)  # noqa: PT017
+
+
+def test_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "dns.toml"
+    path.write_text(SMALLEST)
+    assert load.read(path) == load.parse(SMALLEST, str(path))
+    ports = tmp_path / "ports"
+    monkeypatch.setattr(load, "_EPHEMERAL_FILE", ports)
+    assert load.read(path).warnings == ()
+    ports.write_text("1000\t1099\n")
+    assert "100 ephemeral ports (1000-1099)" in load.read(path).warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "told"),
+    [
+        (None, 0, "cannot be read: No such file or directory"),
+        (b"#" * (2**20 + 1), 0, "is larger than 1048576 bytes"),
+        (b"max-sessions = 1\n# \xff\n", 2, "is not UTF-8 text"),
+    ],
+)
+def test_files_that_cannot_be_read(
+    tmp_path: Path, content: bytes | None, line: int, told: str
+) -> None:
+    path = tmp_path / "x.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load.read(path)
+    assert str(caught.value) == f"{path}:{line}: file: {told}"
+
+
+@pytest.mark.parametrize("name", ["dns", "_x", "A-1_b", "x" * 64])
+def test_instance_names(name: str) -> None:
+    assert load.instance_name(Path(f"/etc/udp-proxy/{name}.toml")) == name
+
+
+@pytest.mark.parametrize("name", ["", "1", "-a", "a.b", "a b", "x" * 65, "č", "a\n"])
+def test_what_is_no_instance_name(name: str) -> None:
+    with pytest.raises(ConfigError, match="is no instance's name"):
+        load.instance_name(Path(f"/etc/udp-proxy/{name}.toml"))
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", ["dns", "tftp", "syslog"])
+def test_the_examples_are_right(name: str) -> None:
+    path = ROOT / "examples" / f"{name}.toml"
+    assert load.parse(path.read_text(), str(path)).warnings == ()
+
+
+def test_the_manual_page_has_every_key() -> None:
+    page = (ROOT / "man/udp-proxy.toml.5").read_text()
+    keys = set(re.findall(r"^([a-z-]+) =", LARGEST, re.MULTILINE))
+    keys |= set(re.findall(r"([a-z-]+) = [\"0-9]", LARGEST))
+    keys |= {"interface", "action", "broadcast-network", "reply-port", "source-address"}
+    keys |= {"source-port"}
+    entries = "\n".join(line for line in page.splitlines() if line.startswith(".BR "))
+    missing = [key for key in keys if not re.search(rf"(?<![a-z-]){key}(?![a-z-])", entries)]
+    assert missing == []

@@ -1,0 +1,123 @@
+"""The first ACL whose conditions all hold decides, and can say why."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from ipaddress import ip_address
+
+import pytest
+
+from udpproxy.config.load import parse
+from udpproxy.policy.acl import Policy, Question, server_for
+
+NOON = datetime(2030, 1, 2, 12, 0)  # a Wednesday
+HEAD = """
+max-sessions = 10
+[[listen]]
+address = "0.0.0.0"
+port = 53
+[[listen]]
+address = "::"
+port = 53
+"""
+
+
+def policy(*acls: str) -> Policy:
+    blocks = [
+        f'[[session-acl]]\nname = "{index}"\nplug-to = "192.0.2.1:53"\n{acl}\n'
+        for index, acl in enumerate(acls, 1)
+    ]
+    return Policy(parse(HEAD + "".join(blocks), "test.toml"))
+
+
+def ask(client: str = "10.0.0.1", addressed: str = "192.0.2.9", port: int = 53) -> Question:
+    return Question(ip_address(client), ip_address(addressed), port)
+
+
+def decided(asked: Policy, question: Question, at: datetime = NOON) -> str:
+    found = asked.decide(question, at)
+    return found.name if found else "-"
+
+
+def test_no_acl_refuses() -> None:
+    assert decided(policy(), ask()) == "-"
+    assert policy().explain(ask(), NOON) == []
+    assert policy().next_change(NOON) is None
+
+
+def test_the_first_that_holds_decides() -> None:
+    asked = policy('from = ["10.0.0.0/24"]', 'from = ["10.0.0.0/8", "2001:db8::/32"]')
+    assert decided(asked, ask("10.0.0.1")) == "1"
+    assert decided(asked, ask("10.9.0.1")) == "2"
+    assert decided(asked, ask("2001:db8::1")) == "2"
+    assert decided(asked, ask("192.0.2.1")) == "-"
+
+
+def test_a_denial_decides_too() -> None:
+    found = policy('action = "deny"', "").decide(ask(), NOON)
+    assert found is not None
+    assert not found.accept
+
+
+@pytest.mark.parametrize(
+    ("to", "addressed", "port", "wanted"),
+    [
+        (["192.0.2.9:53"], "192.0.2.9", 53, "1"),
+        (["192.0.2.9:53"], "192.0.2.9", 54, "-"),
+        (["192.0.2.9:53"], "192.0.2.8", 53, "-"),
+        (["192.0.2.0/24"], "192.0.2.8", 9999, "1"),
+        ([":5060-5062"], "192.0.2.8", 5062, "1"),
+        ([":5060-5062"], "192.0.2.8", 5063, "-"),
+        ([":53", "10.0.0.1:53"], "192.0.2.8", 53, "1"),
+        (["10.0.0.1:53", "10.0.0.2:53", "192.0.2.8"], "10.0.0.2", 53, "1"),
+        (["10.0.0.1:53", "10.0.0.2:53", "192.0.2.8"], "192.0.2.8", 1, "1"),
+        (["10.0.0.1:53", "10.0.0.2:53", "192.0.2.8"], "10.0.0.3", 53, "-"),
+        (["[2001:db8::/32]:53"], "2001:db8::1", 53, "1"),
+    ],
+)
+def test_to(to: list[str], addressed: str, port: int, wanted: str) -> None:
+    assert decided(policy(f"to = {to}"), ask(addressed=addressed, port=port)) == wanted
+
+
+def test_time_items_are_alternatives_and_not_time_is_none_of_them() -> None:
+    asked = policy('time = ["mon", "wed 11:00-13:00"]\nnot-time = ["1. jan", "12:30-12:40"]')
+    assert decided(asked, ask(), NOON) == "1"
+    assert decided(asked, ask(), NOON.replace(hour=13)) == "-"
+    assert decided(asked, ask(), NOON.replace(minute=30)) == "-"
+    assert decided(asked, ask(), datetime(2029, 1, 1, 12)) == "-"  # a Monday, but New Year's Day
+    assert asked.next_change(NOON) == NOON.replace(minute=30)
+
+
+def test_every_step_says_why() -> None:
+    asked = policy(
+        'from = ["192.0.2.0/24"]',
+        'to = [":54"]',
+        'time = ["mon"]',
+        'not-time = ["wed"]',
+        'from = ["10.0.0.1"]\nto = ["192.0.2.9:53"]\ntime = ["wed"]\nnot-time = ["thu"]',
+        "",
+    )
+    steps = asked.explain(ask(), NOON)
+    assert [(step.acl.name, step.holds, step.why) for step in steps] == [
+        ("1", False, "from: 10.0.0.1 is in none of its networks"),
+        ("2", False, "to: 192.0.2.9 port 53 is none of its items"),
+        ("3", False, "time: Wed 2030-01-02 12:00 is in none of its periods"),
+        ("4", False, "not-time: Wed 2030-01-02 12:00 is in one of its periods"),
+        ("5", True, "every condition holds"),
+    ]
+    assert decided(asked, ask()) == "5"
+
+
+def test_where_a_session_goes() -> None:
+    given = policy("").decide(ask(), NOON)
+    assert given is not None
+    assert server_for(given, ask(port=99)) == (ip_address("192.0.2.1"), 53)
+    text = HEAD + '[[session-acl]]\nname = "x"\nplug-to = "192.0.2.1"\n'
+    asked = parse(text, "test.toml").acls[0]
+    assert server_for(asked, ask(port=99)) == (ip_address("192.0.2.1"), 99)
+
+
+def test_a_denial_has_no_server() -> None:
+    text = HEAD + '[[session-acl]]\nname = "x"\naction = "deny"\n'
+    with pytest.raises(ValueError, match="x has no server"):
+        server_for(parse(text, "test.toml").acls[0], ask())
