@@ -1,0 +1,1 @@
+"""Measures udp-proxy beside other UDP proxies; `bench/run.py` is the command."""
