@@ -15,6 +15,7 @@ from pathlib import Path
 
 from udpproxy import __version__
 from udpproxy.process import signals
+from udpproxy.process.idle import Idle
 from udpproxy.process.logs import Logs
 from udpproxy.process.loop import EpollLoop
 from udpproxy.process.notify import Notifier
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
         drop_capabilities()
         sock = _connect(Path(os.environ["RUNTIME_DIRECTORY"]) / "control.sock", caught)
         if sock is not None:
-            _run(logs, sock, caught)
+            _run(role, logs, sock, caught)
     except Exception as problem:
         logs.failure(problem)
         return _INTERNAL
@@ -62,20 +63,22 @@ def _connect(path: Path, caught: signals.Signals) -> socket.socket | None:
             return None
 
 
-def _run(logs: Logs, sock: socket.socket, caught: signals.Signals) -> None:
+def _run(role: str, logs: Logs, sock: socket.socket, caught: signals.Signals) -> None:
     loop = EpollLoop()
-    reg = Reg(
-        loop,
-        logs,
-        sock,
-        notifier=Notifier(),
-        version=__version__,
-        left=lambda reason: loop.stop(),
-    )
+    notifier = Notifier()
+
+    def left(reason: str) -> None:
+        loop.stop()
+
+    part: Reg | Idle
+    if role == "reg":
+        part = Reg(loop, logs, sock, notifier=notifier, version=__version__, left=left)
+    else:
+        part = Idle(loop, logs, sock, role=role, notifier=notifier, version=__version__, left=left)
 
     def deliver() -> None:
         for number in caught.read():
-            reg.signalled(number)
+            part.signalled(number)
 
     loop.add_reader(caught.fileno(), deliver)
     loop.run()

@@ -18,12 +18,14 @@ def main(argv: list[str] | None = None) -> int:
     match words.command:
         case "run":
             from udpproxy.parent import start
+            from udpproxy.parent.process import Mode
 
             return start.run(
                 words.file,
-                single=words.single,
+                mode=Mode(words.mode),
                 level=words.level,
                 runtime_dir=words.runtime_dir,
+                session_bus=words.session_bus,
             )
         case "check":
             return offline.check(words.file, resolve=words.resolve)
@@ -44,7 +46,18 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run an instance in the foreground")
     _file(run)
-    run.add_argument("--single", action="store_true", help="one process, for debugging")
+    mode = run.add_mutually_exclusive_group()
+    mode.add_argument(
+        "--single", dest="mode", action="store_const", const="single", default="fork",
+        help="one process, for debugging",
+    )  # fmt: skip
+    mode.add_argument(
+        "--units", dest="mode", action="store_const", const="units",
+        help="the children are units of systemd (for udp-proxy@.service)",
+    )  # fmt: skip
+    run.add_argument(
+        "--session-bus", action="store_true", help="be controlled over the session bus"
+    )
     run.add_argument("--level", metavar="L", help="log level: 3 to 9 or a name")
     _runtime_dir(run)
 

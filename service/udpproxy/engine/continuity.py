@@ -22,6 +22,7 @@ class Continuity(Lifecycle):
                 ended += 1
                 continue
             session.judge_by(verdict)
+            session.be_careful(watched=self._watched)
             self._table.set_rule(session.slot, verdict.acl, verdict.generation)
             self._book.replan(session)
         return ended
@@ -38,7 +39,8 @@ class Continuity(Lifecycle):
             elif state is not State.FREE:
                 self._clear(slot)
         self._book.reserve({slot for slot, _ in found})
-        for slot, record in found:
+        # Oldest first: in this order newcomers may evict them.
+        for slot, record in sorted(found, key=lambda item: item[1].id):
             self._resume(slot, record)
         return len(found)
 

@@ -2,7 +2,7 @@
 
 Order matters for whoever comes after a crash: the record is written as OPENING before the socket
 gets a port, so that a socket in use always has a record; the log has the session's record before
-the slot is freed, so that at worst it is there twice.
+the table says that it ends, so that at worst it is there twice.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Lifecycle(ABC):
         self._drops: dict[int, int] = {}
         self._own: set[Endpoint] = set()
         self._next_second = 0
+        self._watched = False
 
     @abstractmethod
     def _reader(self, session: Relayed) -> Callable[[], None]:
@@ -83,6 +84,7 @@ class Lifecycle(ABC):
     def remove_listener(self, number: int) -> None:
         """Its sessions end as `policy`."""
         listening = self._listeners.pop(number)
+        del self._drops[number]
         self._reactor.remove_reader(listening.given.socket.fileno())
         for session in self._sessions():
             if session.listener is listening:
@@ -149,6 +151,8 @@ class Lifecycle(ABC):
         record.id = self._table.new_id()
         self._table.write(slot, record)
         session = self._relayed(slot, listening, key, client, verdict, record)
+        # A slot has a socket for each family, and each of them counts on for ever.
+        self._words[session.at + t.DROPS_BASE] = sockets.drops(session.sock)
         try:
             session.own = self._attach(session, verdict.type)
         except OSError as problem:
@@ -271,12 +275,11 @@ class Lifecycle(ABC):
         slot, at, table = session.slot, session.at, self._table
         self._reactor.remove_reader(session.sock.fileno())
         record = table.read(slot) or Record(id=session.id, opened=session.opened)
-        seen = sockets.drops(session.sock)
-        record.drops = (seen - self._words[at + t.DROPS_BASE]) & 0xFFFFFFFF
-        self._words[at + t.DROPS_BASE] = seen
+        base = self._words[at + t.DROPS_BASE]
+        record.drops = (sockets.drops(session.sock) - base) & 0xFFFFFFFF
+        self._host.ended(record, session.verdict.rule, reason)
         table.set_state(slot, State.CLOSING)
         table.add(record)
-        self._host.ended(record, session.verdict.rule, reason)
         self._pool.reset(session.sock, plain=session.plain)
         self._own.discard(session.own)
         self._book.close(session)

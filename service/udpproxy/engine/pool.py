@@ -120,12 +120,11 @@ class Pool:
 
     def reset(self, sock: socket.socket, *, plain: bool) -> None:
         """As it was made: no port, no peer, nothing waiting. `plain`: it was connected only."""
-        sockets.disconnect(sock)
-        if not plain:
-            sockets.report_errors(sock, on=False)
-            sockets.allow_broadcast(sock, on=False)
-            sockets.take_errors(sock)
-        sockets.drain(sock)
+        if plain:
+            sockets.disconnect(sock)
+            sockets.drain(sock)
+        else:
+            sockets.reset(sock)
 
     def close(self) -> None:
         """Give all of them back; the parent keeps its own."""

@@ -13,8 +13,7 @@ from typing import cast
 
 from udpproxy.engine import sockets
 from udpproxy.engine.continuity import Continuity
-from udpproxy.engine.interface import Host, ListenerSocket, Reactor
-from udpproxy.engine.pool import Pool
+from udpproxy.engine.interface import ListenerSocket
 from udpproxy.engine.relayed import Listening, Relayed
 from udpproxy.session import table as t
 from udpproxy.session.limits import Verdict, judge_download, judge_upload
@@ -36,19 +35,6 @@ class PythonEngine(Continuity):
     """The datagrams; Lifecycle and Continuity have the lives of sessions."""
 
     name = "python"
-
-    def __init__(
-        self,
-        reactor: Reactor,
-        table: t.Table,
-        pool: Pool,
-        host: Host,
-        *,
-        per_client: int,
-        evict: bool,
-    ) -> None:
-        super().__init__(reactor, table, pool, host, per_client=per_client, evict=evict)
-        self._watched = False
 
     def watch(self, *, on: bool) -> None:
         """Tell the host of each datagram from now on, or no more."""
@@ -135,19 +121,22 @@ class PythonEngine(Continuity):
             self._close_upload(session)
 
     def _sent_after_all(self, session: Relayed, data: bytes, problem: OSError) -> bool:
-        # An ICMP error is reported by the next call, whatever that does: this datagram was
-        # not sent yet.
-        if not self._is_icmp(session, problem):
-            self._lost(session, "send to a server", problem)
-            return False
-        if self._unreachable(session):
+        # An ICMP error is reported by the next call, whatever that does: this datagram was not
+        # sent yet. Most numbers can also mean that there is no route: a second try tells.
+        told = self._is_icmp(session, problem)
+        if told and self._unreachable(session):
             return False
         try:
+            if not told and problem.errno not in sockets.UNREACHABLE:
+                raise problem
             session.send(data)
         except OSError as again:
             self._lost(session, "send to a server", again)
             return False
-        return True
+        if told:
+            return True
+        self._words[session.at + t.ICMP] += 1
+        return not self._unreachable(session)
 
     def _start(self, session: Relayed, *, keyed: bool = True) -> None:
         super()._start(session, keyed=keyed)
@@ -188,10 +177,13 @@ class PythonEngine(Continuity):
 
     def _from_anybody(self, session: Relayed) -> None:
         now = time.monotonic_ns()
-        for _ in range(_MOST_BURST):
+        for turn in range(_MOST_BURST):
             try:
                 data, sender = session.sock.recvfrom(_LARGEST)
-            except BlockingIOError:
+            except BlockingIOError as nothing:
+                # Woken by the error queue alone: it has to be emptied, or it rings for ever.
+                if not turn and self._is_icmp(session, nothing):
+                    self._unreachable(session)
                 return
             except OSError as problem:
                 self._count_icmp(session, problem)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import socket
 import struct
 from typing import cast
@@ -22,7 +23,14 @@ MSG_ERRQUEUE = 0x2000
 PMTUDISC_DONT = 0
 SO_MEMINFO = 55
 
+UNREACHABLE = {
+    errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENONET,
+    errno.ENOPROTOOPT, errno.EACCES, errno.EPROTO,
+}  # fmt: skip
+"""What an ICMP message can make of the next call on a connected socket (icmp(7), icmp.c)."""
+
 _MEMINFO = struct.Struct("=9I")
+_ORIGIN_AT, _LOCAL = 4, 1  # of struct sock_extended_err (linux/errqueue.h)
 _PKTINFO4 = struct.Struct("=I4s4s")
 _PKTINFO6 = struct.Struct("=16sI")
 _CONTROL_SPACE = 64
@@ -94,12 +102,12 @@ def allow_fragments(sock: socket.socket) -> None:
 
 
 def take_errors(sock: socket.socket) -> int:
-    """Empty the error queue; how many errors there were."""
+    """Empty the error queue; how many errors were told of by ICMP, not by our own system."""
     count = 0
     with contextlib.suppress(BlockingIOError):
         while True:
-            sock.recvmsg(1, 512, MSG_ERRQUEUE)
-            count += 1
+            _, control, _, _ = sock.recvmsg(1, 512, MSG_ERRQUEUE)
+            count += any(data[_ORIGIN_AT] != _LOCAL for *_, data in control)
     return count
 
 
@@ -115,6 +123,15 @@ def drain(sock: socket.socket) -> int:
         except OSError:
             continue  # a pending error is reported once, then cleared
     return count
+
+
+def reset(sock: socket.socket) -> None:
+    """As the pool made it: no port, no peer, nothing waiting, no option left on."""
+    disconnect(sock)
+    report_errors(sock, on=False)
+    allow_broadcast(sock, on=False)
+    take_errors(sock)
+    drain(sock)
 
 
 def allow_broadcast(sock: socket.socket, *, on: bool) -> None:

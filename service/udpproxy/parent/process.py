@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from udpproxy import __version__
+from udpproxy.bus import PROXY, Bus
 from udpproxy.config import load
 from udpproxy.config.model import Config
 from udpproxy.errors import ConfigError, InvalidArgument, LinkError
@@ -18,31 +21,54 @@ from udpproxy.parent.commands import Commands
 from udpproxy.parent.door import Door
 from udpproxy.parent.peer import Peer
 from udpproxy.parent.resources import Resources
+from udpproxy.parent.service import OBJECTS, OPEN_METHODS, ROOT, BusService
 from udpproxy.parent.sessions import Sessions
 from udpproxy.parent.single import SingleSupervisor
+from udpproxy.parent.store import Store
+from udpproxy.parent.systemd import Systemd
 from udpproxy.process import messages, wire
 from udpproxy.process.control import Control, Figures
 from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
-from udpproxy.process.privileges import Account
+from udpproxy.process.privileges import Account, group_number
 from udpproxy.process.signals import Signals
 from udpproxy.session import record as session_record
 from udpproxy.supervisor.fork import ForkSupervisor
 from udpproxy.supervisor.lifecycle import Life
+from udpproxy.supervisor.units import UnitSupervisor
 
 OK, GAVE_UP, INTERNAL = 0, 69, 70
+
+
+class Mode(enum.Enum):
+    """Who starts the children (SPEC 1)."""
+
+    FORK = "fork"
+    UNITS = "units"
+    SINGLE = "single"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """Where and how an instance runs."""
+
+    instance: str
+    path: Path
+    directory: Path
+    mode: Mode
+    session_bus: bool
+    account: Account
 
 
 class Parent:
     """One instance, from ready-made configuration to the end; run() returns the status."""
 
     def __init__(
-        self, path: Path, text: str, config: Config, *, instance: str, logs: Logs, signals: Signals
+        self, setting: Setting, text: str, config: Config, *, logs: Logs, signals: Signals
     ) -> None:
-        self._path = path
+        self._setting = setting
         self._text = text
         self._config = config
-        self._instance = instance
         self._logs = logs
         self._signals = signals
         self._born = time.monotonic()
@@ -50,37 +76,52 @@ class Parent:
         self._state = "starting"
         self._tasks: set[asyncio.Task[None]] = set()
         self._sessions_ended = 0
+        self._kept = False
+        self._told: tuple[str, int] = ("", -1)
+        self._alive_at = 0.0
 
-    async def run(self, directory: Path, account: Account, *, single: bool) -> int:
+    async def run(self) -> int:
         """Until somebody says terminate or something gives up."""
         self._loop = asyncio.get_running_loop()
         self._running = asyncio.Event()
         self._end: asyncio.Future[tuple[int, str]] = self._loop.create_future()
         self._loop.set_exception_handler(self._broken)
         self._notifier = Notifier()
+        store = Store(self._notifier) if self._setting.mode is Mode.UNITS else None
         async with contextlib.AsyncExitStack() as clean_up:
-            self._resources = Resources(self._logs, self._config, self._text, str(self._path))
+            self._resources = Resources(
+                self._logs, self._config, self._text, str(self._setting.path), store
+            )
             clean_up.callback(self._resources.close)
-            account.become()
+            self._setting.account.become()
             self._sessions = Sessions(self._resources, lambda: self._config)
             clean_up.callback(self._last_records)
-            self._open_door(directory)
+            self._record_all(self._sessions.cut_off())
+            self._open_door()
             clean_up.push_async_callback(self._door.close)
-            self._start_children(directory, single=single)
+            self._join_bus(clean_up)
+            self._start_children()
             clean_up.push_async_callback(self._stop_children)
+            self._pulse()
+            clean_up.callback(lambda: self._timer.cancel())
             status, why = await self._end
             self._state = "stopping"
             self._notifier.stopping()
             self._logs.say(messages.STOPPING, why)
-        self._logs.say(messages.STOPPED, self._sessions_ended)
+        if not self._kept:
+            self._logs.say(messages.STOPPED, self._sessions_ended)
         return status
 
     def figures(self) -> Figures:
         """The parent's state; sessions are REG's business, but their number is in the table."""
+        return self._brief() | self._of_children() | {**self._resources.table.figures()}
+
+    def _brief(self) -> Figures:
         figures: Figures = {
             "version": __version__,
-            "instance": self._instance,
+            "instance": self._setting.instance,
             "role": "parent",
+            "mode": self._setting.mode.value,
             "state": self._state,
             "pid": os.getpid(),
             "uptime": round(time.monotonic() - self._born, 1),
@@ -89,16 +130,24 @@ class Parent:
             "sessions": self._resources.table.count_live(),
             "max-sessions": self._config.max_sessions,
         }
-        if self._config.tag:
-            figures["tag"] = self._config.tag
-        for role, child in self._supervisor.children().items():
-            figures[f"{role}-pid"] = child.pid
-            figures[f"{role}-state"] = child.life.state.value
-            figures[f"{role}-ends"] = child.life.ends_counted
-        figures.update(self._resources.table.figures())
+        return figures | ({"tag": self._config.tag} if self._config.tag else {})
+
+    def _of_children(self) -> Figures:
+        figures: Figures = {}
+        for role in self._supervisor.children():
+            pid, state, ends = self._process(role)
+            figures |= {f"{role}-pid": pid, f"{role}-state": state, f"{role}-ends": ends}
         return figures
 
-    def _open_door(self, directory: Path) -> None:
+    def _process(self, role: str) -> tuple[int, str, int]:
+        if role == "parent":
+            return os.getpid(), "ready" if self._state == "running" else self._state, 0
+        child = self._supervisor.children().get(role)
+        if child is None:
+            return 0, "stopped", 0
+        return child.pid, child.life.state.value, child.life.ends_counted
+
+    def _open_door(self) -> None:
         self._control = Control(self._logs, figures=self.figures, leave=self._leave)
         self._commands = Commands(
             self._control,
@@ -109,40 +158,113 @@ class Parent:
         )
         self._door = Door(
             self._logs,
-            directory / "control.sock",
+            self._setting.directory / "control.sock",
             admit=lambda role, pid: self._supervisor.knows(role, pid),
             entered=self._entered,
-            told=self._told,
+            told=self._heard,
             left=self._left,
             perform=self._commands.perform,
         )
         self._loop.add_reader(self._signals.fileno(), self._deliver)
 
-    def _start_children(self, directory: Path, *, single: bool) -> None:
-        self._supervisor: ForkSupervisor | SingleSupervisor
-        if single:
-            self._logs.say(messages.SINGLE)
-            logs = Logs(f"udp-proxy/{self._instance}/reg", self._logs.level)
-            self._supervisor = SingleSupervisor(logs, self._door, given_up=self._give_up)
-        else:
-            self._supervisor = ForkSupervisor(
-                self._logs, self._instance, directory, given_up=self._give_up
-            )
-        life = Life(
-            limit=self._config.crash_limit,
-            window=self._config.crash_window,
-            stop_on_death=self._config.stop_on_child_death,
+    def _join_bus(self, clean_up: contextlib.AsyncExitStack) -> None:
+        service = BusService(
+            self._logs,
+            config=lambda: self._config,
+            figures=self._brief,
+            totals=self._resources.table.totals,
+            process=self._process,
+            perform=self._commands.perform,
         )
-        self._supervisor.start("reg", life)
+        name = f"org.udpproxy1.{self._setting.instance}"
+        self._bus = Bus(
+            name,
+            OBJECTS,
+            service,
+            session=self._setting.session_bus,
+            open_methods=OPEN_METHODS,
+            allowed_group=group_number("udp-proxy"),
+        )
+        self._systemd = Systemd(self._bus, self._setting.instance)
+        connection = asyncio.ensure_future(
+            self._bus.run(
+                joined=lambda: self._logs.say(messages.BUS_READY, name),
+                lost=self._bus_lost,
+            )
+        )
+        clean_up.callback(connection.cancel)
+        clean_up.push_async_callback(self._bus.close)
+
+    def _bus_lost(self, why: str) -> None:
+        # Where nobody promised a bus, its absence is no news.
+        expected = self._setting.mode is Mode.UNITS or self._setting.session_bus
+        self._logs.say(messages.BUS_LOST if expected else messages.BUS_ABSENT, why)
+
+    def _start_children(self) -> None:
+        setting = self._setting
+        self._supervisor: ForkSupervisor | SingleSupervisor | UnitSupervisor
+        match setting.mode:
+            case Mode.SINGLE:
+                self._logs.say(messages.SINGLE)
+                logs = Logs(f"udp-proxy/{setting.instance}/reg", self._logs.level)
+                self._supervisor = SingleSupervisor(logs, self._door, given_up=self._give_up)
+            case Mode.UNITS:
+                self._supervisor = UnitSupervisor(
+                    self._logs,
+                    restarts=self._systemd.restarts,
+                    given_up=self._give_up,
+                    ended=self._child_ended,
+                )
+            case Mode.FORK:
+                self._supervisor = ForkSupervisor(
+                    self._logs,
+                    setting.instance,
+                    setting.directory,
+                    given_up=self._give_up,
+                    ended=self._child_ended,
+                )
+        roles = ("reg", "acr", "apr") if setting.mode is Mode.UNITS else ("reg",)
+        for role in roles:
+            life = Life(
+                limit=self._config.crash_limit,
+                window=self._config.crash_window,
+                stop_on_death=self._config.stop_on_child_death,
+            )
+            self._supervisor.start(role, life)
 
     async def _stop_children(self) -> None:
         await self._supervisor.stop(self._config.stop_timeout)
         self._supervisor.close()
 
     def _last_records(self) -> None:
-        for fields in self._sessions.last_records():
+        if self._kept:
+            self._logs.say(messages.SESSIONS_KEPT, self._resources.table.count_live())
+        else:
+            self._record_all(self._sessions.last_records())
+
+    def _record_all(self, records: Iterable[dict[str, str]]) -> None:
+        for fields in records:
             self._logs.record(session_record.text(fields), fields)
             self._sessions_ended += 1
+
+    def _pulse(self) -> None:
+        """Once a second: a sign of life, the status line, changed properties."""
+        self._timer = self._loop.call_later(1.0, self._pulse)
+        interval = self._notifier.watchdog_interval
+        now = self._loop.time()
+        if interval and now - self._alive_at >= min(interval, 1.0):
+            self._alive_at = now
+            self._notifier.alive()
+        self._logs.flush()
+        told = (self._state, self._resources.table.count_live())
+        if told != self._told:
+            self._told = told
+            self._notifier.status(self._status())
+            self._bus.changed(ROOT, PROXY, {"State", "Sessions"})
+
+    def _status(self) -> str:
+        live, most = self._resources.table.count_live(), self._config.max_sessions
+        return f"{self._state}: listening {len(self._resources.listeners)}, sessions {live}/{most}"
 
     def _deliver(self) -> None:
         for number in self._signals.read():
@@ -162,6 +284,14 @@ class Parent:
             self._broken(self._loop, {"exception": problem})
 
     def _leave(self, why: str) -> None:
+        if self._setting.mode is Mode.UNITS and why.startswith("signal"):
+            self._do(self._leave_or_restart(why))
+        else:
+            self._finish(OK, why)
+
+    async def _leave_or_restart(self, why: str) -> None:
+        """A restart keeps table and sockets in systemd's store; a stop ends every session."""
+        self._kept = await self._systemd.restarts_us()
         self._finish(OK, why)
 
     def _give_up(self, role: str) -> None:
@@ -184,35 +314,46 @@ class Parent:
     def _entered(self, peer: Peer) -> None:
         """A child has come: it gets everything it needs, and then the word to begin."""
         self._peers[peer.role] = peer
-        self._resources.lend_all(peer.link)
-        peer.link.send(wire.Tell("relay", {"level": self._logs.level}))
+        self._supervisor.entered(peer.role, peer.link.peer[0])
+        if peer.role == "reg":
+            self._resources.lend_all(peer.link)
+            peer.link.send(wire.Tell("relay", {"level": self._logs.level}))
 
-    def _told(self, peer: Peer, news: wire.Tell) -> None:
+    def _heard(self, peer: Peer, news: wire.Tell) -> None:
         if news.what != "ready":
+            return
+        self._supervisor.ready(peer.role)
+        if peer.role != "reg":
             return
         self._running.set()
         if self._state == "starting":
             self._state = "running"
+            self._notifier.ready(self._status())
             listening, most = len(self._resources.listeners), self._config.max_sessions
-            self._notifier.ready(f"listening {listening}, at most {most} sessions")
             self._logs.say(messages.READY, listening, most, news.args.get("engine"))
 
     def _left(self, peer: Peer) -> None:
         if self._peers.get(peer.role) is peer:
             del self._peers[peer.role]
-            self._running.clear()
+            self._supervisor.left(peer.role)
+            if peer.role == "reg":
+                self._running.clear()
+
+    def _child_ended(self, role: str, count: int) -> None:
+        self._bus.emit(ROOT, PROXY, "ProcessRestarted", "su", [role, count])
 
     async def _reload(self) -> wire.Plain:
         try:
-            text = load.read_text(self._path)
-            new = load.parse(text, str(self._path), ephemeral=load.ephemeral_ports())
+            path = self._setting.path
+            text = load.read_text(path)
+            new = load.parse(text, str(path), ephemeral=load.ephemeral_ports())
             reload.refuse_restart_keys(self._config, new)
             change = reload.Change(self._resources, new)
         except (ConfigError, InvalidArgument) as problem:
             self._logs.say(messages.RELOAD_FAILED, problem)
             raise InvalidArgument(str(problem)) from None
         old, self._config, self._text = self._config, new, text
-        self._resources.set_text(text, str(self._path))
+        self._resources.set_text(text, str(path))
         self._logs.configure(new.log, keep_level=old.log.level == new.log.level)
         for warning in new.warnings:
             self._logs.say(messages.CONFIG_WARNING, warning)
@@ -224,4 +365,5 @@ class Parent:
         self._logs.say(messages.RELOADED, len(self._resources.listeners), len(new.acls))
         if ended:
             self._logs.say(messages.SESSIONS_WITHDRAWN, ended)
+        self._bus.emit(ROOT, PROXY, "Reloaded", "", [])
         return {"sessions-ended": ended}

@@ -4,19 +4,21 @@ session table and the text of the configuration."""
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import socket
 from ipaddress import ip_address
 
 from udpproxy.config.model import Address, Config
-from udpproxy.engine import pool, sockets
+from udpproxy.engine import sockets
 from udpproxy.engine.interface import ListenerSocket
 from udpproxy.errors import UnitError
+from udpproxy.parent.carriers import Rows
+from udpproxy.parent.memory import TableMemory
+from udpproxy.parent.store import Store
 from udpproxy.process import messages, wire
 from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs
-from udpproxy.session import table
+from udpproxy.session.table import Record, Table
 
 _RECEIVE_BUFFER = 4 << 20
 _SO_RCVBUFFORCE = 33
@@ -61,29 +63,56 @@ def check_descriptors(config: Config, limit: int) -> None:
 class Resources:
     """All of it. Listener numbers are never used twice; a place keeps its number."""
 
-    def __init__(self, logs: Logs, config: Config, text: str, origin: str) -> None:
-        """Makes everything, or raises UnitError and leaves nothing open."""
+    def __init__(
+        self, logs: Logs, config: Config, text: str, origin: str, store: Store | None
+    ) -> None:
+        """What the store has of it, and the rest made; UnitError, and nothing stays open."""
         self._logs = logs
+        self._store = store
         self._numbers = 0
         self.listeners: dict[Place, ListenerSocket] = {}
-        self._carriers: dict[socket.AddressFamily, list[socket.socket]] = {}
-        self._capacity = config.max_sessions
+        self.cut_off: list[Record] = []
+        """Sessions that a smaller table had no place for: they end with our start."""
+        self._rows = Rows(logs, store)
+        self._memory: TableMemory | None = None
         try:
+            self._adopt_listeners(places(config))
             self.bind([place for place in places(config) if place not in self.listeners])
+            self._memory = TableMemory(logs, store, self._rows, config.max_sessions)
+            self.cut_off = self._memory.cut_off
             self.fill_pool(config)
-            self._memfd = os.memfd_create("udp-proxy-sessions", os.MFD_CLOEXEC)
-            os.ftruncate(self._memfd, table.size(self._capacity))
-            memory = mmap.mmap(self._memfd, 0)
-            self.table = table.Table(memoryview(memory), self._capacity, fresh=True)
             self.set_text(text, origin)
         except BaseException:
             self.close()
             raise
+        if store:
+            store.drop_rest()
+
+    @property
+    def table(self) -> Table:
+        """The sessions."""
+        assert self._memory
+        return self._memory.table
 
     def set_text(self, text: str, origin: str) -> None:
         """The configuration that children get from now on."""
         self.generation = generation(text)
         self._text, self._origin = text, origin
+
+    def _adopt_listeners(self, wanted: list[Place]) -> None:
+        for number, sock in (self._store.take_listeners() if self._store else {}).items():
+            self._numbers = max(self._numbers, number)
+            name = sock.getsockname()
+            place = ip_address(name[0].partition("%")[0]), name[1]
+            if place in wanted and place not in self.listeners:
+                self.listeners[place] = ListenerSocket(number, sock, *place)
+            else:
+                self._forget(number, sock)
+
+    def _forget(self, number: int, sock: socket.socket) -> None:
+        sock.close()
+        if self._store:
+            self._store.drop_listener(number)
 
     def bind(self, wanted: list[Place]) -> list[Place]:
         """Listen there, too; all or none. UnitError names the one that failed."""
@@ -97,39 +126,30 @@ class Resources:
         except UnitError:
             self.unbind(made)
             raise
+        if self._store:
+            for place in made:
+                listener = self.listeners[place]
+                self._store.keep_listener(listener.number, listener.socket)
         return made
 
     def unbind(self, unwanted: list[Place]) -> list[int]:
         """Listen there no longer; the listeners' numbers."""
         gone = [self.listeners.pop(place) for place in unwanted]
         for listener in gone:
-            listener.socket.close()
+            self._forget(listener.number, listener.socket)
         return [listener.number for listener in gone]
 
     def fill_pool(self, config: Config) -> list[socket.AddressFamily]:
         """Sockets for every session and family; which families are new."""
-        new = [family for family in families(config) if family not in self._carriers]
-        for family in new:
-            made = self._carriers[family] = []
-            try:
-                for start in range(0, self._capacity, pool.BATCH):
-                    count = min(pool.BATCH, self._capacity - start)
-                    made.append(pool.make_carrier(family, count))
-            except OSError as problem:
-                for carrier in self._carriers.pop(family):
-                    carrier.close()
-                raise UnitError(
-                    "descriptors",
-                    f"only {len(made) * pool.BATCH} of {self._capacity} sockets towards servers "
-                    f"could be made ({problem.strerror}): lower max-sessions or raise the limit",
-                ) from None
-        return new
+        return self._rows.fill(families(config), config.max_sessions)
 
     def lend_all(self, link: Link) -> None:
         """Everything to a child that starts."""
+        assert self._memory
         self.lend_text(link)
-        link.send(wire.Lend("table", [{"capacity": self._capacity}]), [self._memfd])
-        self.lend_carriers(link, list(self._carriers))
+        capacity = self._memory.table.capacity
+        link.send(wire.Lend("table", [{"capacity": capacity}]), [self._memory.descriptor])
+        self.lend_carriers(link, self._rows.families())
         self.lend_listeners(link, list(self.listeners))
 
     def lend_text(self, link: Link) -> None:
@@ -144,13 +164,8 @@ class Resources:
             os.close(memory)
 
     def lend_carriers(self, link: Link, wanted: list[socket.AddressFamily]) -> None:
-        """The pool's sockets of these families, a few hundred in each carrier."""
-        for family in wanted:
-            self._mend(family)
-            fds = [carrier.fileno() for carrier in self._carriers[family]]
-            for start in range(0, len(fds), wire.MOST_DESCRIPTORS):
-                part = fds[start : start + wire.MOST_DESCRIPTORS]
-                link.send(wire.Lend("carriers", [int(family)] * len(part)), part)
+        """The pool's sockets of these families."""
+        self._rows.lend(link, wanted)
 
     def lend_listeners(self, link: Link, wanted: list[Place]) -> None:
         """The sockets of these places."""
@@ -162,24 +177,13 @@ class Resources:
             ]
             link.send(wire.Lend("listeners", items), [one.socket.fileno() for one in part])
 
-    def _mend(self, family: socket.AddressFamily) -> None:
-        """A child that went mad may have read a carrier instead of peeking."""
-        carriers = self._carriers[family]
-        for number, carrier in enumerate(carriers):
-            if not pool.is_full(carrier):
-                self._logs.say(messages.POOL_REMADE, number)
-                carrier.close()
-                count = min(pool.BATCH, self._capacity - number * pool.BATCH)
-                carriers[number] = pool.make_carrier(family, count)
-
     def close(self) -> None:
-        """Nothing stays open."""
-        self.unbind(list(self.listeners))
-        for carriers in self._carriers.values():
-            for carrier in carriers:
-                carrier.close()
-        if hasattr(self, "_memfd"):
-            os.close(self._memfd)
+        """Nothing of ours stays open; the store's duplicates are systemd's."""
+        for listener in self.listeners.values():
+            listener.socket.close()
+        self._rows.close()
+        if self._memory:
+            self._memory.close()
 
 
 def _listening_socket(logs: Logs, address: Address, port: int) -> socket.socket:

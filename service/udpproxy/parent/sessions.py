@@ -52,6 +52,12 @@ class Sessions:
             self._resources.table.add(record)
             self._resources.table.free(slot)
 
+    def cut_off(self) -> Iterator[dict[str, str]]:
+        """Of the sessions that a smaller table had no place for."""
+        now = time.monotonic_ns()
+        for record in self._resources.cut_off:
+            yield session_record.fields(record, self._rule(record), Reason.TERMINATED, now)
+
     def _rule(self, record: Record) -> str:
         if record.generation == self._resources.generation:
             return self._config().acls[record.acl].name

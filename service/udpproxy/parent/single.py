@@ -64,6 +64,15 @@ class SingleSupervisor:
         """By role."""
         return self._inner
 
+    def entered(self, role: str, pid: int) -> None:
+        """Its link: we know it by its process already."""
+
+    def ready(self, role: str) -> None:
+        """It has told us so already."""
+
+    def left(self, role: str) -> None:
+        """Its process tells us more."""
+
     async def stop(self, limit: float) -> None:
         """At once: there is no process to wait for."""
         for inner in self._inner.values():

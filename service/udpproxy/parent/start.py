@@ -12,7 +12,7 @@ from udpproxy.config import load
 from udpproxy.config.model import Config
 from udpproxy.errors import ConfigError, UnitError
 from udpproxy.parent.place import AlreadyRunning, Place, runtime_directory
-from udpproxy.parent.process import INTERNAL, Parent
+from udpproxy.parent.process import INTERNAL, Mode, Parent, Setting
 from udpproxy.parent.resources import check_descriptors, is_local
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs, level_from
@@ -23,7 +23,14 @@ BAD_CONFIG, NO_SYSTEM, RUNS_ALREADY = 78, 71, 75
 """EX_CONFIG, EX_OSERR and EX_TEMPFAIL of sysexits.h."""
 
 
-def run(path: Path, *, single: bool, level: str | None, runtime_dir: Path | None) -> int:
+def run(
+    path: Path,
+    *,
+    mode: Mode,
+    level: str | None = None,
+    runtime_dir: Path | None = None,
+    session_bus: bool = False,
+) -> int:
     """The proxy, in the foreground, to its end."""
     # First of all: from here on no signal kills us on the way.
     signals = Signals()
@@ -37,7 +44,17 @@ def run(path: Path, *, single: bool, level: str | None, runtime_dir: Path | None
     logs = Logs(f"udp-proxy/{instance}")
     try:
         logs.level = level_from(level, config.log.level) if level else config.log.level
-        return _start(path, text, config, instance, logs, signals, single, runtime_dir)
+        if config.singleproc and mode is Mode.FORK:
+            mode = Mode.SINGLE
+        setting = Setting(
+            instance=instance,
+            path=path.absolute(),
+            directory=runtime_directory(instance, runtime_dir),
+            mode=mode,
+            session_bus=session_bus,
+            account=Account(config.user, config.group),
+        )
+        return _start(setting, text, config, logs, signals)
     except AlreadyRunning as problem:
         logs.say(messages.START_FAILED, problem)
         return RUNS_ALREADY
@@ -51,29 +68,17 @@ def run(path: Path, *, single: bool, level: str | None, runtime_dir: Path | None
         logs.close()
 
 
-def _start(
-    path: Path,
-    text: str,
-    config: Config,
-    instance: str,
-    logs: Logs,
-    signals: Signals,
-    single: bool,  # noqa: FBT001 - a plain step of run()
-    runtime_dir: Path | None,
-) -> int:
+def _start(setting: Setting, text: str, config: Config, logs: Logs, signals: Signals) -> int:
     check_descriptors(config, raise_descriptor_limit())
     _refuse_itself(config)
-    account = Account(config.user, config.group)
-    place = Place(runtime_directory(instance, runtime_dir), account)
+    place = Place(setting.directory, setting.account)
     try:
         logs.configure(config.log, keep_level=True)
-        _give_logs(config, account)
-        logs.say(messages.STARTING, __version__, instance)
+        _give_logs(config, setting.account)
+        logs.say(messages.STARTING, __version__, setting.instance)
         for warning in config.warnings:
             logs.say(messages.CONFIG_WARNING, warning)
-        parent = Parent(path, text, config, instance=instance, logs=logs, signals=signals)
-        single = single or config.singleproc
-        return asyncio.run(parent.run(place.directory, account, single=single))
+        return asyncio.run(Parent(setting, text, config, logs=logs, signals=signals).run())
     finally:
         place.leave()
 

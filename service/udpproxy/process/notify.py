@@ -7,8 +7,11 @@ sdnotify would lose others without a word.
 from __future__ import annotations
 
 import os
+import socket
 
 import sdnotify
+
+_PATIENCE = 10.0
 
 
 class Notifier:
@@ -23,6 +26,31 @@ class Notifier:
         microseconds = int(os.environ.pop("WATCHDOG_USEC", "0") or "0")
         self.watchdog_interval = microseconds / 1e6 / 3 if microseconds else None
         """Seconds between two calls of alive(); None: nobody waits for them."""
+
+    def store(self, name: str, descriptor: int) -> None:
+        """Have systemd keep a duplicate over our restarts (FDSTORE, sd_pid_notify_with_fds(3)).
+
+        FDPOLL=0, for one ICMP error would make it throw a polled socket away. May wait for
+        systemd, and that must not fail: what is not stored is lost with us.
+        """
+        self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", [descriptor])
+
+    def unstore(self, name: str) -> None:
+        """Systemd need not keep it any longer."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}", [])
+
+    def _send(self, state: str, descriptors: list[int]) -> None:
+        sock = self._notifier.socket
+        if sock is None:
+            return
+        sock.settimeout(_PATIENCE)
+        try:
+            if descriptors:
+                socket.send_fds(sock, [state.encode()], descriptors)
+            else:
+                sock.send(state.encode())
+        finally:
+            sock.settimeout(0)
 
     def ready(self, status: str) -> None:
         """The work can begin."""

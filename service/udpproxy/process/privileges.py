@@ -75,6 +75,14 @@ class Account:
             raise UnitError("user", "only root can become somebody else") from None
 
 
+def group_number(group: str) -> int | None:
+    """The group's number, None where the system does not know it."""
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        return None
+
+
 def _find_group(group: str) -> int:
     if group.startswith("#"):
         return _number(group)

@@ -120,6 +120,16 @@ def size(capacity: int) -> int:
     return HEADER_SIZE + capacity * RECORD_SIZE
 
 
+def capacity_of(memory: memoryview) -> int:
+    """How many sessions the table that is there can hold; WrongLayout if it is none."""
+    if len(memory) >= HEADER_SIZE:
+        magic, layout, record_size, capacity = _HEADER.unpack_from(memory, 0)
+        known = (magic, layout, record_size) == (MAGIC, LAYOUT, RECORD_SIZE)
+        if known and len(memory) >= size(capacity):
+            return int(capacity)
+    raise WrongLayout("the session table has another layout")
+
+
 class Table:
     """A view of the shared memory; `words` is the same memory as 64-bit numbers."""
 
@@ -133,8 +143,13 @@ class Table:
         if fresh:
             _HEADER.pack_into(memory, 0, MAGIC, LAYOUT, RECORD_SIZE, capacity)
             self.words[NEXT_ID] = 1
-        elif _HEADER.unpack_from(memory, 0) != (MAGIC, LAYOUT, RECORD_SIZE, capacity):
-            raise WrongLayout("the session table has another layout")
+        elif capacity_of(memory) != capacity:
+            raise WrongLayout("the session table has another size")
+
+    def resize(self, capacity: int) -> None:
+        """The memory holds that many, and slots beyond are free."""
+        _HEADER.pack_into(self.memory, 0, MAGIC, LAYOUT, RECORD_SIZE, capacity)
+        self.capacity = capacity
 
     def at(self, slot: int) -> int:
         """The index in `words` of the slot's first word."""

@@ -51,7 +51,8 @@ class Forked:
 
 
 class ForkSupervisor:
-    """Starts and replaces the children; `given_up` is called where that makes no sense."""
+    """Starts and replaces the children; `given_up` is called where that makes no sense,
+    `ended` at each end that nobody asked for."""
 
     def __init__(
         self,
@@ -60,11 +61,13 @@ class ForkSupervisor:
         directory: Path,
         *,
         given_up: Callable[[str], None],
+        ended: Callable[[str, int], None],
     ) -> None:
         self._logs = logs
         self._instance = instance
         self._directory = directory
         self._given_up = given_up
+        self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._children: dict[str, Forked] = {}
         self._notify = self._listen(directory / "notify")
@@ -85,6 +88,15 @@ class ForkSupervisor:
     def children(self) -> dict[str, Forked]:
         """By role."""
         return self._children
+
+    def entered(self, role: str, pid: int) -> None:
+        """Its link: we know it by its process already."""
+
+    def ready(self, role: str) -> None:
+        """It has told us so already."""
+
+    def left(self, role: str) -> None:
+        """Its process tells us more."""
 
     async def stop(self, limit: float) -> None:
         """End all children: asked first, killed and named after `limit` seconds."""
@@ -149,6 +161,7 @@ class ForkSupervisor:
         if asked:
             return
         self._logs.say(messages.CHILD_ENDED, child.role, pid, describe(status), PROCESS=child.role)
+        self._ended(child.role, child.life.ends_counted)
         if what is Do.SPAWN:
             self._spawn(child)
         elif what is Do.GIVE_UP:

@@ -1,0 +1,122 @@
+"""The parent's side of the socket pool: rows of carriers, one row for each family.
+
+A row's carriers hold the sockets of slots 0, 1, 2, ... in order. Rows grow at their end and are
+cut off there; what is in between never moves, for sessions live in it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from udpproxy.engine import pool
+from udpproxy.errors import UnitError
+from udpproxy.parent.store import Store
+from udpproxy.process import messages, wire
+from udpproxy.process.link import Link
+from udpproxy.process.logs import Logs
+
+Family = socket.AddressFamily
+
+
+@dataclass(slots=True)
+class Carrier:
+    """One batch; `count` sockets when it is full."""
+
+    socket: socket.socket
+    count: int
+
+
+class Rows:
+    """All carriers. `store` keeps them over our own restart, where there is one."""
+
+    def __init__(self, logs: Logs, store: Store | None) -> None:
+        """With what the store has."""
+        self._logs = logs
+        self._store = store
+        self._rows: dict[Family, list[Carrier]] = {}
+        for family, row in (store.take_carriers() if store else {}).items():
+            self._rows[family] = [Carrier(sock, count) for sock, count in row]
+
+    def families(self) -> list[Family]:
+        """Those that there are sockets for."""
+        return list(self._rows)
+
+    def fill(self, families: list[Family], capacity: int) -> list[Family]:
+        """Sockets for `capacity` slots of each family; which families are new. UnitError, and
+        none of those, where the system has no more."""
+        new = [family for family in families if family not in self._rows]
+        for family in families:
+            row = self._rows.setdefault(family, [])
+            try:
+                self._grow(family, row, capacity)
+            except OSError as problem:
+                made = sum(carrier.count for carrier in row)
+                for one in new:
+                    self.cut(one, 0)
+                raise UnitError(
+                    "descriptors",
+                    f"only {made} of {capacity} sockets towards servers could be made "
+                    f"({problem.strerror}): lower max-sessions or raise the limit of descriptors",
+                ) from None
+        return new
+
+    def cut(self, family: Family, capacity: int) -> None:
+        """Give back the carriers that no slot below `capacity` needs."""
+        row = self._rows[family]
+        while row and sum(carrier.count for carrier in row[:-1]) >= capacity:
+            carrier = row.pop()
+            carrier.socket.close()
+            if self._store:
+                self._store.drop_carrier(family, len(row), carrier.count)
+        if not row:
+            del self._rows[family]
+
+    def lend(self, link: Link, families: list[Family]) -> None:
+        """To REG, which peeks into them."""
+        for family in families:
+            self._mend(family)
+            fds = [carrier.socket.fileno() for carrier in self._rows[family]]
+            for start in range(0, len(fds), wire.MOST_DESCRIPTORS):
+                part = fds[start : start + wire.MOST_DESCRIPTORS]
+                link.send(wire.Lend("carriers", [int(family)] * len(part)), part)
+
+    def sockets(self, slots: range) -> Iterator[socket.socket]:
+        """Duplicates of the sockets of these slots, of every family."""
+        for row in self._rows.values():
+            first = 0
+            for carrier in row:
+                inside = range(max(first, slots.start), min(first + carrier.count, slots.stop))
+                if inside:
+                    batch = pool.peek_carrier(carrier.socket)
+                    yield from batch[inside.start - first : inside.stop - first]
+                    for sock in batch:
+                        sock.close()
+                first += carrier.count
+
+    def close(self) -> None:
+        """Ours only: what the store has stays there."""
+        for row in self._rows.values():
+            for carrier in row:
+                carrier.socket.close()
+
+    def _grow(self, family: Family, row: list[Carrier], capacity: int) -> None:
+        have = sum(carrier.count for carrier in row)
+        while have < capacity:
+            count = min(pool.BATCH, capacity - have)
+            row.append(Carrier(pool.make_carrier(family, count), count))
+            if self._store:
+                self._store.keep_carrier(family, len(row) - 1, count, row[-1].socket)
+            have += count
+
+    def _mend(self, family: Family) -> None:
+        """A child that went mad may have read a carrier instead of peeking."""
+        for place, carrier in enumerate(self._rows[family]):
+            if not pool.is_full(carrier.socket):
+                self._logs.say(messages.POOL_REMADE, place)
+                carrier.socket.close()
+                carrier.socket = pool.make_carrier(family, carrier.count)
+                if self._store:
+                    self._store.drop_carrier(family, place, carrier.count)
+                    self._store.keep_carrier(family, place, carrier.count, carrier.socket)

@@ -1,0 +1,124 @@
+"""Children that systemd starts as units: we only see them come and go.
+
+systemd replaces them; we count, by the ends of their links, and while one stays away by what
+systemd says of its restarts (a child that dies before it can say hello has no link).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from udpproxy.process import messages
+from udpproxy.process.logs import Logs
+from udpproxy.supervisor.lifecycle import Do, Life, State
+
+PATIENCE = 10.0
+"""Seconds without a child that count as one more end where systemd cannot be asked."""
+
+
+class Unit:
+    """One child as a unit."""
+
+    def __init__(self, role: str, life: Life) -> None:
+        self.role = role
+        self.life = life
+        self.pid = 0
+        self.restarts = 0
+        self.missed_since = 0.0
+
+
+class UnitSupervisor:
+    """`restarts` asks systemd how often it has restarted a role's unit, None: cannot say."""
+
+    def __init__(
+        self,
+        logs: Logs,
+        *,
+        restarts: Callable[[str], Awaitable[int | None]],
+        given_up: Callable[[str], None],
+        ended: Callable[[str, int], None],
+    ) -> None:
+        self._logs = logs
+        self._restarts = restarts
+        self._given_up = given_up
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._units: dict[str, Unit] = {}
+        self._gone = asyncio.Event()
+        self._watch = asyncio.ensure_future(self._look())
+
+    def start(self, role: str, life: Life) -> None:
+        """The unit was started with ours, or will be."""
+        life.start()
+        unit = self._units[role] = Unit(role, life)
+        unit.missed_since = self._loop.time()
+
+    def knows(self, role: str, pid: int) -> bool:
+        """One process in each role, while we want any; the door has checked the user."""
+        unit = self._units.get(role)
+        return unit is not None and unit.pid == 0 and unit.life.state is State.STARTING
+
+    def children(self) -> dict[str, Unit]:
+        """By role."""
+        return self._units
+
+    def entered(self, role: str, pid: int) -> None:
+        """It has said hello."""
+        self._units[role].pid = pid
+
+    def ready(self, role: str) -> None:
+        """It works."""
+        self._units[role].life.ready()
+
+    def left(self, role: str) -> None:
+        """Its link is closed."""
+        unit = self._units[role]
+        pid, unit.pid = unit.pid, 0
+        unit.missed_since = self._loop.time()
+        self._gone.set()
+        if unit.life.state in (State.STARTING, State.READY):
+            self._logs.say(messages.CHILD_ENDED, role, pid, "see its unit's journal", PROCESS=role)
+            self._count(unit)
+
+    async def stop(self, limit: float) -> None:
+        """systemd stops the units with ours; what matters is that REG has let go."""
+        deadline = self._loop.time() + limit
+        for unit in self._units.values():
+            unit.life.stop()
+        while any(unit.pid for unit in self._units.values()):
+            self._gone.clear()
+            try:
+                await asyncio.wait_for(self._gone.wait(), deadline - self._loop.time())
+            except TimeoutError:
+                for unit in self._units.values():
+                    if unit.pid:
+                        self._logs.say(messages.CHILD_LEFT_ALONE, unit.role, unit.pid, limit)
+                return
+
+    def close(self) -> None:
+        """After stop()."""
+        self._watch.cancel()
+
+    def _count(self, unit: Unit) -> None:
+        what = unit.life.exited(self._loop.time())
+        self._ended(unit.role, unit.life.ends_counted)
+        if what is Do.GIVE_UP:
+            self._given_up(unit.role)
+
+    async def _look(self) -> None:
+        """Once a second: has a child that is away died again meanwhile?"""
+        while True:
+            await asyncio.sleep(1.0)
+            for unit in list(self._units.values()):
+                told = await self._restarts(unit.role)
+                if unit.pid or unit.life.state is not State.STARTING:
+                    unit.restarts = told or unit.restarts
+                elif told is not None:
+                    # The end that we saw ourselves, by its link, is among the restarts.
+                    for _ in range(max(0, told - unit.restarts - 1)):
+                        self._count(unit)
+                    unit.restarts = max(unit.restarts, told - 1)
+                elif self._loop.time() - unit.missed_since > PATIENCE:
+                    unit.missed_since = self._loop.time()
+                    self._count(unit)
