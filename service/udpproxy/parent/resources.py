@@ -194,7 +194,9 @@ def _listening_socket(logs: Logs, address: Address, port: int) -> socket.socket:
         sock.bind((str(address), port))
     except OSError as problem:
         sock.close()
-        hint = {13: ": ports below 1024 need root or CAP_NET_BIND_SERVICE"}
+        hint = {
+            13: ": ports below 1024 need root or CAP_NET_BIND_SERVICE (units: see udp-proxy-units(7))"
+        }
         raise UnitError(
             f"listen on {address} port {port}",
             f"{problem.strerror}{hint.get(problem.errno or 0, '')}",

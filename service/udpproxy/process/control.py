@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from udpproxy.errors import InvalidArgument
 from udpproxy.process import messages, signals
-from udpproxy.process.logs import Logs, level_from, level_name
+from udpproxy.process.logs import Damper, Logs, level_from, level_name
 from udpproxy.process.wire import Plain
 
 Figures = dict[str, Plain]
@@ -25,12 +25,16 @@ class Control:
         self._logs = logs
         self._figures = figures
         self._leave = leave
+        self._damper = Damper()
 
     def info(self) -> Figures:
-        """Log the state, and return it."""
+        """Log the state, at most once a second, and return it."""
         figures = self._figures() | {"log-level": level_name(self._logs.level)}
-        text = " ".join(f"{name}={value}" for name, value in figures.items())
-        self._logs.say(messages.INFO, text)
+        # Everybody on the bus may ask, as often as he likes.
+        held = self._damper.passes("info")
+        if held is not None:
+            text = " ".join(f"{name}={value}" for name, value in figures.items())
+            self._logs.say(messages.INFO, text, held)
         return figures
 
     def loglevel(self, word: str) -> str:

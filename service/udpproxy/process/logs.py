@@ -63,12 +63,12 @@ def clean(text: str) -> str:
 
 
 class Logs:
-    """Starts on stderr; configure() says where the log really goes."""
+    """Starts where stderr leads to; configure() says where the log really goes."""
 
     def __init__(self, who: str, level: int = 6) -> None:
         self.who = who
         self.level = level
-        self._sink: Sink = StderrSink(who)
+        self._sink: Sink = _sink(who, LogConfig())
         self._records: Sink | None = None
         self._config: LogConfig | None = None
 

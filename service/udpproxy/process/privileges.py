@@ -8,6 +8,7 @@ import os
 import pwd
 import resource
 import struct
+from pathlib import Path
 
 from udpproxy.errors import UnitError
 
@@ -19,6 +20,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def drop_capabilities() -> None:
     """No capability, none to be had by exec: REG needs nothing but what it is lent."""
+    if _capabilities() == 0:
+        return  # as a unit we never had any, and may not even ask
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     for number in range(64):
         _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
@@ -27,10 +30,21 @@ def drop_capabilities() -> None:
         raise UnitError("capabilities", os.strerror(ctypes.get_errno()))
 
 
+def _capabilities() -> int:
+    """Effective, permitted and inheritable ones, as bits (proc(5))."""
+    bits = 0
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in ("CapInh", "CapPrm", "CapEff"):
+            bits |= int(value, 16)
+    return bits
+
+
 def raise_descriptor_limit() -> int:
     """RLIMIT_NOFILE as high as we may; what it is then."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
 

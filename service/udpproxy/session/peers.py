@@ -51,7 +51,7 @@ def judge(rule: PeerRule, pinned: Endpoint | None, sender: Endpoint, packed: byt
             return Reply.PIN if sender[0] == rule.server[0] else Reply.IGNORE
         case SessionType.ANY_SOCK:
             return Reply.PIN
-        case SessionType.BROADCAST:
+        case SessionType.BROADCAST:  # pragma: no branch - there are no more types
             return Reply.PASS if _in_broadcast(rule, sender, packed) else Reply.IGNORE
 
 

@@ -13,6 +13,8 @@ from udpproxy.process import messages
 from udpproxy.process.logs import Logs
 from udpproxy.supervisor.lifecycle import Do, Life, State
 
+STOP_DELAY = 0.5
+"""Seconds in which our own stop may still follow that of a child: systemd stops all at once."""
 PATIENCE = 10.0
 """Seconds without a child that count as one more end where systemd cannot be asked."""
 
@@ -24,8 +26,11 @@ class Unit:
         self.role = role
         self.life = life
         self.pid = 0
+        self.last_pid = 0
         self.restarts = 0
         self.missed_since = 0.0
+        self.verdict: asyncio.TimerHandle | None = None
+        """Set while it is not known whether its end was part of ours."""
 
 
 class UnitSupervisor:
@@ -57,6 +62,8 @@ class UnitSupervisor:
     def knows(self, role: str, pid: int) -> bool:
         """One process in each role, while we want any; the door has checked the user."""
         unit = self._units.get(role)
+        if unit is not None and unit.verdict is not None:
+            self._judge(unit)  # it is back, so it was not stopped
         return unit is not None and unit.pid == 0 and unit.life.state is State.STARTING
 
     def children(self) -> dict[str, Unit]:
@@ -74,11 +81,24 @@ class UnitSupervisor:
     def left(self, role: str) -> None:
         """Its link is closed."""
         unit = self._units[role]
-        pid, unit.pid = unit.pid, 0
+        unit.last_pid, unit.pid = unit.pid, 0
         unit.missed_since = self._loop.time()
         self._gone.set()
         if unit.life.state in (State.STARTING, State.READY):
-            self._logs.say(messages.CHILD_ENDED, role, pid, "see its unit's journal", PROCESS=role)
+            unit.verdict = self._loop.call_later(STOP_DELAY, self._judge, unit)
+
+    def _judge(self, unit: Unit) -> None:
+        if unit.verdict is not None:
+            unit.verdict.cancel()
+            unit.verdict = None
+        if unit.life.state in (State.STARTING, State.READY):
+            self._logs.say(
+                messages.CHILD_ENDED,
+                unit.role,
+                unit.last_pid,
+                "its unit's journal says how",
+                PROCESS=unit.role,
+            )
             self._count(unit)
 
     async def stop(self, limit: float) -> None:
@@ -99,6 +119,9 @@ class UnitSupervisor:
     def close(self) -> None:
         """After stop()."""
         self._watch.cancel()
+        for unit in self._units.values():
+            if unit.verdict is not None:
+                unit.verdict.cancel()
 
     def _count(self, unit: Unit) -> None:
         what = unit.life.exited(self._loop.time())
@@ -110,7 +133,7 @@ class UnitSupervisor:
         """Once a second: has a child that is away died again meanwhile?"""
         while True:
             await asyncio.sleep(1.0)
-            for unit in list(self._units.values()):
+            for unit in [one for one in self._units.values() if one.verdict is None]:
                 told = await self._restarts(unit.role)
                 if unit.pid or unit.life.state is not State.STARTING:
                     unit.restarts = told or unit.restarts

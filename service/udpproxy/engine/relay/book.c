@@ -1,0 +1,312 @@
+// Which sessions there are, whose they are, when they are due.
+//
+// Expiry costs nothing per datagram: each session has one place in a heap, made from the deadline
+// as it was then, and is looked at again when that moment comes.
+#include "inside.h"
+#include "siphash.h"
+
+// ---- by key: (listener, client, and on wildcards the address the client wrote to) ----
+
+uint64_t key_of(const struct relay *relay, const struct listener *listener,
+                const union address *client, const uint8_t *addressed)
+{
+    uint64_t words[6] = {0};
+    unsigned count = 2;
+    if (!is_v6(client)) {
+        uint32_t address, to = 0;
+        memcpy(&address, &client->v4.sin_addr, 4);
+        if (listener->wildcard)
+            memcpy(&to, addressed, 4);
+        words[0] = address | (uint64_t)client->v4.sin_port << 32;
+        words[1] = listener->index | (uint64_t)to << 32;
+    } else {
+        memcpy(words, &client->v6.sin6_addr, 16);
+        words[2] = client->v6.sin6_port | (uint64_t)client->v6.sin6_scope_id << 32;
+        words[3] = listener->index;
+        count = 4;
+        if (listener->wildcard) {
+            memcpy(words + 4, addressed, 16);
+            count = 6;
+        }
+    }
+    return siphash(relay->key, words, count);
+}
+
+static bool is_key_of(const struct session *session, const struct listener *listener,
+                      const union address *client, const uint8_t *addressed)
+{
+    if (session->listener != listener || !same_endpoint(&session->client, client))
+        return false;
+    if (is_v6(client) && session->client.v6.sin6_scope_id != client->v6.sin6_scope_id)
+        return false;
+    return !listener->wildcard ||
+           memcmp(session->record->addressed, addressed, packed_size(client)) == 0;
+}
+
+struct session *find(struct worker *worker, const struct listener *listener,
+                     const union address *client, const uint8_t *addressed, uint32_t *hash)
+{
+    uint32_t wanted = *hash = (uint32_t)key_of(worker->relay, listener, client, addressed);
+    for (uint32_t at = wanted & worker->mask; worker->cells[at].slot; at = (at + 1) & worker->mask)
+        if (worker->cells[at].hash == wanted) {
+            struct session *session = worker->relay->sessions + worker->cells[at].slot - 1;
+            if (is_key_of(session, listener, client, addressed))
+                return session;
+        }
+    return NULL;
+}
+
+void enter_key(struct worker *worker, struct session *session)
+{
+    uint32_t at = session->hash & worker->mask;
+    while (worker->cells[at].slot)
+        at = (at + 1) & worker->mask;
+    worker->cells[at] = (struct cell){session->hash, slot_of(worker->relay, session) + 1};
+    session->keyed = true;
+}
+
+// Open addressing without tombstones: those that follow move up.
+void leave_key(struct worker *worker, struct session *session)
+{
+    if (!session->keyed)
+        return;
+    session->keyed = false;
+    uint32_t mask = worker->mask, at = session->hash & mask;
+    uint32_t wanted = slot_of(worker->relay, session) + 1;
+    while (worker->cells[at].slot != wanted)
+        at = (at + 1) & mask;
+    for (uint32_t next = (at + 1) & mask; worker->cells[next].slot; next = (next + 1) & mask) {
+        uint32_t home = worker->cells[next].hash & mask;
+        if (((next - home) & mask) >= ((next - at) & mask)) {
+            worker->cells[at] = worker->cells[next];
+            at = next;
+        }
+    }
+    worker->cells[at].slot = 0;
+}
+
+// ---- by deadline: a heap of slots, smallest moment first ----
+
+static uint64_t last_of(const struct session *session)
+{
+    const struct record *record = session->record;
+    return record->last_upload > record->last_download ? record->last_upload
+                                                       : record->last_download;
+}
+
+static uint64_t deadline(const struct session *session)
+{
+    const struct budget *budget = &session->verdict->budget;
+    uint64_t quiet = last_of(session) + budget->idle;
+    uint64_t old = session->record->opened + budget->lifetime;
+    return quiet < old ? quiet : old;
+}
+
+// The heap holds moments beside slots, for a session's deadline moves with every datagram.
+struct due {
+    uint64_t moment;
+    uint32_t slot;
+};
+
+static struct due *heap_of(const struct worker *worker)
+{
+    return (struct due *)worker->due;
+}
+
+static void place(struct worker *worker, uint32_t at, struct due due)
+{
+    heap_of(worker)[at] = due;
+    worker->relay->sessions[due.slot].due_at = at;
+}
+
+static void sift(struct worker *worker, uint32_t at, struct due due)
+{
+    struct due *heap = heap_of(worker);
+    while (at && heap[(at - 1) / 2].moment > due.moment) {
+        place(worker, at, heap[(at - 1) / 2]);
+        at = (at - 1) / 2;
+    }
+    for (;;) {
+        uint32_t child = 2 * at + 1;
+        if (child >= worker->due_count)
+            break;
+        if (child + 1 < worker->due_count && heap[child + 1].moment < heap[child].moment)
+            child++;
+        if (heap[child].moment >= due.moment)
+            break;
+        place(worker, at, heap[child]);
+        at = child;
+    }
+    place(worker, at, due);
+}
+
+void plan(struct worker *worker, struct session *session)
+{
+    struct due due = {deadline(session), slot_of(worker->relay, session)};
+    if (due.moment >= NEVER) {
+        unplan(worker, session);
+        return;
+    }
+    if (session->due_at == NOBODY)
+        session->due_at = worker->due_count++;
+    sift(worker, session->due_at, due);
+}
+
+void unplan(struct worker *worker, struct session *session)
+{
+    uint32_t at = session->due_at;
+    if (at == NOBODY)
+        return;
+    session->due_at = NOBODY;
+    struct due last = heap_of(worker)[--worker->due_count];
+    if (at < worker->due_count)
+        sift(worker, at, last);
+}
+
+// The next session whose time is over, for the caller to close.
+struct session *next_due(struct worker *worker, uint64_t now, enum reason *reason)
+{
+    while (worker->due_count && heap_of(worker)[0].moment <= now) {
+        struct session *session = worker->relay->sessions + heap_of(worker)[0].slot;
+        const struct budget *budget = &session->verdict->budget;
+        if (now >= session->record->opened + budget->lifetime) {
+            *reason = LIFETIME;
+            return session;
+        }
+        if (now >= last_of(session) + budget->idle) {
+            *reason = IDLE;
+            return session;
+        }
+        plan(worker, session);
+    }
+    return NULL;
+}
+
+// ---- without an answer so far, oldest first: what newcomers may replace ----
+
+void list_unanswered(struct worker *worker, struct session *session)
+{
+    uint32_t slot = slot_of(worker->relay, session);
+    session->older = worker->youngest;
+    session->younger = NOBODY;
+    if (worker->youngest == NOBODY)
+        worker->oldest = slot;
+    else
+        worker->relay->sessions[worker->youngest].younger = slot;
+    worker->youngest = slot;
+    session->listed = true;
+}
+
+void unlist_unanswered(struct worker *worker, struct session *session)
+{
+    struct session *sessions = worker->relay->sessions;
+    if (!session->listed)
+        return;
+    session->listed = false;
+    if (session->older == NOBODY)
+        worker->oldest = session->younger;
+    else
+        sessions[session->older].younger = session->younger;
+    if (session->younger == NOBODY)
+        worker->youngest = session->older;
+    else
+        sessions[session->younger].older = session->older;
+}
+
+// ---- by our own port, with the book locked ----
+
+void enter_port(struct relay *relay, struct session *session)
+{
+    uint32_t *first = relay->ports + session->record->source_port;
+    session->same_port = *first;
+    *first = slot_of(relay, session) + 1;
+}
+
+void leave_port(struct relay *relay, struct session *session)
+{
+    uint32_t *link = relay->ports + session->record->source_port;
+    uint32_t slot = slot_of(relay, session) + 1;
+    while (*link && *link != slot)
+        link = &relay->sessions[*link - 1].same_port;
+    if (*link)
+        *link = session->same_port;
+}
+
+static bool is_loopback(const union address *address)
+{
+    if (is_v6(address))
+        return IN6_IS_ADDR_LOOPBACK(&address->v6.sin6_addr);
+    return *(const uint8_t *)&address->v4.sin_addr == 127;
+}
+
+// A datagram that we sent ourselves: answering it would go round for ever.
+bool is_ours(struct relay *relay, const union address *client, const struct listener *listener,
+             const uint8_t *local)
+{
+    static const uint8_t nothing[16];
+    unsigned size = packed_size(client);
+    const void *packed = packed_of(client);
+    for (uint32_t at = relay->ports[port_of(client)]; at; at = relay->sessions[at - 1].same_port) {
+        const struct record *record = relay->sessions[at - 1].record;
+        if (record->server_size == size && memcmp(record->source, packed, size) == 0)
+            return true;
+    }
+    for (uint32_t i = 0; i < relay->listener_count; i++) {
+        const struct listener *other = relay->listeners[i];
+        if (other->gone || other->port != port_of(client) || other->size != size)
+            continue;
+        if (memcmp(other->packed, packed, size) == 0)
+            return true;
+        if (!other->wildcard)
+            continue;
+        const uint8_t *ours = memcmp(local, nothing, size) ? local : listener->packed;
+        if (memcmp(ours, packed, size) == 0 || is_loopback(client))
+            return true;
+    }
+    return false;
+}
+
+// ---- how many sessions each client has, with the book locked ----
+
+void widen(uint8_t wide[16], const void *packed, unsigned size)
+{
+    memset(wide, 0, 16);
+    if (size == 4)
+        wide[10] = wide[11] = 0xff;
+    memcpy(wide + 16 - size, packed, size);
+}
+
+static uint32_t home_of(const struct relay *relay, const uint8_t wide[16])
+{
+    uint64_t words[2];
+    memcpy(words, wide, 16);
+    return (uint32_t)siphash(relay->key, words, 2) & relay->client_mask;
+}
+
+uint32_t *client_count(struct relay *relay, const union address *client)
+{
+    uint8_t wide[16];
+    widen(wide, packed_of(client), packed_size(client));
+    uint32_t at = home_of(relay, wide);
+    while (relay->clients[at].count && memcmp(relay->clients[at].address, wide, 16))
+        at = (at + 1) & relay->client_mask;
+    memcpy(relay->clients[at].address, wide, 16);
+    return &relay->clients[at].count;
+}
+
+void client_left(struct relay *relay, const union address *client)
+{
+    uint32_t *count = client_count(relay, client), mask = relay->client_mask;
+    if (*count == 0 || --*count)
+        return;
+    uint32_t at = (uint32_t)((struct client *)((uint8_t *)count - offsetof(struct client, count)) -
+                             relay->clients);
+    for (uint32_t next = (at + 1) & mask; relay->clients[next].count; next = (next + 1) & mask) {
+        uint32_t home = home_of(relay, relay->clients[next].address);
+        if (((next - home) & mask) >= ((next - at) & mask)) {
+            relay->clients[at] = relay->clients[next];
+            relay->clients[next].count = 0;
+            at = next;
+        }
+    }
+}

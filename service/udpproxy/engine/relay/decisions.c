@@ -1,0 +1,171 @@
+// What the host has decided about first datagrams, so that it is asked once for a whole block of
+// clients: (listener, the leading bits of the client's address, the address it wrote to).
+//
+// The blocks of one configuration do not overlap, so the first that fits is the right one. A
+// decision that does not last is used up by one session. All of it with the book locked.
+#include "inside.h"
+#include "siphash.h"
+
+static void mask_bits(uint8_t wide[16], unsigned bits)
+{
+    for (unsigned i = 0; i < 16; i++) {
+        unsigned kept = bits > i * 8 ? bits - i * 8 : 0;
+        if (kept < 8)
+            wide[i] &= (uint8_t)(0xff00 >> kept);
+    }
+}
+
+static struct decision **bucket_of(struct relay *relay, uint32_t listener, const uint8_t client[16],
+                                   const uint8_t addressed[16], unsigned bits)
+{
+    uint64_t words[5];
+    memcpy(words, client, 16);
+    memcpy(words + 2, addressed, 16);
+    words[4] = listener | (uint64_t)bits << 32;
+    return relay->decisions + (siphash(relay->key, words, 5) & (DECISION_BUCKETS - 1));
+}
+
+static struct decision *look(struct relay *relay, uint32_t listener, const uint8_t client[16],
+                             const uint8_t addressed[16], unsigned bits)
+{
+    struct decision *one = *bucket_of(relay, listener, client, addressed, bits);
+    while (one && (one->listener != listener || one->bits != bits ||
+                   memcmp(one->client, client, 16) || memcmp(one->addressed, addressed, 16)))
+        one = one->next;
+    return one;
+}
+
+struct decision *find_decision(struct relay *relay, const struct listener *listener,
+                               const union address *client, const uint8_t *addressed, uint64_t now)
+{
+    uint8_t wide[16], to[16];
+    widen(wide, packed_of(client), packed_size(client));
+    widen(to, addressed, packed_size(client));
+    for (int bits = LENGTHS - 1; bits >= 0; bits--) {
+        if (!relay->lengths[bits])
+            continue;
+        mask_bits(wide, (unsigned)bits);
+        struct decision *found = look(relay, listener->number, wide, to, (unsigned)bits);
+        if (found && !found->asked && !found->once && found->until <= now) {
+            drop_decision(relay, found);
+            found = NULL;
+        }
+        if (found)
+            return found;
+    }
+    return NULL;
+}
+
+static struct decision *add(struct relay *relay, uint32_t listener, uint8_t client[16],
+                            const uint8_t addressed[16], unsigned bits)
+{
+    mask_bits(client, bits);
+    struct decision *one = look(relay, listener, client, addressed, bits);
+    if (one)
+        drop_decision(relay, one);
+    if (relay->decision_count >= MOST_DECISIONS)
+        forget_decisions(relay, false);
+    one = calloc(1, sizeof *one);
+    if (!one)
+        return NULL;
+    struct decision **bucket = bucket_of(relay, listener, client, addressed, bits);
+    one->listener = listener;
+    one->bits = (uint8_t)bits;
+    memcpy(one->client, client, 16);
+    memcpy(one->addressed, addressed, 16);
+    one->next = *bucket;
+    *bucket = one;
+    relay->decision_count++;
+    relay->lengths[bits]++;
+    return one;
+}
+
+// The host is asked; meanwhile the client's datagrams wait. False: too much waits already.
+bool ask(struct relay *relay, const struct listener *listener, const union address *client,
+         const uint8_t *addressed)
+{
+    uint8_t wide[16], to[16];
+    if (relay->decision_count >= MOST_DECISIONS)
+        forget_decisions(relay, false);
+    struct question *question =
+        relay->decision_count < MOST_DECISIONS ? calloc(1, sizeof *question) : NULL;
+    if (!question)
+        return false;
+    widen(wide, packed_of(client), packed_size(client));
+    widen(to, addressed, packed_size(client));
+    struct decision *one = add(relay, listener->number, wide, to, 128);
+    if (!one) {
+        free(question);
+        return false;
+    }
+    one->asked = true;
+    question->client = *client;
+    question->listener = listener->number;
+    question->addressed_size = (uint8_t)packed_size(client);
+    memcpy(question->addressed, addressed, packed_size(client));
+    *relay->questions_end = question;
+    relay->questions_end = &question->next;
+    relay->notify = true;
+    return true;
+}
+
+void drop_decision(struct relay *relay, struct decision *decision)
+{
+    struct decision **link = bucket_of(relay, decision->listener, decision->client,
+                                       decision->addressed, decision->bits);
+    while (*link != decision)
+        link = &(*link)->next;
+    *link = decision->next;
+    relay->decision_count--;
+    relay->lengths[decision->bits]--;
+    if (decision->denied)
+        decision->denied->decision = NULL;
+    if (decision->verdict)
+        decision->verdict->uses--;
+    free(decision);
+}
+
+// Questions that wait for their answer stay, unless `everything` is to go.
+void forget_decisions(struct relay *relay, bool everything)
+{
+    for (unsigned i = 0; i < DECISION_BUCKETS && relay->decision_count; i++)
+        for (struct decision *one = relay->decisions[i], *next; one; one = next) {
+            next = one->next;
+            if (everything || !one->asked)
+                drop_decision(relay, one);
+        }
+}
+
+// `until` 0: for one session only. `verdict` NULL: refused.
+void relay_answer(struct relay *relay, const struct question *question, struct verdict *verdict,
+                  unsigned bits, uint64_t until)
+{
+    uint8_t wide[16], to[16];
+    pthread_mutex_lock(&relay->book);
+    widen(wide, packed_of(&question->client), packed_size(&question->client));
+    widen(to, question->addressed, question->addressed_size);
+    struct decision *asked = look(relay, question->listener, wide, to, 128);
+    if (asked)
+        drop_decision(relay, asked);
+    if (packed_size(&question->client) == 4)
+        bits += 96;
+    struct decision *one = add(relay, question->listener, wide, to, until && bits < 128 ? bits : 128);
+    if (one) {
+        one->verdict = verdict;
+        one->until = until;
+        one->once = !until;
+        if (verdict)
+            verdict->uses++;
+    }
+    __atomic_add_fetch(&relay->answers, 1, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&relay->book);
+    for (uint32_t i = 0; i < relay->worker_count; i++)
+        wake(relay->workers + i);
+}
+
+void relay_forget(struct relay *relay)
+{
+    pthread_mutex_lock(&relay->book);
+    forget_decisions(relay, false);
+    pthread_mutex_unlock(&relay->book);
+}

@@ -1,0 +1,163 @@
+// What the relay tells the host: a bounded list, read by Python's thread after an eventfd rang.
+//
+// What can be dropped when nobody reads is counted. Ended sessions are no events: they are chained
+// by their slots, so nothing can be lost and nothing can grow.
+#include "inside.h"
+
+enum { MOST_EVENTS = 4096, MOST_EVENT_BYTES = 8 << 20 };
+
+void count_total(struct relay *relay, enum total total, uint64_t amount)
+{
+    __atomic_add_fetch(relay->header + TOTALS_AT + total, amount, __ATOMIC_RELAXED);
+}
+
+void relay_count(struct relay *relay, uint32_t total, uint64_t amount)
+{
+    count_total(relay, total, amount);
+}
+
+// With the book locked; NULL: there is no room, and that is counted.
+struct event *tell(struct relay *relay, enum kind kind, uint32_t size)
+{
+    struct event *event = NULL;
+    if (relay->event_count < MOST_EVENTS && relay->event_bytes + size <= MOST_EVENT_BYTES)
+        event = malloc(sizeof *event + size);
+    if (!event) {
+        relay->events_dropped++;
+        return NULL;
+    }
+    memset(event, 0, sizeof *event);
+    event->kind = kind;
+    event->size = size;
+    event->count = 1;
+    *relay->events_end = event;
+    relay->events_end = &event->next;
+    relay->event_count++;
+    relay->event_bytes += size;
+    relay->notify |= kind != DENIED; // which may wait until somebody looks
+    return event;
+}
+
+void tell_refused(struct worker *worker, enum total counter, const union address *client,
+                  const struct listener *listener)
+{
+    struct relay *relay = worker->relay;
+    count_total(relay, counter, 1);
+    pthread_mutex_lock(&relay->book);
+    struct event *event = tell(relay, REFUSED, 0);
+    if (event) {
+        event->counter = counter;
+        event->who = *client;
+        event->listener = listener->number;
+    }
+    pthread_mutex_unlock(&relay->book);
+}
+
+void tell_failed(struct worker *worker, enum what what, int problem)
+{
+    struct relay *relay = worker->relay;
+    pthread_mutex_lock(&relay->book);
+    struct event *event = tell(relay, FAILED, 0);
+    if (event) {
+        event->what = what;
+        event->problem = problem;
+    }
+    pthread_mutex_unlock(&relay->book);
+}
+
+// Before the datagram is passed on where the host is called at once, else soon after.
+void tell_seen(struct worker *worker, const struct session *session, bool up, const void *data,
+               uint32_t size)
+{
+    struct relay *relay = worker->relay;
+    if (relay->seen) {
+        relay->seen(relay->context, session->id, up, data, size);
+        return;
+    }
+    pthread_mutex_lock(&relay->book);
+    struct event *event = tell(relay, SEEN, size);
+    if (event) {
+        event->session = session->id;
+        event->upload = up;
+        memcpy(event->data, data, size);
+    }
+    pthread_mutex_unlock(&relay->book);
+}
+
+// Once a turn, with the book locked: one system call tells of everything in it.
+void notify(struct relay *relay)
+{
+    uint64_t one = 1;
+    if (relay->notify && !relay->notified) {
+        relay->notified = true;
+        (void)!write(relay->notice, &one, sizeof one);
+    }
+    relay->notify = false;
+}
+
+// The worker has something to look at again.
+void wake(struct worker *worker)
+{
+    uint64_t one = 1;
+    if (__atomic_load_n(&worker->held_count, __ATOMIC_ACQUIRE))
+        (void)!write(worker->wake, &one, sizeof one);
+}
+
+int relay_notice(struct relay *relay)
+{
+    return relay->notice;
+}
+
+// Takes everything there is to tell, and at most so many ended slots.
+void relay_news(struct relay *relay, struct news *news, uint32_t *slots, uint32_t most)
+{
+    uint64_t rung;
+    (void)!read(relay->notice, &rung, sizeof rung);
+    pthread_mutex_lock(&relay->book);
+    relay->notified = false;
+    news->events = relay->events;
+    news->questions = relay->questions;
+    relay->events = NULL;
+    relay->events_end = &relay->events;
+    relay->event_count = 0;
+    relay->event_bytes = 0;
+    relay->questions = NULL;
+    relay->questions_end = &relay->questions;
+    for (struct event *event = news->events; event; event = event->next)
+        if (event->decision) {
+            event->decision->denied = NULL;
+            event->decision = NULL;
+        }
+    news->ended = 0;
+    while (relay->ended != NOBODY && news->ended < most) {
+        slots[news->ended++] = relay->ended;
+        relay->ended = relay->sessions[relay->ended].next;
+    }
+    if (relay->ended != NOBODY) {
+        relay->notify = true;
+        notify(relay);
+    }
+    pthread_mutex_unlock(&relay->book);
+}
+
+void relay_free_news(struct news *news)
+{
+    for (struct event *event = news->events, *next; event; event = next) {
+        next = event->next;
+        free(event);
+    }
+    for (struct question *one = news->questions, *next; one; one = next) {
+        next = one->next;
+        free(one);
+    }
+    news->events = NULL;
+    news->questions = NULL;
+}
+
+void relay_figures(struct relay *relay, struct relay_figures *figures)
+{
+    figures->segmentation = (uint64_t)__atomic_load_n(&relay->segmentation, __ATOMIC_RELAXED);
+    figures->unsegmented = __atomic_load_n(&relay->unsegmented, __ATOMIC_RELAXED);
+    figures->waiting_dropped = __atomic_load_n(&relay->waiting_dropped, __ATOMIC_RELAXED);
+    figures->events_dropped = __atomic_load_n(&relay->events_dropped, __ATOMIC_RELAXED);
+}

@@ -1,0 +1,279 @@
+// What the relay's own files know of each other.
+//
+// Locks. A worker's lock guards everything of that worker and of its sessions; the relay's `book`
+// guards what workers share: free slots, clients' counts, ports, decisions, events. Order: worker,
+// then book; never two workers, except by trying. Nobody waits for the network or for Python
+// while holding one.
+#ifndef UDPPROXY_INSIDE_H
+#define UDPPROXY_INSIDE_H
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "relay.h"
+#include "table.h"
+
+enum {
+    BATCH = 64,      // datagrams read from a listener, or gathered for the clients, at a time
+    BURST = 32,      // datagrams read from a session at a time
+    PATIENCE = 16,   // a session that had nothing more is read singly for so many turns
+    LARGEST = 65535, // no datagram is larger, so a receive of this size truncates nothing
+    // Not a power of two: buffers must not share the same few lines of the cache.
+    STRIDE = 65536 + 4096 + 192,
+    CONTROL = 64,
+    NOBODY = UINT32_MAX,
+};
+
+struct listener {
+    uint32_t number, index;
+    uint16_t port;
+    bool wildcard, gone;
+    uint8_t size, packed[16];
+    sa_family_t family;
+    int fds[]; // one for each worker
+};
+
+enum life { UNUSED, TAKEN, LIVE, ENDED };
+
+struct session {
+    uint64_t id;
+    struct record *record;
+    struct verdict *verdict;
+    struct worker *worker;
+    struct listener *listener;
+    union address client;
+    int fd;
+    uint32_t hash;
+    uint32_t due_at;          // its place in the worker's heap, NOBODY: none
+    uint32_t older, younger;  // among those without an answer
+    uint32_t next;            // ended, or of the same port of ours
+    uint32_t same_port;
+    uint32_t turn;            // when it was served last
+    uint32_t gathered_bytes;  // replies that are not sent yet
+    uint16_t gathered;
+    uint8_t life, reason, patience;
+    uint8_t polled[2];        // by which worker + 1, for each family
+    bool plain, pinned, keyed, answered, listed, careful_up, careful_down, singly;
+};
+
+struct cell {
+    uint32_t hash, slot; // slot + 1; 0: empty
+};
+
+// A datagram that waits for a decision or a slot.
+struct held {
+    struct held *next;
+    struct listener *listener;
+    union address client;
+    uint8_t addressed[16], local[16];
+    uint32_t interface, size;
+    bool asked;
+    uint8_t data[];
+};
+
+// Replies on their way to clients.
+struct outgoing {
+    uint32_t count, used; // messages; buffers
+    struct session *who[BATCH];
+    struct iovec iov[BATCH];
+    uint8_t *buffers;
+};
+
+struct worker {
+    pthread_mutex_t lock, door;
+    struct relay *relay;
+    uint32_t number, turn;
+    int epoll, wake;
+    bool running;
+    pthread_t thread;
+    uint64_t now;
+    struct cell *cells;
+    uint32_t mask;
+    uint32_t *due, due_count;
+    uint32_t oldest, youngest; // without an answer
+    struct held *held, **held_end;
+    uint32_t held_count, answers_seen;
+    size_t held_bytes;
+    uint8_t *in;
+    struct outgoing out;
+};
+
+struct client {
+    uint8_t address[16];
+    uint32_t count;
+};
+
+struct decision {
+    struct decision *next;
+    struct event *denied;
+    struct verdict *verdict;
+    uint64_t until;
+    uint32_t listener;
+    uint8_t client[16], addressed[16], bits;
+    bool asked, once;
+};
+
+enum { DECISION_BUCKETS = 1 << 14, MOST_DECISIONS = 1 << 16, LENGTHS = 129 };
+
+struct relay {
+    struct record *records;
+    uint64_t *header;
+    struct session *sessions;
+    uint32_t capacity, worker_count, per_client;
+    bool evict;
+    uint32_t live;
+    struct worker *workers;
+    int *sockets[2]; // IPv4, IPv6: by slot, -1: none
+    struct listener **listeners;
+    uint32_t listener_count;
+    uint64_t key[2];
+    int stop, watched, openings, segmentation;
+    uint64_t unsegmented, waiting_dropped, events_dropped;
+    seen seen;
+    void *context;
+
+    pthread_mutex_t book;
+    uint32_t *free, free_count;
+    uint32_t ended, ended_last, ended_count;
+    uint32_t *ports; // our own: the first session of each
+    struct client *clients;
+    uint32_t client_mask;
+    struct decision **decisions;
+    uint32_t decision_count, lengths[LENGTHS], answers;
+    struct verdict **verdicts;
+    uint32_t verdict_count;
+    struct event *events, **events_end;
+    uint32_t event_count;
+    size_t event_bytes;
+    struct question *questions, **questions_end;
+    int notice;
+    bool notified, notify;
+};
+
+static inline uint32_t slot_of(const struct relay *relay, const struct session *session)
+{
+    return (uint32_t)(session - relay->sessions);
+}
+
+static inline bool is_v6(const union address *address)
+{
+    return address->any.sa_family == AF_INET6;
+}
+
+static inline socklen_t length_of(const union address *address)
+{
+    return is_v6(address) ? sizeof address->v6 : sizeof address->v4;
+}
+
+static inline uint16_t port_of(const union address *address)
+{
+    return ntohs(is_v6(address) ? address->v6.sin6_port : address->v4.sin_port);
+}
+
+static inline unsigned packed_size(const union address *address)
+{
+    return is_v6(address) ? 16 : 4;
+}
+
+static inline const void *packed_of(const union address *address)
+{
+    return is_v6(address) ? (const void *)&address->v6.sin6_addr
+                          : (const void *)&address->v4.sin_addr;
+}
+
+static inline bool same_endpoint(const union address *one, const union address *other)
+{
+    return one->any.sa_family == other->any.sa_family && port_of(one) == port_of(other) &&
+           memcmp(packed_of(one), packed_of(other), packed_size(one)) == 0;
+}
+
+uint64_t clock_now(void);
+
+// sockets.c
+void make_address(union address *address, const uint8_t *packed, unsigned size, uint16_t port,
+                  uint32_t scope);
+int attach(int fd, const struct verdict *verdict, union address *own);
+int fix_peer(int fd, const union address *peer);
+void reset_socket(int fd, bool plain);
+uint32_t take_errors(int fd);
+uint32_t socket_drops(int fd);
+bool means_unreachable(int problem);
+
+// book.c: which sessions there are
+uint64_t key_of(const struct relay *relay, const struct listener *listener,
+                const union address *client, const uint8_t *addressed);
+struct session *find(struct worker *worker, const struct listener *listener,
+                     const union address *client, const uint8_t *addressed, uint32_t *hash);
+void enter_key(struct worker *worker, struct session *session);
+void leave_key(struct worker *worker, struct session *session);
+void plan(struct worker *worker, struct session *session);
+void unplan(struct worker *worker, struct session *session);
+struct session *next_due(struct worker *worker, uint64_t now, enum reason *reason);
+void list_unanswered(struct worker *worker, struct session *session);
+void unlist_unanswered(struct worker *worker, struct session *session);
+void enter_port(struct relay *relay, struct session *session);
+void leave_port(struct relay *relay, struct session *session);
+bool is_ours(struct relay *relay, const union address *client, const struct listener *listener,
+             const uint8_t *local);
+void widen(uint8_t wide[16], const void *packed, unsigned size);
+uint32_t *client_count(struct relay *relay, const union address *client);
+void client_left(struct relay *relay, const union address *client);
+
+// decisions.c, with the book locked
+struct decision *find_decision(struct relay *relay, const struct listener *listener,
+                               const union address *client, const uint8_t *addressed, uint64_t now);
+bool ask(struct relay *relay, const struct listener *listener, const union address *client,
+         const uint8_t *addressed);
+void drop_decision(struct relay *relay, struct decision *decision);
+void forget_decisions(struct relay *relay, bool everything);
+
+// events.c
+struct event *tell(struct relay *relay, enum kind kind, uint32_t size);
+void tell_refused(struct worker *worker, enum total counter, const union address *client,
+                  const struct listener *listener);
+void tell_failed(struct worker *worker, enum what what, int problem);
+void tell_seen(struct worker *worker, const struct session *session, bool upload, const void *data,
+               uint32_t size);
+void notify(struct relay *relay);
+void wake(struct worker *worker);
+void count_total(struct relay *relay, enum total total, uint64_t amount);
+
+// sessions.c: births and deaths
+struct first {
+    struct listener *listener;
+    const union address *client;
+    const uint8_t *addressed, *local;
+    uint32_t interface, hash;
+};
+struct session *open_session(struct worker *worker, const struct first *first,
+                             struct verdict *verdict, uint32_t slot);
+void close_session(struct worker *worker, struct session *session, enum reason reason);
+void be_careful(struct relay *relay, struct session *session);
+bool unreachable(struct worker *worker, struct session *session);
+void lost(struct worker *worker, struct session *session, enum what what, int problem);
+bool is_icmp(struct session *session, int problem);
+
+// first.c: datagrams without a session
+void take_first(struct worker *worker, const struct first *first, const void *data, uint32_t size,
+                bool asked);
+void retry_held(struct worker *worker);
+void drop_held(struct worker *worker, const struct listener *listener);
+
+// upload.c, download.c, segments.c
+void read_clients(struct worker *worker, struct listener *listener);
+bool upload(struct worker *worker, struct session *session, const void *data, uint32_t size);
+uint32_t upload_run(struct worker *worker, struct session *session, struct iovec *iov,
+                    uint32_t count);
+void read_server(struct worker *worker, struct session *session);
+void flush(struct worker *worker);
+bool may_segment(const struct relay *relay, const struct session *session);
+uint32_t run_of(const struct iovec *iov, uint32_t count);
+void add_segment(struct msghdr *message, uint8_t *control, size_t size);
+void refuse_segments(struct relay *relay, struct session *session);
+
+#endif

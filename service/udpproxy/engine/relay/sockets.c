@@ -1,0 +1,190 @@
+// The sockets towards servers: lent by the parent, one for each slot and family (engine/pool.py).
+#include "inside.h"
+
+#include <linux/errqueue.h>
+#include <netinet/ip.h>
+
+#ifndef SO_MEMINFO
+#define SO_MEMINFO 55
+#endif
+enum { MOST_DRAINED = 10000, DROPS_WORD = 8, MEMINFO_WORDS = 9 };
+
+void make_address(union address *address, const uint8_t *packed, unsigned size, uint16_t port,
+                  uint32_t scope)
+{
+    memset(address, 0, sizeof *address);
+    if (size == 4) {
+        address->v4.sin_family = AF_INET;
+        address->v4.sin_port = htons(port);
+        memcpy(&address->v4.sin_addr, packed, 4);
+    } else {
+        address->v6.sin6_family = AF_INET6;
+        address->v6.sin6_port = htons(port);
+        address->v6.sin6_scope_id = scope;
+        memcpy(&address->v6.sin6_addr, packed, 16);
+    }
+}
+
+// connect(2) to AF_UNSPEC dissolves the association and gives the port back.
+static void disconnect(int fd)
+{
+    struct sockaddr_in6 nobody = {.sin6_family = AF_UNSPEC};
+    (void)!connect(fd, (struct sockaddr *)&nobody, sizeof nobody);
+}
+
+static void drain(int fd)
+{
+    char byte;
+    for (int i = 0; i < MOST_DRAINED; i++)
+        // A pending error is reported once, then cleared.
+        if (recv(fd, &byte, 1, MSG_DONTWAIT) < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            return;
+}
+
+static void report_errors(int fd, int on)
+{
+    int domain = 0;
+    socklen_t size = sizeof domain;
+    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size);
+    if (domain == AF_INET6)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_RECVERR, &on, sizeof on);
+    else
+        setsockopt(fd, IPPROTO_IP, IP_RECVERR, &on, sizeof on);
+}
+
+static void allow_broadcast(int fd, int on)
+{
+    setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &on, sizeof on);
+}
+
+static int name_of(int fd, union address *name)
+{
+    socklen_t size = sizeof *name;
+    return getsockname(fd, &name->any, &size);
+}
+
+static int associate(int fd, const union address *server)
+{
+    return connect(fd, &server->any, length_of(server));
+}
+
+// Only the server may reply from now on.
+static int attach_connected(int fd, const union address *server, union address *own)
+{
+    if (associate(fd, server))
+        return -1;
+    // The kernel picks the port a moment before it notes the peer: whoever hit that moment is
+    // thrown away, for we have sent nothing that could be answered.
+    drain(fd);
+    return name_of(fd, own);
+}
+
+// Anybody may reply; `own` is our end as the server will see it.
+static int attach_open(int fd, const union address *server, bool broadcast, union address *own)
+{
+    union address any = {0}, bound;
+    if (broadcast)
+        allow_broadcast(fd, 1);
+    if (associate(fd, server) || name_of(fd, own))
+        return -1;
+    disconnect(fd);
+    any.any.sa_family = server->any.sa_family;
+    if (bind(fd, &any.any, length_of(&any)))
+        return -1;
+    report_errors(fd, 1);
+    if (name_of(fd, &bound))
+        return -1;
+    if (is_v6(own))
+        own->v6.sin6_port = bound.v6.sin6_port;
+    else
+        own->v4.sin_port = bound.v4.sin_port;
+    return 0;
+}
+
+int attach(int fd, const struct verdict *verdict, union address *own)
+{
+    if (verdict->type == NORMAL || verdict->type == ONE_WAY)
+        return attach_connected(fd, &verdict->server, own);
+    return attach_open(fd, &verdict->server, verdict->type == BROADCAST, own);
+}
+
+// From now on only `peer` may reply; what others sent before still has to be judged.
+int fix_peer(int fd, const union address *peer)
+{
+    if (associate(fd, peer))
+        return -1;
+    report_errors(fd, 0);
+    take_errors(fd);
+    return 0;
+}
+
+// As it was made: no port, no peer, nothing waiting, no option left on.
+void reset_socket(int fd, bool plain)
+{
+    disconnect(fd);
+    if (!plain) {
+        report_errors(fd, 0);
+        allow_broadcast(fd, 0);
+        take_errors(fd);
+    }
+    drain(fd);
+}
+
+// Empty the error queue; how many errors were told of by ICMP, not by our own system.
+uint32_t take_errors(int fd)
+{
+    uint32_t count = 0;
+    for (;;) {
+        union {
+            struct cmsghdr align;
+            uint8_t bytes[512];
+        } control;
+        char byte;
+        struct iovec iov = {&byte, 1};
+        struct msghdr message = {
+            .msg_iov = &iov,
+            .msg_iovlen = 1,
+            .msg_control = &control,
+            .msg_controllen = sizeof control,
+        };
+        if (recvmsg(fd, &message, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
+            return count;
+        for (struct cmsghdr *part = CMSG_FIRSTHDR(&message); part;
+             part = CMSG_NXTHDR(&message, part)) {
+            struct sock_extended_err told;
+            if (part->cmsg_len < CMSG_LEN(sizeof told))
+                continue;
+            memcpy(&told, CMSG_DATA(part), sizeof told);
+            if (told.ee_origin != SO_EE_ORIGIN_LOCAL) {
+                count++;
+                break;
+            }
+        }
+    }
+}
+
+uint32_t socket_drops(int fd)
+{
+    uint32_t words[MEMINFO_WORDS] = {0};
+    socklen_t size = sizeof words;
+    getsockopt(fd, SOL_SOCKET, SO_MEMINFO, words, &size);
+    return words[DROPS_WORD];
+}
+
+// What an ICMP message can make of the next call on a connected socket (icmp(7), icmp.c).
+bool means_unreachable(int problem)
+{
+    switch (problem) {
+    case ECONNREFUSED:
+    case EHOSTUNREACH:
+    case ENETUNREACH:
+    case EHOSTDOWN:
+    case ENONET:
+    case ENOPROTOOPT:
+    case EACCES:
+    case EPROTO:
+        return true;
+    default:
+        return false;
+    }
+}

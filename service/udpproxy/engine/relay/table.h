@@ -1,0 +1,85 @@
+// The session table as session/table.py lays it out; tests/unit/test_native_layout.py compares.
+//
+// Rules, as there: a record is valid while its sequence number is even; counters and times are
+// single aligned words, written in place. Totals have more than one writer, so they are added to
+// atomically.
+#ifndef UDPPROXY_TABLE_H
+#define UDPPROXY_TABLE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+enum { HEADER_SIZE = 4096, RECORD_SIZE = 256, NEXT_ID = 5, TOTALS_AT = 16 };
+
+// In the order of TOTALS.
+enum total {
+    SESSIONS_OPENED,
+    SESSIONS_ENDED,
+    REFUSED_BY_ACL,
+    REFUSED_TABLE_FULL,
+    REFUSED_PER_CLIENT,
+    REFUSED_NO_PORT,
+    REFUSED_OWN_SOCKET,
+    EVICTED,
+    UPLOAD_DATAGRAMS,
+    UPLOAD_BYTES,
+    DOWNLOAD_DATAGRAMS,
+    DOWNLOAD_BYTES,
+    STRAY_REPLIES,
+    ICMP_ERRORS,
+    SEND_ERRORS,
+    DROPS_LISTENERS,
+    DROPS_SESSIONS,
+    RECORDS_DROPPED,
+    TOTALS
+};
+
+enum state { FREE, OPENING, OPEN, UPLOAD_CLOSED, CLOSING };
+
+struct record {
+    uint64_t sequence;
+    uint64_t id;
+    uint8_t state, type, client_size, server_size;
+    uint32_t acl;
+    uint64_t generation;
+    uint32_t listener;
+    uint16_t client_port, server_port, source_port, peer_port;
+    uint8_t pinned, unused[3];
+    uint8_t client[16], addressed[16], local[16], server[16], peer[16], source[16];
+    uint32_t interface, scope;
+    uint64_t opened, opened_wall;
+    uint64_t last_upload, uploads, upload_bytes;
+    uint64_t last_download, downloads, download_bytes;
+    uint64_t stray, icmp, send_errors, drops_base;
+    uint64_t spare;
+};
+
+_Static_assert(sizeof(struct record) == RECORD_SIZE, "a record has its size");
+_Static_assert(offsetof(struct record, last_upload) == 21 * 8, "what changes stands together");
+_Static_assert(offsetof(struct record, drops_base) == 30 * 8, "what changes stands together");
+
+// Between these two a reader sees a half-written record.
+static inline void begin_change(struct record *record)
+{
+    __atomic_store_n(&record->sequence, record->sequence | 1, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+static inline void end_change(struct record *record)
+{
+    __atomic_store_n(&record->sequence, record->sequence + 1, __ATOMIC_RELEASE);
+}
+
+// A word that somebody may be reading; compiles to a plain store.
+static inline void put(uint64_t *word, uint64_t value)
+{
+    __atomic_store_n(word, value, __ATOMIC_RELAXED);
+}
+
+static inline void more(uint64_t *word, uint64_t amount)
+{
+    put(word, *word + amount);
+}
+
+#endif

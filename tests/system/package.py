@@ -1,0 +1,90 @@
+"""The .deb of the working tree, built inside a machine of the release that it is for.
+
+Built once for each state of the tree: build/deb/RELEASE/ has it, with what lintian said.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from system.machine import Machine
+
+ROOT = Path(__file__).parents[2]
+STORE = ROOT / "build" / "deb"
+_BUILD = ("dpkg-buildpackage", "-us", "-uc", "-b")
+_LINTIAN = ("lintian", "--allow-root", "--profile", "debian", "--pedantic", "--fail-on")
+_SEVERITIES = "error,warning,pedantic"
+
+
+@dataclass(frozen=True)
+class Package:
+    """One build: the binary package, and lintian's complaints about it."""
+
+    path: Path
+    lintian: str
+
+
+def build(release: str, builder_root: Path, *, version: str | None = None) -> Package:
+    """The package of `release`; `version` instead of the changelog's own, for an upgrade."""
+    target = STORE / release / f"{_state()}{version or ''}"
+    (STORE / release).mkdir(parents=True, exist_ok=True)
+    with (STORE / release / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            _build(release, builder_root, target, version)
+    (deb,) = target.glob("udp-proxy_*.deb")
+    return Package(deb, (target / "lintian").read_text())
+
+
+def _files() -> list[Path]:
+    words = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in sorted(listed.split("\0")) if name]
+
+
+def _state() -> str:
+    digest = hashlib.sha256()
+    for path in _files():
+        inside = path.relative_to(ROOT)
+        packaged = inside.parts[0] in ("service", "dbus", "units", "debian", "man", "examples")
+        if path.is_file() and (packaged or len(inside.parts) == 1):
+            digest.update(f"{inside}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _build(release: str, builder_root: Path, target: Path, version: str | None) -> None:
+    with tempfile.TemporaryDirectory() as work:
+        source = Path(work) / "udp-proxy"
+        for path in _files():
+            if path.exists():
+                copy = source / path.relative_to(ROOT)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, copy, follow_symlinks=False)
+        if version:
+            changelog = source / "debian" / "changelog"
+            first, rest = changelog.read_text().split("\n", 1)
+            upgraded = first.replace(first[first.index("(") : first.index(")") + 1], f"({version})")
+            changelog.write_text(f"{upgraded}\n{rest}")
+        with Machine(builder_root, f"{release}-build") as machine:
+            machine.put(source, "/build/udp-proxy")
+            machine.run(*_BUILD, cwd="/build/udp-proxy", timeout=600)
+            said = machine.run(
+                *_LINTIAN, _SEVERITIES, *_changes(machine), cwd="/build", check=False
+            )
+            finished = Path(work) / "finished"
+            finished.mkdir()
+            (finished / "lintian").write_text(said.stdout + said.stderr)
+            for deb in machine.path("/build").glob("udp-proxy_*.deb"):
+                shutil.copy2(deb, finished)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(finished, target)
+
+
+def _changes(machine: Machine) -> list[str]:
+    return [path.name for path in machine.path("/build").glob("*.changes")]
