@@ -44,11 +44,50 @@ class Verdict:
     close_on_unreachable: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The third answer of Host.decide: a name is not known yet. To an engine all of it is opaque:
+    it hands the object back with the datagram, in Host.wait."""
+
+    kind: str
+    """"client": the client's name is asked for; "server": the server's address."""
+    name: str
+    acl: int
+    generation: int
+    rule: str
+    type: SessionType
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a client's datagram came in, as an engine needs it back in Engine.inject. The address
+    written to, the one to answer from (both packed) and the receiving interface's number."""
+
+    addressed: bytes
+    local: bytes
+    interface: int
+
+
 class Host(Protocol):
     """REG, as an engine sees it. None of these may block."""
 
-    def decide(self, listener: ListenerSocket, client: str, addressed: str) -> Verdict | None:
-        """None: refused, and the host has counted and logged it."""
+    def decide(
+        self, listener: ListenerSocket, client: str, addressed: str
+    ) -> Verdict | Wait | None:
+        """None: refused, and the host has counted and logged it. Wait: hand the datagram to
+        wait() and forget it; nothing of the session exists so far."""
+
+    def wait(
+        self,
+        waiting: Wait,
+        listener: ListenerSocket,
+        client: tuple[str, int],
+        way: Way,
+        data: bytes,
+    ) -> None:
+        """A datagram for which decide() has just said `waiting`. The host keeps it (or drops and
+        counts it) and calls Engine.inject when the answer is there or the time is over."""
 
     def decided(self, record: Record) -> Verdict | None:
         """The verdict for a session found in the table; None: no longer accepted."""
@@ -109,8 +148,20 @@ class Engine(Protocol):
     def reconsider(self) -> int:
         """The rules have changed: ask the host about every session; how many ended."""
 
-    def kill(self, number: int) -> bool:
+    def kill(self, number: int, reason: Reason = Reason.KILLED) -> bool:
         """End one session; False: there is none of that number."""
+
+    def inject(
+        self, listener: int, client: tuple[str, int], way: Way, datagrams: list[bytes]
+    ) -> None:
+        """Treat these, which Host.wait got, as if they came now, in this order: known session,
+        else decide() (which may say Wait again). A listener that is gone: they are dropped."""
+
+    def redirect(self, number: int, server: tuple[str, int]) -> bool:
+        """The session goes on to another server (its name has another address): a fresh port
+        towards it, a pinned peer is forgotten, limits and counters go on, the table's record
+        shows the new server. Where the system refuses, the session ends as `error`. False: there
+        is none of that number."""
 
     def work(self, now: int) -> int | None:
         """Expire what is due and do what is done now and then. Returns when to call again, in

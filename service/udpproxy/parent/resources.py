@@ -3,6 +3,7 @@ session table and the text of the configuration."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
@@ -22,6 +23,7 @@ from udpproxy.session.table import Record, Table
 
 _RECEIVE_BUFFER = 4 << 20
 _SO_RCVBUFFORCE = 33
+_LOW_PORT = ": ports below 1024 need root or CAP_NET_BIND_SERVICE, see udp-proxy-units(7)"
 _SPARE = 64
 """Descriptors beside sockets: links, logs, the interpreter's own."""
 
@@ -194,13 +196,8 @@ def _listening_socket(logs: Logs, address: Address, port: int) -> socket.socket:
         sock.bind((str(address), port))
     except OSError as problem:
         sock.close()
-        hint = {
-            13: ": ports below 1024 need root or CAP_NET_BIND_SERVICE (units: see udp-proxy-units(7))"
-        }
-        raise UnitError(
-            f"listen on {address} port {port}",
-            f"{problem.strerror}{hint.get(problem.errno or 0, '')}",
-        ) from None
+        hint = _LOW_PORT if problem.errno == errno.EACCES and port < 1024 else ""
+        raise UnitError(f"listen on {address} port {port}", f"{problem.strerror}{hint}") from None
     size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
     if size < _RECEIVE_BUFFER:
         logs.say(messages.RECEIVE_BUFFER, f"{address} port {port}", size, _RECEIVE_BUFFER)

@@ -102,26 +102,15 @@ static uint64_t deadline(const struct session *session)
     return quiet < old ? quiet : old;
 }
 
-// The heap holds moments beside slots, for a session's deadline moves with every datagram.
-struct due {
-    uint64_t moment;
-    uint32_t slot;
-};
-
-static struct due *heap_of(const struct worker *worker)
-{
-    return (struct due *)worker->due;
-}
-
 static void place(struct worker *worker, uint32_t at, struct due due)
 {
-    heap_of(worker)[at] = due;
+    worker->due[at] = due;
     worker->relay->sessions[due.slot].due_at = at;
 }
 
 static void sift(struct worker *worker, uint32_t at, struct due due)
 {
-    struct due *heap = heap_of(worker);
+    struct due *heap = worker->due;
     while (at && heap[(at - 1) / 2].moment > due.moment) {
         place(worker, at, heap[(at - 1) / 2]);
         at = (at - 1) / 2;
@@ -158,16 +147,21 @@ void unplan(struct worker *worker, struct session *session)
     if (at == NOBODY)
         return;
     session->due_at = NOBODY;
-    struct due last = heap_of(worker)[--worker->due_count];
+    struct due last = worker->due[--worker->due_count];
     if (at < worker->due_count)
         sift(worker, at, last);
+}
+
+uint64_t first_due(const struct worker *worker)
+{
+    return worker->due_count ? worker->due[0].moment : NEVER;
 }
 
 // The next session whose time is over, for the caller to close.
 struct session *next_due(struct worker *worker, uint64_t now, enum reason *reason)
 {
-    while (worker->due_count && heap_of(worker)[0].moment <= now) {
-        struct session *session = worker->relay->sessions + heap_of(worker)[0].slot;
+    while (worker->due_count && worker->due[0].moment <= now) {
+        struct session *session = worker->relay->sessions + worker->due[0].slot;
         const struct budget *budget = &session->verdict->budget;
         if (now >= session->record->opened + budget->lifetime) {
             *reason = LIFETIME;

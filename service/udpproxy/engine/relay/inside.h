@@ -26,6 +26,7 @@ enum {
     // Not a power of two: buffers must not share the same few lines of the cache.
     STRIDE = 65536 + 4096 + 192,
     CONTROL = 64,
+    TOGETHER = 64000, // bytes in a run of datagrams that are handed over in one go
     NOBODY = UINT32_MAX,
 };
 
@@ -84,6 +85,21 @@ struct outgoing {
     uint8_t *buffers;
 };
 
+// The heap holds moments beside slots, for a session's deadline moves with every datagram.
+struct due {
+    uint64_t moment;
+    uint32_t slot;
+};
+
+// What recvmmsg fills.
+struct incoming {
+    struct mmsghdr messages[BATCH];
+    struct iovec iov[BATCH];
+    union address clients[BATCH];
+    _Alignas(struct cmsghdr) uint8_t control[BATCH][CONTROL];
+    uint8_t *buffers;
+};
+
 struct worker {
     pthread_mutex_t lock, door;
     struct relay *relay;
@@ -94,12 +110,13 @@ struct worker {
     uint64_t now;
     struct cell *cells;
     uint32_t mask;
-    uint32_t *due, due_count;
+    struct due *due;
+    uint32_t due_count;
     uint32_t oldest, youngest; // without an answer
     struct held *held, **held_end;
-    uint32_t held_count, answers_seen;
+    uint32_t held_count, answers_seen, slot_waiters;
     size_t held_bytes;
-    uint8_t *in;
+    struct incoming in;
     struct outgoing out;
 };
 
@@ -193,6 +210,8 @@ static inline bool same_endpoint(const union address *one, const union address *
 }
 
 uint64_t clock_now(void);
+void enter(struct worker *worker);
+void leave(struct worker *worker);
 
 // sockets.c
 void make_address(union address *address, const uint8_t *packed, unsigned size, uint16_t port,
@@ -214,6 +233,7 @@ void leave_key(struct worker *worker, struct session *session);
 void plan(struct worker *worker, struct session *session);
 void unplan(struct worker *worker, struct session *session);
 struct session *next_due(struct worker *worker, uint64_t now, enum reason *reason);
+uint64_t first_due(const struct worker *worker);
 void list_unanswered(struct worker *worker, struct session *session);
 void unlist_unanswered(struct worker *worker, struct session *session);
 void enter_port(struct relay *relay, struct session *session);
@@ -254,6 +274,10 @@ struct session *open_session(struct worker *worker, const struct first *first,
                              struct verdict *verdict, uint32_t slot);
 void close_session(struct worker *worker, struct session *session, enum reason reason);
 void be_careful(struct relay *relay, struct session *session);
+bool poll_session(struct worker *worker, struct session *session);
+void unpoll_session(struct worker *worker, struct session *session);
+void give_back(struct relay *relay, uint32_t slot);
+void free_record(struct record *record);
 bool unreachable(struct worker *worker, struct session *session);
 void lost(struct worker *worker, struct session *session, enum what what, int problem);
 bool is_icmp(struct session *session, int problem);
@@ -271,6 +295,9 @@ uint32_t upload_run(struct worker *worker, struct session *session, struct iovec
                     uint32_t count);
 void read_server(struct worker *worker, struct session *session);
 void flush(struct worker *worker);
+enum outcome { SENT, LOST, GONE };
+enum outcome after_failed_send(struct worker *worker, struct session *session,
+                               const struct iovec *iov, int problem);
 bool may_segment(const struct relay *relay, const struct session *session);
 uint32_t run_of(const struct iovec *iov, uint32_t count);
 void add_segment(struct msghdr *message, uint8_t *control, size_t size);

@@ -1,0 +1,195 @@
+// Datagrams that belong to no session: decided about, held back, or the first of a new one.
+#include "inside.h"
+
+enum { MOST_HELD = 1024, MOST_HELD_BYTES = 4 << 20 };
+
+static void hold(struct worker *worker, const struct first *first, const void *data, uint32_t size,
+                 bool asked)
+{
+    unsigned length = packed_size(first->client);
+    struct held *held = NULL;
+    if (worker->held_count < MOST_HELD && worker->held_bytes + size <= MOST_HELD_BYTES)
+        held = calloc(1, sizeof *held + size);
+    if (!held) {
+        __atomic_add_fetch(&worker->relay->waiting_dropped, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    held->listener = first->listener;
+    held->client = *first->client;
+    memcpy(held->addressed, first->addressed, length);
+    memcpy(held->local, first->local, length);
+    held->interface = first->interface;
+    held->size = size;
+    held->asked = asked;
+    memcpy(held->data, data, size);
+    *worker->held_end = held;
+    worker->held_end = &held->next;
+    worker->held_bytes += size;
+    __atomic_add_fetch(&worker->held_count, 1, __ATOMIC_RELEASE);
+}
+
+static struct held *take_held(struct worker *worker)
+{
+    struct held *held = worker->held;
+    worker->held = NULL;
+    worker->held_end = &worker->held;
+    worker->held_bytes = 0;
+    worker->slot_waiters = 0;
+    __atomic_store_n(&worker->held_count, 0, __ATOMIC_RELEASE);
+    return held;
+}
+
+// In the order in which they came; those that still cannot go on wait again.
+void retry_held(struct worker *worker)
+{
+    worker->answers_seen = __atomic_load_n(&worker->relay->answers, __ATOMIC_ACQUIRE);
+    for (struct held *held = take_held(worker), *next; held; held = next) {
+        struct first first = {
+            .listener = held->listener,
+            .client = &held->client,
+            .addressed = held->addressed,
+            .local = held->local,
+            .interface = held->interface,
+        };
+        struct session *session =
+            find(worker, held->listener, &held->client, held->addressed, &first.hash);
+        if (session)
+            upload(worker, session, held->data, held->size);
+        else
+            take_first(worker, &first, held->data, held->size, held->asked);
+        next = held->next;
+        free(held);
+    }
+}
+
+// The listener is gone, and so is what came from it; NULL: all listeners are.
+void drop_held(struct worker *worker, const struct listener *listener)
+{
+    for (struct held *held = take_held(worker), *next; held; held = next) {
+        next = held->next;
+        held->next = NULL;
+        if (!listener || held->listener == listener) {
+            free(held);
+            continue;
+        }
+        *worker->held_end = held;
+        worker->held_end = &held->next;
+        worker->held_bytes += held->size;
+        worker->held_count++;
+    }
+}
+
+// Refused as many others were: the host hears of it when it looks.
+static void deny(struct relay *relay, struct decision *decision, const struct first *first)
+{
+    if (decision->denied) {
+        decision->denied->count++;
+        return;
+    }
+    struct event *event = tell(relay, DENIED, 0);
+    if (!event)
+        return;
+    event->who = *first->client;
+    event->listener = first->listener->number;
+    event->addressed_size = (uint8_t)packed_size(first->client);
+    memcpy(event->addressed, first->addressed, event->addressed_size);
+    event->decision = decision;
+    decision->denied = event;
+}
+
+// Ends the oldest session without an answer: our own, else another worker's if that one is not
+// at work just now. With no lock but our own worker's.
+static bool evict_one(struct worker *worker)
+{
+    struct relay *relay = worker->relay;
+    for (uint32_t i = 0; i < relay->worker_count; i++) {
+        struct worker *other = relay->workers + (worker->number + i) % relay->worker_count;
+        if (other != worker && pthread_mutex_trylock(&other->lock))
+            continue;
+        bool found = other->oldest != NOBODY;
+        if (found) {
+            count_total(relay, EVICTED, 1);
+            close_session(other, relay->sessions + other->oldest, EVICTED_BY_NEWCOMER);
+        }
+        if (other != worker)
+            pthread_mutex_unlock(&other->lock);
+        if (found)
+            return true;
+    }
+    return false;
+}
+
+enum room { ROOM, CLIENT_FULL, TABLE_FULL, SOON, EVICT };
+
+// With the book locked.
+static enum room room_for(struct worker *worker, const union address *client)
+{
+    struct relay *relay = worker->relay;
+    if (relay->per_client && *client_count(relay, client) >= relay->per_client)
+        return CLIENT_FULL;
+    if (relay->free_count)
+        return ROOM;
+    // Slots of ended sessions are free as soon as the host has heard of them.
+    if (relay->ended_count > worker->slot_waiters)
+        return SOON;
+    if (relay->evict)
+        return EVICT;
+    return relay->ended_count ? SOON : TABLE_FULL;
+}
+
+static uint32_t take_slot(struct relay *relay, const union address *client,
+                          struct verdict *verdict)
+{
+    uint32_t slot = relay->free[--relay->free_count];
+    relay->sessions[slot].life = TAKEN;
+    verdict->uses++;
+    if (relay->per_client)
+        ++*client_count(relay, client);
+    return slot;
+}
+
+void take_first(struct worker *worker, const struct first *first, const void *data, uint32_t size,
+                bool asked)
+{
+    struct relay *relay = worker->relay;
+    pthread_mutex_lock(&relay->book);
+    if (is_ours(relay, first->client, first->listener, first->local)) {
+        pthread_mutex_unlock(&relay->book);
+        tell_refused(worker, REFUSED_OWN_SOCKET, first->client, first->listener);
+        return;
+    }
+    struct decision *decision =
+        find_decision(relay, first->listener, first->client, first->addressed, worker->now);
+    if (!decision || decision->asked) {
+        bool waits = decision || ask(relay, first->listener, first->client, first->addressed);
+        pthread_mutex_unlock(&relay->book);
+        if (waits)
+            hold(worker, first, data, size, !decision);
+        else
+            __atomic_add_fetch(&relay->waiting_dropped, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    struct verdict *verdict = decision->verdict;
+    enum room room = verdict ? room_for(worker, first->client) : ROOM;
+    uint32_t slot = verdict && room == ROOM ? take_slot(relay, first->client, verdict) : NOBODY;
+    if (!verdict && !asked)
+        deny(relay, decision, first);
+    if (decision->once && (room == ROOM || room == CLIENT_FULL || room == TABLE_FULL))
+        drop_decision(relay, decision);
+    pthread_mutex_unlock(&relay->book);
+    if (!verdict)
+        return;
+    if (room == EVICT)
+        room = evict_one(worker) ? SOON : relay->ended_count ? SOON : TABLE_FULL;
+    if (room == SOON) {
+        worker->slot_waiters++;
+        hold(worker, first, data, size, asked);
+    } else if (room != ROOM) {
+        tell_refused(worker, room == CLIENT_FULL ? REFUSED_PER_CLIENT : REFUSED_TABLE_FULL,
+                     first->client, first->listener);
+    } else {
+        struct session *session = open_session(worker, first, verdict, slot);
+        if (session)
+            upload(worker, session, data, size);
+    }
+}

@@ -1,0 +1,351 @@
+// Births and deaths of sessions.
+//
+// Order matters for whoever comes after a crash: the record is written as OPENING before the
+// socket gets a port, so that a socket in use always has a record; an ended session stays in the
+// table as it was until the log has its record (relay_finish), so that at worst it is there twice.
+#include "inside.h"
+
+#include <sys/epoll.h>
+#include <time.h>
+
+static uint64_t wall_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+void be_careful(struct relay *relay, struct session *session)
+{
+    const struct budget *budget = &session->verdict->budget;
+    bool watched = relay->watched;
+    session->careful_up =
+        watched || budget->upload_datagrams < NEVER || budget->upload_bytes < NEVER;
+    session->careful_down = watched || budget->download_datagrams < NEVER ||
+                            budget->download_bytes < NEVER || session->verdict->type == ONE_WAY;
+}
+
+bool poll_session(struct worker *worker, struct session *session)
+{
+    struct relay *relay = worker->relay;
+    uint8_t *polled = session->polled + (session->record->server_size == 16);
+    struct epoll_event event = {
+        .events = EPOLLIN,
+        .data.u64 = (uint64_t)1 << 32 | slot_of(relay, session),
+    };
+    // A socket without a port is silent, so between two sessions it stays where it is.
+    if (*polled == worker->number + 1)
+        return true;
+    if (*polled)
+        epoll_ctl(relay->workers[*polled - 1].epoll, EPOLL_CTL_DEL, session->fd, NULL);
+    *polled = 0;
+    if (epoll_ctl(worker->epoll, EPOLL_CTL_ADD, session->fd, &event))
+        return false;
+    *polled = (uint8_t)(worker->number + 1);
+    return true;
+}
+
+void unpoll_session(struct worker *worker, struct session *session)
+{
+    uint8_t *polled = session->polled + (session->record->server_size == 16);
+    if (*polled == worker->number + 1) {
+        epoll_ctl(worker->epoll, EPOLL_CTL_DEL, session->fd, NULL);
+        *polled = 0;
+    }
+}
+
+static void write_record(struct record *record, uint64_t id, const struct first *first,
+                         const struct verdict *verdict, uint64_t now)
+{
+    const union address *client = first->client;
+    unsigned size = packed_size(client), server_size = packed_size(&verdict->server);
+    begin_change(record);
+    uint64_t sequence = record->sequence;
+    memset(record, 0, sizeof *record);
+    record->sequence = sequence;
+    record->id = id;
+    record->state = OPENING;
+    record->type = verdict->type;
+    record->client_size = (uint8_t)size;
+    record->server_size = (uint8_t)server_size;
+    record->acl = verdict->acl;
+    record->generation = verdict->generation;
+    record->listener = first->listener->number;
+    record->client_port = port_of(client);
+    record->server_port = port_of(&verdict->server);
+    memcpy(record->client, packed_of(client), size);
+    memcpy(record->addressed, first->addressed, size);
+    memcpy(record->local, first->local, size);
+    memcpy(record->server, packed_of(&verdict->server), server_size);
+    record->interface = first->interface;
+    record->scope = is_v6(client) ? client->v6.sin6_scope_id : 0;
+    record->opened = now;
+    record->opened_wall = wall_now();
+    record->last_upload = now;
+    end_change(record);
+}
+
+void free_record(struct record *record)
+{
+    begin_change(record);
+    record->state = FREE;
+    end_change(record);
+}
+
+// With the book locked.
+void give_back(struct relay *relay, uint32_t slot)
+{
+    relay->sessions[slot].life = UNUSED;
+    relay->free[relay->free_count++] = slot;
+    __atomic_add_fetch(&relay->answers, 1, __ATOMIC_RELEASE);
+}
+
+static void begin(struct worker *worker, struct session *session)
+{
+    session->worker = worker;
+    session->due_at = NOBODY;
+    session->gathered = 0;
+    session->gathered_bytes = 0;
+    session->patience = 0;
+    session->turn = worker->turn - 2;
+    session->singly = false;
+    session->listed = false;
+    session->plain = session->verdict->type == NORMAL || session->verdict->type == ONE_WAY;
+    be_careful(worker->relay, session);
+    if (!session->answered)
+        list_unanswered(worker, session);
+    session->life = LIVE;
+    plan(worker, session);
+    __atomic_add_fetch(&worker->relay->live, 1, __ATOMIC_RELAXED);
+}
+
+static void say_opened(struct relay *relay, const struct session *session)
+{
+    struct event *event = tell(relay, OPENED, 0);
+    if (event) {
+        event->session = session->id;
+        event->verdict = session->verdict->number;
+        event->who = session->client;
+    }
+}
+
+static struct session *refuse_session(struct worker *worker, const struct first *first,
+                                      struct session *session, int problem)
+{
+    struct relay *relay = worker->relay;
+    if (session->fd >= 0)
+        reset_socket(session->fd, false);
+    free_record(session->record);
+    pthread_mutex_lock(&relay->book);
+    session->verdict->uses--;
+    if (relay->per_client)
+        client_left(relay, first->client);
+    give_back(relay, slot_of(relay, session));
+    pthread_mutex_unlock(&relay->book);
+    tell_refused(worker, REFUSED_NO_PORT, first->client, first->listener);
+    tell_failed(worker, OPEN_SESSION, problem);
+    return NULL;
+}
+
+// The slot was taken, the verdict and the client counted; NULL: all that was taken back.
+struct session *open_session(struct worker *worker, const struct first *first,
+                             struct verdict *verdict, uint32_t slot)
+{
+    struct relay *relay = worker->relay;
+    struct session *session = relay->sessions + slot;
+    struct record *record = session->record;
+    union address own;
+    session->id = __atomic_fetch_add(relay->header + NEXT_ID, 1, __ATOMIC_RELAXED);
+    session->verdict = verdict;
+    session->listener = first->listener;
+    session->client = *first->client;
+    session->hash = first->hash;
+    session->pinned = session->answered = false;
+    write_record(record, session->id, first, verdict, worker->now);
+    session->fd = relay->sockets[is_v6(&verdict->server)][slot];
+    if (session->fd < 0)
+        return refuse_session(worker, first, session, EAFNOSUPPORT);
+    // A slot has a socket for each family, and each of them counts on for ever.
+    put(&record->drops_base, socket_drops(session->fd));
+    if (attach(session->fd, verdict, &own) || !poll_session(worker, session))
+        return refuse_session(worker, first, session, errno);
+    begin_change(record);
+    record->source_port = port_of(&own);
+    memcpy(record->source, packed_of(&own), packed_size(&own));
+    record->state = OPEN;
+    end_change(record);
+    count_total(relay, SESSIONS_OPENED, 1);
+    begin(worker, session);
+    enter_key(worker, session);
+    pthread_mutex_lock(&relay->book);
+    enter_port(relay, session);
+    if (relay->openings)
+        say_opened(relay, session);
+    pthread_mutex_unlock(&relay->book);
+    return session;
+}
+
+// It carries nothing from now on; the rest is done once the host has heard of it.
+void close_session(struct worker *worker, struct session *session, enum reason reason)
+{
+    struct relay *relay = worker->relay;
+    uint32_t slot = slot_of(relay, session);
+    if (session->gathered)
+        flush(worker);
+    leave_key(worker, session);
+    unplan(worker, session);
+    unlist_unanswered(worker, session);
+    session->life = ENDED;
+    session->reason = (uint8_t)reason;
+    session->next = NOBODY;
+    __atomic_sub_fetch(&relay->live, 1, __ATOMIC_RELAXED);
+    pthread_mutex_lock(&relay->book);
+    if (relay->per_client)
+        client_left(relay, &session->client);
+    if (relay->ended == NOBODY)
+        relay->ended = slot;
+    else
+        relay->sessions[relay->ended_last].next = slot;
+    relay->ended_last = slot;
+    relay->ended_count++;
+    relay->notify = true;
+    pthread_mutex_unlock(&relay->book);
+}
+
+// After an ICMP error; true: the session is gone.
+bool unreachable(struct worker *worker, struct session *session)
+{
+    if (!session->verdict->close_on_unreachable)
+        return false;
+    close_session(worker, session, UNREACHABLE);
+    return true;
+}
+
+void lost(struct worker *worker, struct session *session, enum what what, int problem)
+{
+    more(&session->record->send_errors, 1);
+    count_total(worker->relay, SEND_ERRORS, 1);
+    tell_failed(worker, what, problem);
+}
+
+// Was that an error of an earlier datagram, which an ICMP message told of?
+bool is_icmp(struct session *session, int problem)
+{
+    uint32_t count = problem == ECONNREFUSED;
+    if (!session->plain && !session->pinned)
+        count = take_errors(session->fd);
+    more(&session->record->icmp, count);
+    return count > 0;
+}
+
+// ---- for Python's thread ----
+
+uint32_t relay_drops(struct relay *relay, uint32_t slot)
+{
+    const struct session *session = relay->sessions + slot;
+    return socket_drops(session->fd) - (uint32_t)session->record->drops_base;
+}
+
+int relay_ended(struct relay *relay, uint32_t slot, uint32_t *verdict, uint64_t *id)
+{
+    const struct session *session = relay->sessions + slot;
+    *verdict = session->verdict->number;
+    *id = session->id;
+    return session->reason;
+}
+
+static void add_up(struct relay *relay, const struct record *record, uint32_t drops)
+{
+    count_total(relay, SESSIONS_ENDED, 1);
+    count_total(relay, UPLOAD_DATAGRAMS, record->uploads);
+    count_total(relay, UPLOAD_BYTES, record->upload_bytes);
+    count_total(relay, DOWNLOAD_DATAGRAMS, record->downloads);
+    count_total(relay, DOWNLOAD_BYTES, record->download_bytes);
+    count_total(relay, STRAY_REPLIES, record->stray);
+    count_total(relay, ICMP_ERRORS, record->icmp);
+    count_total(relay, DROPS_SESSIONS, drops);
+}
+
+// The host has heard of these: their slots are free again.
+void relay_finish(struct relay *relay, const uint32_t *slots, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        struct session *session = relay->sessions + slots[i];
+        uint32_t drops = relay_drops(relay, slots[i]);
+        __atomic_store_n(&session->record->state, CLOSING, __ATOMIC_RELEASE);
+        add_up(relay, session->record, drops);
+        reset_socket(session->fd, session->plain);
+        pthread_mutex_lock(&relay->book);
+        leave_port(relay, session);
+        free_record(session->record);
+        session->verdict->uses--;
+        relay->ended_count--;
+        give_back(relay, slots[i]);
+        pthread_mutex_unlock(&relay->book);
+    }
+    for (uint32_t i = 0; count && i < relay->worker_count; i++)
+        wake(relay->workers + i);
+}
+
+// A client stays with its worker: the same sum as the kernel's (parent/steering.py).
+static uint32_t worker_of(const struct relay *relay, const union address *client)
+{
+    uint32_t word;
+    memcpy(&word, (const uint8_t *)packed_of(client) + packed_size(client) - 4, 4);
+    return (ntohl(word) + port_of(client)) % relay->worker_count;
+}
+
+static struct listener *listener_of(const struct relay *relay, uint32_t number)
+{
+    for (uint32_t i = 0; i < relay->listener_count; i++)
+        if (!relay->listeners[i]->gone && relay->listeners[i]->number == number)
+            return relay->listeners[i];
+    return NULL;
+}
+
+// A session that is in the table goes on; 0: it cannot.
+int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
+{
+    struct session *session = relay->sessions + slot;
+    struct record *record = session->record;
+    struct listener *listener = listener_of(relay, record->listener);
+    int fd = relay->sockets[record->server_size == 16][slot];
+    if (!listener || fd < 0)
+        return 0;
+    make_address(&session->client, record->client, record->client_size, record->client_port,
+                 record->scope);
+    struct worker *worker = relay->workers + worker_of(relay, &session->client);
+    enter(worker);
+    session->id = record->id;
+    session->verdict = verdict;
+    session->listener = listener;
+    session->fd = fd;
+    session->pinned = record->pinned;
+    session->answered = record->downloads > 0;
+    session->hash = (uint32_t)key_of(relay, listener, &session->client, record->addressed);
+    begin_change(record);
+    record->acl = verdict->acl;
+    record->generation = verdict->generation;
+    end_change(record);
+    poll_session(worker, session);
+    begin(worker, session);
+    if (record->state == OPEN)
+        enter_key(worker, session);
+    pthread_mutex_lock(&relay->book);
+    verdict->uses++;
+    if (relay->per_client)
+        ++*client_count(relay, &session->client);
+    enter_port(relay, session);
+    pthread_mutex_unlock(&relay->book);
+    leave(worker);
+    return 1;
+}
+
+// Somebody died while he opened or closed a session here.
+void relay_clear(struct relay *relay, uint32_t slot)
+{
+    for (int family = 0; family < 2; family++)
+        if (relay->sockets[family][slot] >= 0)
+            reset_socket(relay->sockets[family][slot], false);
+    free_record(relay->sessions[slot].record);
+}
