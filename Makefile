@@ -6,11 +6,14 @@ PATH := /usr/sbin:/sbin:$(PATH)
 SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 BIN = .venv/bin
 
-BUILD_PACKAGES = python3-venv
+BUILD_PACKAGES = python3-venv python3-systemd python3-dbus-next python3-sdnotify
 RUN_PACKAGES = $(BUILD_PACKAGES) dnsmasq-base bind9-dnsutils procps
 TEST_PACKAGES = $(RUN_PACKAGES) tftp-hpa tftpd-hpa rsyslog bsdutils iproute2 man-db groff
 
-.PHONY: build run test check unit clean
+DEB_PACKAGES = build-essential debhelper dh-python pybuild-plugin-pyproject python3-all \
+	python3-setuptools python3-pytest python3-hypothesis python3-dnspython fakeroot
+
+.PHONY: build run test check deb install uninstall bench bench-full clean
 
 build: .venv/built
 
@@ -29,6 +32,8 @@ test: build
 	@tools/need $(TEST_PACKAGES)
 	$(BIN)/pytest tests/unit tests/edge tests/test_architecture.py $(PYTEST)
 	$(SUDO) env PATH="$(PATH)" $(BIN)/pytest -p no:cacheprovider tests/peers $(PYTEST)
+	$(SUDO) tests/system/install-tools.sh
+	$(SUDO) env PATH="$(PATH)" $(BIN)/pytest -p no:cacheprovider tests/system $(PYTEST)
 
 check: build
 	$(BIN)/ruff format --check service tests bench
@@ -39,5 +44,24 @@ check: build
 		--cov=udpproxy.session --cov=udpproxy.supervisor.lifecycle --cov-branch \
 		--cov-fail-under=100 $(PYTEST)
 
+# For the release of this machine; the tests build for each release in a container.
+deb:
+	@tools/need $(DEB_PACKAGES) $(BUILD_PACKAGES)
+	tools/deb
+
+install:
+	$(SUDO) tools/install
+
+uninstall:
+	$(SUDO) tools/install --remove
+
+bench: build
+	@tools/need gcc libc6-dev nginx libnginx-mod-stream iproute2
+	$(SUDO) $(BIN)/python bench/run.py --short --fetch
+
+bench-full: build
+	@tools/need gcc libc6-dev nginx libnginx-mod-stream iproute2
+	$(SUDO) $(BIN)/python bench/run.py --full --fetch
+
 clean:
-	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	$(SUDO) rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -66,6 +66,9 @@ class Service(Protocol):
     def refused(self, what: str, uid: int, why: str) -> None:
         """Somebody was turned away."""
 
+    def broken(self, problem: Exception) -> None:
+        """A mistake of ours, which the caller is not told more of."""
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -200,6 +203,17 @@ class Bus:
         """Every message passes here; False leaves it to the library (answers to our calls)."""
         if message.message_type is not MessageType.METHOD_CALL:
             return False
+        try:
+            return self._begin(message)
+        except Exception as problem:
+            return self._broken(message, problem)
+
+    def _broken(self, message: Message, problem: Exception) -> Message:
+        # Nobody on the bus may end the proxy, or read its traceback, by what he sends.
+        self._service.broken(problem)
+        return Message.new_error(message, _FAILED, "internal error, see the log")
+
+    def _begin(self, message: Message) -> Message | bool:
         quick = self._answer_at_once(message)
         if quick is not None:
             return quick
@@ -262,6 +276,8 @@ class Bus:
             reply = Message.new_error(message, _ERROR + "InvalidArgs", str(problem))
         except (LinkError, Failure) as problem:
             reply = Message.new_error(message, _FAILED, str(problem))
+        except Exception as problem:
+            reply = self._broken(message, problem)
         if self._bus is not None and not message.flags & MessageFlag.NO_REPLY_EXPECTED:
             self._bus.send(reply)
 

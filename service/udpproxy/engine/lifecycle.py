@@ -54,6 +54,7 @@ class Lifecycle(ABC):
             range(table.capacity), per_client=per_client, evict=evict, last=self._last
         )
         self._listeners: dict[int, Listening] = {}
+        self._by_port: dict[int, list[Listening]] = {}
         self._drops: dict[int, int] = {}
         self._own: set[Endpoint] = set()
         self._next_second = 0
@@ -69,6 +70,7 @@ class Lifecycle(ABC):
 
     def _enter(self, listener: ListenerSocket) -> Listening:
         listening = self._listeners[listener.number] = Listening(listener)
+        self._by_port.setdefault(listener.port, []).append(listening)
         self._drops[listener.number] = sockets.drops(listener.socket)
         return listening
 
@@ -208,19 +210,18 @@ class Lifecycle(ABC):
 
     def _is_own(self, listening: Listening, client: tuple[str, int], local: bytes) -> bool:
         """A datagram that we sent ourselves: answering it would go round for ever."""
-        if (client[0], client[1]) in self._own:
+        address, port = client[0], client[1]
+        if (address, port) in self._own:
             return True
-        for other in self._listeners.values():
-            if client[1] == other.given.port:
-                own = str(other.given.address)
-                if client[0] == own:
-                    return True
-                if other.wildcard and (
-                    client[0] == sockets.unpack(local or listening.given.address.packed)
-                    or client[0].startswith("127.")
-                    or client[0] == "::1"
-                ):
-                    return True
+        for other in self._by_port.get(port, ()):
+            if address == str(other.given.address):
+                return True
+            if other.wildcard and (
+                address == sockets.unpack(local or listening.given.address.packed)
+                or address.startswith("127.")
+                or address == "::1"
+            ):
+                return True
         return False
 
     def _refuse(self, counter: str, client: tuple[str, int], listening: Listening) -> None:

@@ -153,6 +153,11 @@ class BusService:
         if held is not None:
             self._logs.say(messages.CALL_REFUSED, what, uid, why, held, CALLER_UID=uid)
 
+    def broken(self, problem: Exception) -> None:
+        """A mistake of ours, at most one a second: callers can repeat it at will."""
+        if self._damper.passes("broken") is not None:
+            self._logs.failure(problem)
+
     def _explain(self, question: dict[str, object]) -> dict[str, object]:
         if unknown := set(question) - {"from", "to", "at"}:
             raise InvalidArgument(f"unknown: {', '.join(sorted(unknown))}; give from, to, at")

@@ -18,7 +18,8 @@ from udpproxy.session.peers import network_bounds
 from udpproxy.session.table import Record
 
 _MOST_KEPT = 65_536
-_FAR = timedelta(days=1)
+_LONGEST_KEPT = timedelta(minutes=1)
+"""So long a change of the clock or of the time zone may go unnoticed."""
 
 Key = tuple[int, str, str]
 
@@ -33,16 +34,17 @@ class Verdicts:
         self._budgets = [budget(acl.limits) for acl in config.acls]
         self._numbers = {acl.name: number for number, acl in enumerate(config.acls)}
         self._kept: dict[Key, tuple[Acl | None, Verdict | None]] = {}
-        self._until = datetime.min
+        self._since = self._until = datetime.min
 
     def decide(
         self, listener: ListenerSocket, client: str, addressed: str
     ) -> tuple[Acl | None, Verdict | None]:
         """The deciding ACL, None where none matched, and the verdict, None where refused."""
         now = datetime.now()
-        if now >= self._until:
+        if not self._since <= now < self._until:
             self._kept.clear()
-            self._until = self._policy.next_change(now) or now + _FAR
+            self._since, longest = now, now + _LONGEST_KEPT
+            self._until = min(self._policy.next_change(now) or longest, longest)
         key = (listener.number, client, addressed)
         answer = self._kept.get(key)
         if answer is None:
