@@ -1,0 +1,208 @@
+"""What the program knows is in the manual, and what the README says exists."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from udpproxy.cli.main import _parser
+from udpproxy.config import load
+from udpproxy.config.model import SessionType
+from udpproxy.config.table import Table
+from udpproxy.process import logs, messages
+from udpproxy.session.reasons import Reason
+from udpproxy.session.table import TOTALS
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+FULL = """
+max-sessions = 1
+[limits]
+[resolver]
+[log]
+[[listen]]
+address = "127.0.0.1"
+port = 5353
+[[session-acl]]
+name = "one"
+plug-to = "127.0.0.1:53"
+"""
+
+
+def plain(page: str) -> str:
+    """A manual page's source without the escapes that stand inside words."""
+    text = (ROOT / "man" / page).read_text()
+    return re.sub(r"\\f[BIPR]", "", text).replace(r"\-", "-").replace(r"\(dq", '"')
+
+
+def section(page: str, title: str) -> str:
+    """From one .SH to the next."""
+    found = re.search(
+        rf'^\.SH "?{re.escape(title)}"?\n(.*?)(?=^\.SH |\Z)', plain(page), re.DOTALL | re.MULTILINE
+    )
+    assert found, f"{page} has no section {title}"
+    return found[1]
+
+
+def says(text: str, word: str) -> bool:
+    """Is `word` there, not only as a part of another?"""
+    return re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text) is not None
+
+
+def tagged(text: str) -> list[str]:
+    """The lines that name what the next paragraph explains."""
+    return re.findall(r"^\.TP\n(.*)", text, re.MULTILINE)
+
+
+def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Every command, and every verb of those that have verbs."""
+    for name, parser in subcommands(_parser()).items():
+        yield name, parser
+        yield from subcommands(parser).items()
+
+
+@pytest.mark.parametrize("name", [name for name, _ in commands()])
+def test_command_is_in_the_manual(name: str) -> None:
+    text = section("udp-proxy.8", "COMMANDS")
+    assert f".SS {name}\n" in text or any(says(tag, name) for tag in tagged(text))
+
+
+@pytest.mark.parametrize(("name", "parser"), list(commands()))
+def test_options_are_in_the_manual(name: str, parser: argparse.ArgumentParser) -> None:
+    tags = " ".join(tagged(section("udp-proxy.8", "COMMANDS")))
+    for action in parser._actions:
+        for option in action.option_strings:
+            assert option in ("-h", "--help") or says(tags, option), f"{name} {option}"
+
+
+def config_keys() -> list[tuple[str, str]]:
+    """(table, key) of all keys that a configuration can have, as load.parse asks for them."""
+    asked: dict[str, set[str]] = {}
+    done = Table.done
+
+    def noting(table: Table) -> None:
+        name = "".join(str(part) for part in table.path if isinstance(part, str))
+        asked.setdefault(name, set()).update(table._asked)
+        done(table)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Table, "done", noting)
+        load.parse(FULL, "full.toml")
+    assert asked.pop("session-acllimits") == asked["limits"]
+    return sorted((table, key) for table, keys in asked.items() for key in keys)
+
+
+@pytest.mark.parametrize(("table", "key"), config_keys())
+def test_key_is_in_the_manual(table: str, key: str) -> None:
+    page = "udp-proxy.toml.5"
+    headings = re.findall(r"^\.SH (.*)", plain(page), re.MULTILINE)
+    if not table and (f"[{key}]" in headings or f"[[{key}]]" in headings):
+        return
+    title = {"": "KEYS AT THE TOP", "listen": "[[listen]]", "session-acl": "[[session-acl]]"}
+    tags = tagged(section(page, title.get(table, f"[{table}]")))
+    assert any(says(tag.partition("=")[0], key) for tag in tags)
+
+
+def members() -> list[tuple[str, str]]:
+    """(interface, member) of the contract."""
+    return [
+        (str(interface.get("name")), str(member.get("name")))
+        for path in sorted((ROOT / "dbus").glob("*.xml"))
+        for interface in ElementTree.parse(path).getroot().iter("interface")
+        for kind in ("method", "property", "signal")
+        for member in interface.iter(kind)
+    ]
+
+
+@pytest.mark.parametrize(("interface", "member"), members())
+def test_bus_member_is_in_the_manual(interface: str, member: str) -> None:
+    tags = tagged(section("org.udpproxy1.5", interface))
+    assert any(says(tag, member) for tag in tags)
+
+
+def statuses(path: str) -> set[int]:
+    """The whole numbers below 128 that a module gives names to, read and not run."""
+    found: set[int] = set()
+    for node in ast.parse((ROOT / "service" / "udpproxy" / path).read_text()).body:
+        if isinstance(node, ast.Assign):
+            values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
+            found |= {each.value for each in values if _is_status(each)}  # type: ignore[attr-defined]
+    return found
+
+
+def _is_status(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and type(node.value) is int and node.value < 128
+
+
+def test_exit_statuses_are_in_the_manual() -> None:
+    own = {2}  # argparse's
+    for path in ("parent/process.py", "parent/start.py", "child.py", "cli/offline.py"):
+        assert statuses(path), path
+        own |= statuses(path)
+    text = section("udp-proxy.8", "EXIT STATUS")
+    assert {int(number) for number in re.findall(r"^\.B (\d+)$", text, re.MULTILINE)} == own
+    words = section("udp-proxy.8", "COMMANDS").partition("The exit status is ")[2]
+    assert statuses("cli/ctl.py") == {0, 1, 3}
+    for status in (0, 1, 2, 3):
+        assert says(words, str(status))
+
+
+@pytest.mark.parametrize("message", messages.ALL, ids=lambda message: message.id)
+def test_message_is_in_the_manual(message: messages.Message) -> None:
+    assert any(says(tag, message.id) for tag in tagged(section("udp-proxy.8", "MESSAGES")))
+
+
+@pytest.mark.parametrize("counter", TOTALS)
+def test_counter_is_in_the_manual(counter: str) -> None:
+    assert any(says(tag, counter) for tag in tagged(section("udp-proxy.8", "COUNTERS")))
+
+
+@pytest.mark.parametrize("word", [each.value for each in (*Reason, *SessionType)])
+def test_reason_or_type_is_in_the_manual(word: str) -> None:
+    assert says(section("udp-proxy.8", "SESSIONS"), word)
+
+
+@pytest.mark.parametrize("level", logs.NAMES)
+def test_level_is_in_the_manual(level: str) -> None:
+    assert re.search(rf"^\d\t{level}\t", section("udp-proxy.8", "LOGGING"), re.MULTILINE)
+
+
+def test_commands_of_the_readme_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z-]+)\b", "\n".join(_code(README))))
+    assert {"run", "test", "check"} <= named <= targets
+
+
+def _code(markdown: str) -> list[str]:
+    blocks = re.findall(r"^```.*?^```", markdown, re.DOTALL | re.MULTILINE)
+    return blocks + re.findall(
+        r"`[^`\n]+`", re.sub(r"^```.*?^```", "", markdown, flags=re.S | re.M)
+    )
+
+
+def test_files_of_the_readme_exist() -> None:
+    code = "\n".join(_code(README))
+    modules = set(re.findall(r"(?<![\w/])[a-z]+(?:/[a-z_]+)+\.py\b", code))
+    assert len(modules) > 10
+    for name in modules:
+        assert (ROOT / "service" / "udpproxy" / name).exists() or (ROOT / name).exists(), name
+    for link in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_smallest_configuration_of_the_readme_is_right() -> None:
+    (text,) = re.findall(r"^```toml\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    assert load.parse(text, "README.md").warnings == ()
