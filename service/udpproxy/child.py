@@ -15,12 +15,9 @@ from pathlib import Path
 
 from udpproxy import __version__
 from udpproxy.process import signals
-from udpproxy.process.idle import Idle
 from udpproxy.process.logs import Logs
-from udpproxy.process.loop import EpollLoop
 from udpproxy.process.notify import Notifier
 from udpproxy.process.privileges import drop_capabilities, raise_descriptor_limit
-from udpproxy.reg.process import Reg
 
 CONNECT_LIMIT = 10.0
 _INTERNAL = 70
@@ -64,17 +61,25 @@ def _connect(path: Path, caught: signals.Signals) -> socket.socket | None:
 
 
 def _run(role: str, logs: Logs, sock: socket.socket, caught: signals.Signals) -> None:
+    if role == "reg":
+        _relay(logs, sock, caught)
+    else:
+        # Only now: REG stays small without it.
+        import asyncio
+
+        asyncio.run(_resolve(role, logs, sock, caught))
+
+
+def _relay(logs: Logs, sock: socket.socket, caught: signals.Signals) -> None:
+    from udpproxy.process.loop import EpollLoop
+    from udpproxy.reg.process import Reg
+
     loop = EpollLoop()
-    notifier = Notifier()
 
     def left(reason: str) -> None:
         loop.stop()
 
-    part: Reg | Idle
-    if role == "reg":
-        part = Reg(loop, logs, sock, notifier=notifier, version=__version__, left=left)
-    else:
-        part = Idle(loop, logs, sock, role=role, notifier=notifier, version=__version__, left=left)
+    part = Reg(loop, logs, sock, notifier=Notifier(), version=__version__, left=left)
 
     def deliver() -> None:
         for number in caught.read():
@@ -83,6 +88,42 @@ def _run(role: str, logs: Logs, sock: socket.socket, caught: signals.Signals) ->
     loop.add_reader(caught.fileno(), deliver)
     loop.run()
     loop.close()
+
+
+async def _resolve(role: str, logs: Logs, sock: socket.socket, caught: signals.Signals) -> None:
+    import asyncio
+
+    from udpproxy.resolver.acr import Acr
+    from udpproxy.resolver.apr import Apr
+
+    loop = asyncio.get_running_loop()
+    end: asyncio.Future[None] = loop.create_future()
+
+    def left(reason: str) -> None:
+        if not end.done():
+            end.set_result(None)
+
+    def broken(_: object, context: dict[str, object]) -> None:
+        problem = context.get("exception")
+        if not isinstance(problem, BaseException):
+            problem = RuntimeError(context.get("message"))
+        if not end.done():
+            end.set_exception(problem)
+
+    loop.set_exception_handler(broken)
+    kinds: dict[str, type[Acr] | type[Apr]] = {"acr": Acr, "apr": Apr}
+    part = kinds[role](logs, sock, notifier=Notifier(), version=__version__, left=left)
+
+    def deliver() -> None:
+        for number in caught.read():
+            part.signalled(number)
+
+    loop.add_reader(caught.fileno(), deliver)
+    try:
+        await end
+    finally:
+        loop.remove_reader(caught.fileno())
+        await part.close()
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def test_a_datagram_that_nobody_takes(path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("client", "to", "at", "told"),
     [
-        ("here", None, None, '--from here: "here": names are not built yet'),
+        ("here", None, None, '--from here: "here" is a name: only an address can stand here'),
         ("127.0.0.1:0", None, None, "--from 127.0.0.1:0: expected a port from 1 to 65535"),
         ("", None, None, '--from : "" is not an address'),
         ("127.0.0.1", ":53", None, '--to :53: "" is not an address'),

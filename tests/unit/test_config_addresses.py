@@ -7,8 +7,15 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from udpproxy.config import addresses
-from udpproxy.config.model import Destination, NameServer, Network, Ports, Server
-from udpproxy.config.values import NotBuilt
+from udpproxy.config.model import (
+    Destination,
+    Name,
+    NameServer,
+    Network,
+    Pattern,
+    Ports,
+    Server,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,26 +46,51 @@ def test_what_is_no_address(given: object, text: str) -> None:
         addresses.address(given)
 
 
-@pytest.mark.parametrize("given", ["localhost", "ns.example.org", "example.org."])
-def test_names_are_not_built_yet(given: str) -> None:
-    readers = (addresses.address, addresses.network, addresses.destination, addresses.server)
-    for parse in readers:
-        with pytest.raises(NotBuilt, match=r"names are not built yet$"):
-            parse(given)
+@pytest.mark.parametrize("given", ["localhost", "ns.example.org", "Example.ORG."])
+def test_names(given: str) -> None:
+    name = Name(given.lower())
+    assert addresses.source(given) == name
+    assert addresses.destination(f"{given}:53") == Destination(
+        host=name, ports=Ports(first=53, last=53)
+    )
+    assert addresses.destination(given) == Destination(host=name, ports=None)
+    assert addresses.server(f"{given}:53") == Server(host=name, port=53)
+    assert addresses.server(given) == Server(host=name, port=None)
+    with pytest.raises(ValueError, match="is a name: only an address can stand here"):
+        addresses.address(given)
+    with pytest.raises(ValueError, match="is a name: only a network can stand here"):
+        addresses.network(given)
 
 
-@pytest.mark.parametrize("given", ["*.example.org", "ns.example.org:53", "ns:99999", "*.a b"])
-def test_patterns_stand_only_where_clients_do(given: str) -> None:
-    if given == "*.example.org":
-        with pytest.raises(NotBuilt):
-            addresses.network(given)
-    else:
-        with pytest.raises(ValueError) as caught:
-            addresses.network(given)
-        assert not isinstance(caught.value, NotBuilt)
-    with pytest.raises(ValueError) as caught:
-        addresses.destination(given)
-    assert isinstance(caught.value, NotBuilt) == (given == "ns.example.org:53")
+def test_patterns_stand_only_where_clients_do() -> None:
+    pattern = Pattern("example.org")
+    assert addresses.source("*.Example.org.") == pattern
+    assert str(pattern) == "*.example.org"
+    assert [pattern.fits(name) for name in ("a.example.org", "a.b.example.org")] == [True, True]
+    assert not any(pattern.fits(name) for name in ("example.org", "badexample.org", "a.test"))
+    for parse in (addresses.destination, addresses.server, addresses.network, addresses.address):
+        with pytest.raises(ValueError, match="is not an address"):
+            parse("*.example.org")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("ns.example.org:53", "without a port"),
+        ("ns:99999", "without a port"),
+        ("*.a b", "is not an address"),
+        ("*", "is not an address"),
+        ("*.", "is not an address"),
+        ("a.*.org", "is not an address"),
+        ("**.org", "is not an address"),
+        ("ns.example.org/24", "is not an address"),
+        ("10.0.0.300", "is not an address"),
+        ("fe80::1%eth0", "not built yet"),
+    ],
+)
+def test_what_is_no_client(given: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        addresses.source(given)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +152,7 @@ def net(text: str) -> Network:
 def test_destinations(given: str, found: tuple[Network | None, tuple[int, int] | None]) -> None:
     network, ports = found
     wanted = None if ports is None else Ports(first=ports[0], last=ports[1])
-    assert addresses.destination(given) == Destination(network=network, ports=wanted)
+    assert addresses.destination(given) == Destination(host=network, ports=wanted)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +187,7 @@ def test_what_is_no_destination(given: object, text: str) -> None:
     ],
 )
 def test_servers(given: str, host: str, port: int | None) -> None:
-    assert addresses.server(given) == Server(address=ip_address(host), port=port)
+    assert addresses.server(given) == Server(host=ip_address(host), port=port)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,10 @@ from udpproxy.config.model import (
     Limits,
     Listen,
     Log,
+    Name,
     NameServer,
     Network,
+    Pattern,
     Ports,
     Resolver,
     Server,
@@ -58,9 +60,11 @@ def network(address: Address, prefix: int) -> Network:
 NETWORKS = st.builds(network, ADDRESSES, st.integers(0, 128)).filter(
     lambda found: found.version == 4 or found.network_address not in MAPPED
 )
-DESTINATIONS = st.builds(Destination, network=st.none() | NETWORKS, ports=st.none() | PORTS).filter(
-    lambda item: item.network is not None or item.ports is not None
-)
+NAMES = st.sampled_from(["ns", "ns.example.org", "ns.example.org.", "_a-b.c"]).map(Name)
+PATTERNS = st.sampled_from(["org", "example.org"]).map(Pattern)
+DESTINATIONS = st.builds(
+    Destination, host=st.none() | NETWORKS | NAMES, ports=st.none() | PORTS
+).filter(lambda item: item.host is not None or item.ports is not None)
 LIMITS = st.builds(
     Limits,
     idle=SECONDS,
@@ -90,7 +94,7 @@ def some(items: st.SearchStrategy[T]) -> st.SearchStrategy[tuple[T, ...]]:
 @st.composite
 def acls(draw: st.DrawFn) -> Acl:
     kind = draw(st.sampled_from(SessionType))
-    address: Address = draw(HOSTS)
+    address: Address | Name = draw(HOSTS | NAMES)
     wide: IPv4Network | None = None
     if kind is SessionType.BROADCAST:
         number = int(draw(V4)) & 0xFFFFFF00
@@ -98,13 +102,13 @@ def acls(draw: st.DrawFn) -> Acl:
         address = draw(st.sampled_from([EVERYWHERE, wide.broadcast_address]))
     return Acl(
         name=draw(LABELS),
-        source=draw(st.none() | some(NETWORKS)),
+        source=draw(st.none() | some(NETWORKS | NAMES | PATTERNS)),
         destinations=draw(st.none() | some(DESTINATIONS)),
         time=draw(st.none() | some(PERIODS)),
         not_time=draw(st.none() | some(PERIODS)),
         accept=draw(st.booleans()),
         type=kind,
-        server=Server(address=address, port=draw(st.none() | PORT)),
+        server=Server(host=address, port=draw(st.none() | PORT)),
         broadcast_network=wide,
         reply_any_port=wide is not None and draw(st.booleans()),
         unreachable_close=draw(st.booleans()),
@@ -218,3 +222,26 @@ def test_limits_for_people() -> None:
     assert words(Limits(idle=0.0)) == "none"
     limits = Limits(idle=0.5, lifetime=3600.0, upload_datagrams=1, download_bytes=70000)
     assert words(limits) == "idle 0.5, lifetime 1h, upload-datagrams 1, download-bytes 70000"
+
+
+NAMED = """max-sessions = 5
+
+[[listen]]
+address = "::1"
+port = 53
+
+[[session-acl]]
+name = "a"
+from = ["ns.example.org", "*.example.org", "10.0.0.0/8"]
+to = ["gw.example.org:53", "gw.example.org"]
+plug-to = "ns.example.org:53"
+resolve-policy = "follow"
+
+[[session-acl]]
+name = "b"
+plug-to = "ns.example.org."
+"""
+
+
+def test_names_as_they_were_written() -> None:
+    assert render(parse(NAMED, "named"), defaults=False) == NAMED

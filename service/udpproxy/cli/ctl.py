@@ -86,8 +86,9 @@ def _arguments(words: argparse.Namespace) -> dict[str, wire.Plain]:
     if words.verb == "loglevel":
         arguments["level"] = words.level
     elif words.verb == "kill":
-        # What is no number goes as it is: the proxy says what is wrong with it.
-        arguments["session"] = int(words.session) if words.session.isdecimal() else words.session
+        # What cannot be one goes as it is: the proxy says what is wrong with it.
+        number = words.session.isdecimal() and len(words.session) < 20
+        arguments["session"] = int(words.session) if number else words.session
     elif words.verb == "sessions":
         pairs = (item.partition("=") for item in words.filter)
         arguments["filter"] = {key: value for key, _, value in pairs}

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from udpproxy import __version__
 from udpproxy.cli import ctl, offline
+from udpproxy.errors import InvalidArgument
+from udpproxy.process.logs import MOST, level_from
 
 _EPILOG = "Manual: udp-proxy(8), udp-proxy.toml(5)."
 
@@ -58,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--session-bus", action="store_true", help="be controlled over the session bus"
     )
-    run.add_argument("--level", metavar="L", help="log level: 3 to 9 or a name")
+    run.add_argument("--level", metavar="L", type=_level, help="log level: 3 to 9 or a name")
     _runtime_dir(run)
 
     check = commands.add_parser("check", help="check a configuration file")
@@ -79,6 +81,15 @@ def _parser() -> argparse.ArgumentParser:
 
     ctl.add_parser(commands)
     return parser
+
+
+def _level(word: str) -> str:
+    """The word itself: what +1 and -1 mean depends on the file."""
+    try:
+        level_from(word, MOST)
+    except InvalidArgument as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
+    return word
 
 
 def _file(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """What can be asked of a file without a running proxy: check, explain, show.
 
-Each prints its answer and returns the exit status: 0, 2 for a bad value on the command line, 78
-for mistakes in the file.
+Each prints its answer and returns the exit status: 0, 2 for a bad value on the command line, 71
+where a name cannot be resolved, 78 for mistakes in the file.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from pathlib import Path
 
 from udpproxy.config import load
 from udpproxy.config import show as shown
-from udpproxy.errors import ConfigError, InvalidArgument
+from udpproxy.config.model import Config
+from udpproxy.config.names import names, needed
+from udpproxy.errors import ConfigError, InvalidArgument, UnitError
 from udpproxy.policy import explain as asked
+from udpproxy.policy.acl import Known, Unresolved
 
 _DONE = 0
 _USAGE = 2
+_UNRESOLVED = 71
 _CONFIG = 78
 
 
@@ -33,10 +37,34 @@ def check(path: Path, *, resolve: bool) -> int:
     except ConfigError as error:
         # A draft beside the real file may be called anything.
         _tell(f"warning: {error}")
-    if resolve:
+    status = _resolve(path, config) if resolve else _DONE
+    if status == _DONE:
+        print(f"{path}: ok")
+    return status
+
+
+def _resolve(path: Path, config: Config) -> int:
+    """Every name as its rules would see it."""
+    if not names(config):
         print(f"{path}: no names to resolve")
-    print(f"{path}: ok")
-    return _DONE
+        return _DONE
+    from udpproxy.resolver import blocking
+
+    try:
+        results = blocking.look_up_all(names(config), config.resolver)
+    except UnitError as problem:
+        _tell(f"{path}: {problem}")
+        return _UNRESOLVED
+    for name, result in results.items():
+        told = ", ".join(map(str, result.addresses))
+        if result.failure:
+            told = f"failed: {result.failure.value}"
+        elif result.partial:
+            told += f" (for {result.ttl:g} s; the other family failed: {result.partial.value})"
+        else:
+            told += f" (for {result.ttl:g} s)"
+        print(f"{name}: {told}")
+    return _UNRESOLVED if any(result.failure for result in results.values()) else _DONE
 
 
 def explain(path: Path, *, client: str, to: str | None, at: str | None) -> int:
@@ -52,8 +80,22 @@ def explain(path: Path, *, client: str, to: str | None, at: str | None) -> int:
         return _USAGE
     if not asked.takers(config, question):
         _tell("note: no listener takes such a datagram")
-    print("\n".join(asked.explanation(config, question, moment).lines()))
+    answer = asked.explanation(config, question, moment, _known(config))
+    print("\n".join(answer.lines()))
     return _DONE
+
+
+def _known(config: Config) -> Known:
+    """What can be found out about names, here and now."""
+    if not needed(config):
+        return Unresolved()
+    from udpproxy.resolver.blocking import Asked
+
+    try:
+        return Asked(names(config), config.resolver)
+    except UnitError as problem:
+        _tell(f"note: {problem}")
+        return Unresolved()
 
 
 def show(path: Path, *, defaults: bool) -> int:

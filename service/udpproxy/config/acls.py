@@ -10,7 +10,7 @@ import re
 from ipaddress import IPv4Address, IPv4Network
 
 from udpproxy.config import addresses, periods, sections, values
-from udpproxy.config.model import Acl, Address, Limits, Network, Server, SessionType
+from udpproxy.config.model import Acl, Address, Limits, Name, Network, Server, SessionType
 from udpproxy.config.table import Table
 
 _TYPES = {kind.value: kind for kind in SessionType}
@@ -27,13 +27,13 @@ def session_acl(table: Table, base: Limits) -> Acl:
         take(key, _unbuilt(key, syntax) if accept else syntax, None)
     acl = Acl(
         name=table.need("name", values.label, ""),
-        source=table.many("from", addresses.network),
+        source=table.many("from", addresses.source),
         destinations=table.many("to", addresses.destination),
         time=table.many("time", periods.period),
         not_time=table.many("not-time", periods.period),
         accept=accept,
         type=take("type", values.choice(_TYPES), SessionType.NORMAL),
-        server=take("plug-to", addresses.server if accept else _unused_server, None),
+        server=take("plug-to", addresses.server, None),
         broadcast_network=take("broadcast-network", _broadcast_network, None),
         reply_any_port=take("reply-port", _REPLY_PORTS, default=False),
         unreachable_close=take("unreachable", _UNREACHABLE, default=False),
@@ -57,11 +57,11 @@ def _accepted(table: Table, acl: Acl) -> None:
     for key in ("broadcast-network", "reply-port"):
         if table.has(key) and table.sound(key):
             table.wrong(key, f'is only used with type = "broadcast", which is "{acl.type.value}"')
-    if acl.server is not None and _for_many(acl.server.address):
+    host = acl.server.host if acl.server is not None else None
+    if host is not None and not isinstance(host, Name) and _for_many(host):
         table.wrong(
             "plug-to",
-            f'{acl.server.address} is not one host: it needs type = "broadcast", '
-            f'which is "{acl.type.value}"',
+            f'{host} is not one host: it needs type = "broadcast", which is "{acl.type.value}"',
         )
 
 
@@ -70,8 +70,10 @@ def _broadcast(table: Table, server: Server | None, network: Network | None) -> 
         table.wrong("broadcast-network", 'must be given with type = "broadcast"')
     if server is None or network is None:
         return
-    target = server.address
-    if not (target in (_EVERYWHERE, network.broadcast_address) or _is_group(target)):
+    target = server.host
+    if isinstance(target, Name):
+        table.wrong("plug-to", f'type = "broadcast" needs an address, found the name {target}')
+    elif not (target in (_EVERYWHERE, network.broadcast_address) or _is_group(target)):
         table.wrong(
             "plug-to",
             f'type = "broadcast" sends to {network.broadcast_address}, 255.255.255.255 or an IPv4 '
@@ -94,14 +96,6 @@ def _broadcast_network(value: object) -> Network:
     if found.prefixlen > 30:
         raise ValueError(f"expected a network that has a broadcast address, found {found}")
     return found
-
-
-def _unused_server(value: object) -> Server | None:
-    """`plug-to` of an ACL that denies: a name does no harm there."""
-    try:
-        return addresses.server(value)
-    except values.NotBuilt:
-        return None
 
 
 def _unbuilt(key: str, syntax: values.Parser[None]) -> values.Parser[None]:

@@ -9,7 +9,16 @@ from __future__ import annotations
 import re
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from udpproxy.config.model import Address, Destination, NameServer, Network, Ports, Server
+from udpproxy.config.model import (
+    Address,
+    Destination,
+    Name,
+    NameServer,
+    Network,
+    Pattern,
+    Ports,
+    Server,
+)
 from udpproxy.config.values import NotBuilt, is_name, said, text, whole
 
 _number = whole(1, 65535)
@@ -41,14 +50,34 @@ def address(value: object) -> Address:
     """One address, with or without brackets, no port, no name."""
     word = text(value)
     if is_name(word):
-        raise NotBuilt(f"{said(word)}: names are")
+        raise ValueError(f"{said(word)} is a name: only an address can stand here")
     return _address(_bare(word), word)
 
 
 def network(value: object) -> Network:
-    """An item of `from`: a network, or an address for itself alone."""
+    """A network, or an address for itself alone."""
     word = text(value)
-    return _network(_bare(word), word, pattern=True)
+    host = _bare(word)
+    if is_name(host):
+        raise ValueError(f"{said(word)} is a name: only a network can stand here")
+    return _network(host, word)
+
+
+def source(value: object) -> Network | Name | Pattern:
+    """An item of `from`: as network(), a name, or a pattern such as "*.example.org"."""
+    word = text(value)
+    host = _bare(word)
+    if is_name(host):
+        return name(host)
+    star, _, domain = host.partition(".")
+    if star == "*" and is_name(domain):
+        return Pattern(domain.lower().rstrip("."))
+    return _network(host, word)
+
+
+def name(host: str) -> Name:
+    """Case makes no difference; a final dot does: the search list is not tried."""
+    return Name(host.lower())
 
 
 def destination(value: object) -> Destination:
@@ -59,23 +88,24 @@ def destination(value: object) -> Destination:
     if re.fullmatch(r"[0-9]+(-[0-9]+)?", host):
         raise ValueError(f'expected ":{host}" for ports alone, found {said(word)}')
     if host:
-        return Destination(network=_network(host, word, pattern=False), ports=found)
+        where = name(host) if is_name(host) else _network(host, word)
+        return Destination(host=where, ports=found)
     if found is None:
         raise ValueError('expected "ADDRESS:PORT", "NETWORK" or ":PORT", found ""')
-    return Destination(network=None, ports=found)
+    return Destination(host=None, ports=found)
 
 
 def server(value: object) -> Server:
-    """`plug-to`: an address, with a port or with the client's."""
+    """`plug-to`: an address or a name, with a port or with the client's."""
     word = text(value)
     host, port_text = split(word)
     found = None if port_text is None else port(port_text)
     if is_name(host):
-        raise NotBuilt(f"{said(host)}: names are")
+        return Server(host=name(host), port=found)
     target = _address(host, word)
     if target.is_unspecified:
         raise ValueError(f"{target} is no server's address")
-    return Server(address=target, port=found)
+    return Server(host=target, port=found)
 
 
 def name_server(value: object) -> NameServer:
@@ -127,11 +157,8 @@ def _address(host: str, word: str) -> Address:
     return found
 
 
-def _network(host: str, word: str, *, pattern: bool) -> Network:
+def _network(host: str, word: str) -> Network:
     base, slash, prefix = host.partition("/")
-    named = base.removeprefix("*.") if pattern else base
-    if is_name(named) and not slash:
-        raise NotBuilt(f"{said(word)}: names are")
     found = _address(base, word)
     if not slash:
         return ip_network(found)

@@ -10,7 +10,7 @@ from itertools import combinations
 
 from udpproxy.config.addresses import endpoint
 from udpproxy.config.lines import Path
-from udpproxy.config.model import Acl, Address, Config, Destination, Listen, Ports
+from udpproxy.config.model import Acl, Address, Config, Destination, Listen, Name, Ports
 from udpproxy.config.table import Notes
 
 Listens = list[tuple[Path, Listen]]
@@ -70,7 +70,9 @@ def _names(acls: Acls, notes: Notes) -> None:
 def _at_itself(path: Path, acl: Acl, listeners: list[Listen], notes: Notes) -> None:
     """A datagram sent to one of our own sockets would come round again and again."""
     assert acl.server is not None
-    target, port = acl.server.address, acl.server.port
+    target, port = acl.server.host, acl.server.port
+    if isinstance(target, Name):
+        return  # what it resolves to will be seen; the engine refuses what comes from ourselves
     targets = [Ports(first=port, last=port)] if port else list(_addressed(acl, listeners))
     for listener in listeners:
         if not _reaches(target, listener.address):
@@ -103,11 +105,11 @@ def _addressed(acl: Acl, listeners: list[Listen]) -> Iterator[Ports]:
 
 
 def _may_be_addressed(listening: Address, item: Destination) -> bool:
-    if item.network is None:
+    if item.host is None or isinstance(item.host, Name):
         return True
     if listening.is_unspecified:
-        return listening.version == item.network.version
-    return listening in item.network
+        return listening.version == item.host.version
+    return listening in item.host
 
 
 def _remarks(config: Config, listens: Listens, acls: Acls, ephemeral: Ports, notes: Notes) -> None:

@@ -14,6 +14,30 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A host's name in place of its address; lower case, with its final dot if it has one."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """`*.domain` in `from`: every client whose verified name ends so."""
+
+    domain: str
+
+    def __str__(self) -> str:
+        return f"*.{self.domain}"
+
+    def fits(self, name: str) -> bool:
+        """`name` in lower case, without a final dot."""
+        return name.endswith(f".{self.domain}")
+
+
 class SessionType(enum.Enum):
     """Who may reply in a session (SPEC 3)."""
 
@@ -63,7 +87,7 @@ class Listen:
 class Destination:
     """One item of `to`: None means any."""
 
-    network: Network | None
+    host: Network | Name | None
     ports: Ports | None
 
 
@@ -71,7 +95,7 @@ class Destination:
 class Server:
     """Where a session is plugged to; port None: the port that the client wrote to."""
 
-    address: Address
+    host: Address | Name
     port: int | None
 
 
@@ -99,7 +123,7 @@ class Acl:
     """One `[[session-acl]]`: conditions (None: any), then what is done with the session."""
 
     name: str
-    source: tuple[Network, ...] | None
+    source: tuple[Network | Name | Pattern, ...] | None
     destinations: tuple[Destination, ...] | None
     time: tuple[Period, ...] | None
     not_time: tuple[Period, ...] | None

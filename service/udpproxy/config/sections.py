@@ -59,7 +59,7 @@ def top(table: Table) -> Config:
         ),
         singleproc=take("singleproc", values.flag, plain.singleproc),
         workers=take("workers", _workers, plain.workers),
-        engine=take("engine", _engine, plain.engine),
+        engine=take("engine", values.one_of("auto", "native", "python"), plain.engine),
         segmentation=take("segmentation", values.one_of("auto", "off"), plain.segmentation),
         stop_timeout=take("stop-timeout", values.positive_duration, plain.stop_timeout),
         crash_limit=take("crash-limit", values.whole(1, 1000), plain.crash_limit),
@@ -76,16 +76,9 @@ def top(table: Table) -> Config:
 
 
 def _workers(value: object) -> int:
-    if values.whole(1, 1024)(value) > 1:
+    if values.whole(1, 64)(value) > 1:
         raise values.NotBuilt(f"workers = {value} is")
     return 1
-
-
-def _engine(value: object) -> str:
-    word = values.one_of("auto", "native", "python")(value)
-    if word == "native":
-        raise values.NotBuilt('engine = "native" is')
-    return word
 
 
 def listen(table: Table) -> Listen | None:

@@ -18,8 +18,10 @@ from udpproxy.config.model import (
     Limits,
     Listen,
     Log,
+    Name,
     NameServer,
     Network,
+    Pattern,
     Ports,
     Resolver,
     Server,
@@ -157,22 +159,26 @@ def _resolver(resolver: Resolver) -> list[Entry]:
     return entries
 
 
-def _network(network: Network) -> str:
+def _network(network: Network | Name | Pattern) -> str:
+    if isinstance(network, Name | Pattern):
+        return str(network)
     alone = network.prefixlen == network.max_prefixlen
     return str(network.network_address) if alone else str(network)
 
 
 def _destination(item: Destination) -> str:
-    if item.network is None:
+    if item.host is None:
         return f":{item.ports}"
-    host = _network(item.network)
+    host = _network(item.host)
     if item.ports is None:
         return host
-    return f"[{host}]:{item.ports}" if item.network.version == 6 else f"{host}:{item.ports}"
+    return f"[{host}]:{item.ports}" if ":" in host else f"{host}:{item.ports}"
 
 
 def _server(server: Server) -> str:
-    return _host(server.address) if server.port is None else endpoint(server.address, server.port)
+    if isinstance(server.host, Name):
+        return str(server.host) if server.port is None else f"{server.host}:{server.port}"
+    return _host(server.host) if server.port is None else endpoint(server.host, server.port)
 
 
 def _name_server(server: NameServer) -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from udpproxy.engine import sockets
 from udpproxy.engine.lifecycle import Lifecycle
+from udpproxy.engine.relayed import Relayed
+from udpproxy.session import table as t
+from udpproxy.session.peers import Endpoint
 from udpproxy.session.reasons import Reason
 from udpproxy.session.table import Record, State
 
@@ -26,6 +31,31 @@ class Continuity(Lifecycle):
             self._table.set_rule(session.slot, verdict.acl, verdict.generation)
             self._book.replan(session)
         return ended
+
+    def redirect(self, number: int, server: Endpoint) -> bool:
+        """The session goes on to another server; a crash in between leaves it at the old one."""
+        session = cast("Relayed | None", self._book.get(number))
+        if session is None:
+            return False
+        lost = sockets.drops(session.sock) - self._words[session.at + t.DROPS_BASE]
+        self._reactor.remove_reader(session.sock.fileno())
+        self._pool.reset(session.sock, plain=session.plain)
+        self._own.discard(session.own)
+        packed = sockets.pack(server[0])
+        session.aim(self._pool.get(sockets.family_of(packed), session.slot), server)
+        self._words[session.at + t.DROPS_BASE] = (sockets.drops(session.sock) - lost) & 0xFFFFFFFF
+        self._reactor.add_reader(session.sock.fileno(), self._reader(session))
+        try:
+            session.own = self._attach(session, session.rule.type)
+        except OSError as problem:
+            self._host.failed("follow a server to its new address", problem)
+            self._close(session, Reason.ERROR)
+            return True
+        self._own.add(session.own)
+        session.be_careful(watched=self._watched)
+        source = (sockets.pack(session.own[0]), session.own[1])
+        self._table.redirect(session.slot, (packed, server[1]), source)
+        return True
 
     def adopt(self) -> int:
         """Go on with the sessions in the table; how many there were."""

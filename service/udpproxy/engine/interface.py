@@ -17,6 +17,8 @@ from udpproxy.session.limits import Budget
 from udpproxy.session.reasons import Reason
 from udpproxy.session.table import Record
 
+Socket = socket.socket
+
 
 @dataclass(frozen=True, slots=True)
 class ListenerSocket:
@@ -26,6 +28,8 @@ class ListenerSocket:
     socket: socket.socket
     address: Address
     port: int
+    others: tuple[Socket, ...] = ()
+    """Of the workers after the first; all of them listen on the same address and port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,18 @@ class Host(Protocol):
         """Called for each datagram, but only while the host has asked for it (level full)."""
 
 
+class Lasting(Protocol):
+    """For whom else and how long a decision holds: an engine need not ask for each session."""
+
+    def lasting(self, listener: ListenerSocket, client: str, addressed: str) -> tuple[int, int]:
+        """About what decide() just said: it is the same for all clients whose addresses begin
+        with so many bits of this one's, until that moment (monotonic, nanoseconds); 0: it holds
+        for this one session."""
+
+    def denied(self, listener: ListenerSocket, client: str, addressed: str, count: int) -> None:
+        """So many more datagrams were refused, as decide() had said of others."""
+
+
 class Reactor(Protocol):
     """A loop that calls back; asyncio's event loop is one."""
 
@@ -128,6 +144,15 @@ class Engine(Protocol):
 
     def watch(self, *, on: bool) -> None:
         """Tell the host of each datagram (level full): costs much, so off at first."""
+
+    def announce(self, *, openings: bool) -> None:
+        """Whether the host is told of each session that opens; at first it is."""
+
+    def segment(self, *, on: bool) -> None:
+        """Hand runs of equal datagrams over in one go where the engine can; at first it does."""
+
+    def forget_decisions(self) -> None:
+        """What the host said of clients may not hold any more: ask again."""
 
     @property
     def sessions(self) -> int:

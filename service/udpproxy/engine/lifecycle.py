@@ -15,7 +15,7 @@ from typing import cast
 
 from udpproxy.config.model import SessionType
 from udpproxy.engine import sockets
-from udpproxy.engine.interface import Host, ListenerSocket, Reactor, Verdict
+from udpproxy.engine.interface import Host, ListenerSocket, Reactor, Verdict, Wait, Way
 from udpproxy.engine.pool import Pool
 from udpproxy.engine.relayed import Listening, Relayed
 from udpproxy.session import table as t
@@ -59,6 +59,7 @@ class Lifecycle(ABC):
         self._own: set[Endpoint] = set()
         self._next_second = 0
         self._watched = False
+        self._announces = True
 
     @abstractmethod
     def _reader(self, session: Relayed) -> Callable[[], None]:
@@ -73,6 +74,16 @@ class Lifecycle(ABC):
         self._by_port.setdefault(listener.port, []).append(listening)
         self._drops[listener.number] = sockets.drops(listener.socket)
         return listening
+
+    def announce(self, *, openings: bool) -> None:
+        """Whether the host is told of each session that opens."""
+        self._announces = openings
+
+    def segment(self, *, on: bool) -> None:
+        """Every datagram goes alone here."""
+
+    def forget_decisions(self) -> None:
+        """None are kept here: the host is asked for each session."""
 
     @property
     def sessions(self) -> int:
@@ -102,11 +113,13 @@ class Lifecycle(ABC):
         key: Hashable,
         client: tuple[str, int],
         now: int,
+        data: bytes,
         addressed: bytes = b"",
         local: bytes = b"",
         interface: int = 0,
     ) -> Relayed | None:
-        """The first datagram: decide, take a slot, connect its socket, write its record."""
+        """The first datagram: decide, take a slot, connect its socket, write its record. None:
+        refused, or the host keeps `data` until it knows a name."""
         given = listening.given
         if not addressed:
             addressed = local = given.address.packed
@@ -114,7 +127,9 @@ class Lifecycle(ABC):
             self._refuse("refused-own-socket", client, listening)
             return None
         verdict = self._host.decide(given, client[0], sockets.unpack(addressed))
-        if verdict is None:
+        if isinstance(verdict, Wait):
+            self._host.wait(verdict, given, client, Way(addressed, local, interface), data)
+        if not isinstance(verdict, Verdict):
             return None
         room = self._book.room(client[0])
         if isinstance(room, str):
@@ -167,7 +182,8 @@ class Lifecycle(ABC):
         self._table.open(slot, (sockets.pack(session.own[0]), session.own[1]))
         self._table.count("sessions-opened")
         self._start(session)
-        self._host.opened(session.id, verdict, client)
+        if self._announces:
+            self._host.opened(session.id, verdict, client)
         return session
 
     def _attach(self, session: Relayed, kind: SessionType) -> Endpoint:
@@ -286,12 +302,12 @@ class Lifecycle(ABC):
         self._book.close(session)
         table.free(slot)
 
-    def kill(self, number: int) -> bool:
+    def kill(self, number: int, reason: Reason = Reason.KILLED) -> bool:
         """End one session; False: there is none of that number."""
         session = self._book.get(number)
         if session is None:
             return False
-        self._close(cast(Relayed, session), Reason.KILLED)
+        self._close(cast(Relayed, session), reason)
         return True
 
     def work(self, now: int) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 
 from udpproxy.config.model import SessionType
 from udpproxy.engine.interface import ListenerSocket, Verdict
@@ -82,21 +83,26 @@ class Relayed(Session):
         self.address = address
         self.control: Ancillary = answer_from(local, interface) if listener.wildcard else []
         self.reply = listener.given.socket.sendto
-        self.sock = sock
-        self.receive = sock.recv
         self.plain = kind in CONNECTED
         self.one_way = kind is SessionType.ONE_WAY
         self.rule = PeerRule(kind, server, verdict.any_port, verdict.network)
-        self.peer: Endpoint | None = None
         self.own: Endpoint = ("", 0)
-        self.send: Callable[[bytes], int] = sock.send
-        if not self.plain:
-            self.send = lambda data: sock.sendto(data, server)
+        self.aim(sock, server)
         self.answered = False
         # How many datagrams to read at a time: adaptive, since a read in vain costs a datagram.
         self.burst = 1
         self.patience = 0
         self.judge_by(verdict)
+
+    def aim(self, sock: socket.socket, server: Endpoint) -> None:
+        """Datagrams go there from now on, by that socket; nobody is pinned."""
+        self.sock = sock
+        self.receive = sock.recv
+        self.rule = replace(self.rule, server=server)
+        self.peer: Endpoint | None = None
+        self.send: Callable[[bytes], int] = sock.send
+        if not self.plain:
+            self.send = lambda data: sock.sendto(data, server)
 
     def judge_by(self, verdict: Verdict) -> None:
         """The rules that hold from now on; type and server stay as they were."""

@@ -65,6 +65,15 @@ def family_of(packed: bytes) -> socket.AddressFamily:
     return socket.AF_INET if len(packed) == 4 else socket.AF_INET6
 
 
+def has_ipv6() -> bool:
+    """A kernel can be built or started without it."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+    except OSError:
+        return False
+    return True
+
+
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -78,6 +87,9 @@ def sockaddr(endpoint: tuple[bytes, int], scope: int) -> tuple[str, int]:
     address, port = unpack(endpoint[0]), endpoint[1]
     if len(endpoint[0]) == 4:
         return address, port
+    if scope:
+        flags = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+        address = socket.getnameinfo((address, port, 0, scope), flags)[0]
     return cast(tuple[str, int], (address, port, 0, scope))
 
 

@@ -31,12 +31,15 @@ class Commands:
         children: Callable[[], list[Peer]],
         running: asyncio.Event,
         reload: Callable[[], Awaitable[Plain]],
+        helpers: Callable[[], tuple[str, ...]],
     ) -> None:
+        """`helpers` are the roles that the names in the configuration need."""
         self._control = control
         self._sessions = sessions
         self._children = children
         self._running = running
         self._reload = reload
+        self._helpers = helpers
         self._turn = asyncio.Lock()
 
     async def perform(self, verb: str, args: Args) -> Plain:
@@ -63,7 +66,7 @@ class Commands:
             case "kill":
                 return await self._kill(args.get("session"))
             case "resolve-now":
-                raise InvalidArgument("the configuration has no names to resolve")
+                return await self._resolve_now()
             case _:
                 return self._control.perform(verb, {})
 
@@ -109,6 +112,14 @@ class Commands:
         silent = [str(answer) for answer in answers if isinstance(answer, BaseException)]
         if silent:
             raise LinkError("; ".join(silent))
+
+    async def _resolve_now(self) -> Plain:
+        """Clients' names are forgotten, those of the configuration looked up again."""
+        helpers = self._helpers()
+        if not helpers:
+            raise InvalidArgument("the configuration has no names to resolve")
+        await self._to_child("reg", "resolve-now", {})
+        return await self._to_child("acr", "resolve-now", {}) if "acr" in helpers else None
 
     async def _kill(self, number: Plain) -> Plain:
         if not isinstance(number, int) or isinstance(number, bool):

@@ -15,10 +15,12 @@ from udpproxy import __version__
 from udpproxy.bus import PROXY, Bus
 from udpproxy.config import load
 from udpproxy.config.model import Config
-from udpproxy.errors import ConfigError, InvalidArgument, LinkError
+from udpproxy.config.names import names, needed
+from udpproxy.errors import ConfigError, InvalidArgument, LinkError, UnitError
 from udpproxy.parent import reload
 from udpproxy.parent.commands import Commands
 from udpproxy.parent.door import Door
+from udpproxy.parent.names import HELPERS, Naming, check_name_servers, client_look_up
 from udpproxy.parent.peer import Peer
 from udpproxy.parent.resources import Resources
 from udpproxy.parent.service import OBJECTS, OPEN_METHODS, ROOT, BusService
@@ -94,6 +96,7 @@ class Parent:
             )
             clean_up.callback(self._resources.close)
             self._setting.account.become()
+            self._naming = Naming(self._logs, self._resources)
             self._sessions = Sessions(self._resources, lambda: self._config)
             clean_up.callback(self._last_records)
             self._record_all(self._sessions.cut_off())
@@ -101,9 +104,9 @@ class Parent:
             clean_up.push_async_callback(self._door.close)
             self._join_bus(clean_up)
             self._start_children()
-            clean_up.push_async_callback(self._stop_children)
             self._pulse()
             clean_up.callback(lambda: self._timer.cancel())
+            clean_up.push_async_callback(self._stop_children)
             status, why = await self._end
             self._state = "stopping"
             self._notifier.stopping()
@@ -155,6 +158,7 @@ class Parent:
             children=lambda: list(self._peers.values()),
             running=self._running,
             reload=self._reload,
+            helpers=lambda: needed(self._config),
         )
         self._door = Door(
             self._logs,
@@ -175,6 +179,7 @@ class Parent:
             totals=self._resources.table.totals,
             process=self._process,
             perform=self._commands.perform,
+            known=self._naming.found,
         )
         name = f"org.udpproxy1.{self._setting.instance}"
         self._bus = Bus(
@@ -207,11 +212,16 @@ class Parent:
             case Mode.SINGLE:
                 self._logs.say(messages.SINGLE)
                 logs = Logs(f"udp-proxy/{setting.instance}/reg", self._logs.level)
-                self._supervisor = SingleSupervisor(logs, self._door, given_up=self._give_up)
+                self._naming.look_up_all(self._config)
+                blocking = client_look_up(lambda: self._config.resolver)
+                self._supervisor = SingleSupervisor(
+                    logs, self._door, given_up=self._give_up, blocking=blocking
+                )
             case Mode.UNITS:
                 self._supervisor = UnitSupervisor(
                     self._logs,
                     restarts=self._systemd.restarts,
+                    dismiss=self._dismiss,
                     given_up=self._give_up,
                     ended=self._child_ended,
                 )
@@ -223,14 +233,27 @@ class Parent:
                     given_up=self._give_up,
                     ended=self._child_ended,
                 )
-        roles = ("reg", "acr", "apr") if setting.mode is Mode.UNITS else ("reg",)
-        for role in roles:
-            life = Life(
-                limit=self._config.crash_limit,
-                window=self._config.crash_window,
-                stop_on_death=self._config.stop_on_child_death,
-            )
-            self._supervisor.start(role, life)
+        self._start("reg")
+        self._start_helpers()
+
+    def _start_helpers(self) -> None:
+        """As units they wait idle; else those that the configuration needs, once it does."""
+        roles = {Mode.UNITS: HELPERS, Mode.FORK: needed(self._config), Mode.SINGLE: ()}
+        for role in roles[self._setting.mode]:
+            if role not in self._supervisor.children():
+                self._start(role)
+
+    def _start(self, role: str) -> None:
+        life = Life(
+            limit=self._config.crash_limit,
+            window=self._config.crash_window,
+            stop_on_death=self._config.stop_on_child_death,
+        )
+        self._supervisor.start(role, life)
+
+    def _dismiss(self, role: str) -> None:
+        with contextlib.suppress(LinkError, OSError):
+            self._peers[role].link.send(wire.Ask(0, "terminate", {}))
 
     async def _stop_children(self) -> None:
         await self._supervisor.stop(self._config.stop_timeout)
@@ -243,9 +266,13 @@ class Parent:
             self._record_all(self._sessions.last_records())
 
     def _record_all(self, records: Iterable[dict[str, str]]) -> None:
-        for fields in records:
+        patient = True
+        for number, fields in enumerate(records, 1):
             self._logs.record(session_record.text(fields), fields)
             self._sessions_ended += 1
+            # Thousands at once are more than a journal takes without a wait.
+            if patient and number % 1000 == 0:
+                patient = self._logs.drain(2.0)
 
     def _pulse(self) -> None:
         """Once a second: a sign of life, the status line, changed properties."""
@@ -305,6 +332,8 @@ class Parent:
             self._logs.failure(problem)
         else:
             self._logs.say(messages.INTERNAL, context.get("message"))
+        # systemd starts us again and hands everything back: our mistake ends no session.
+        self._kept = self._setting.mode is Mode.UNITS
         self._finish(INTERNAL, "internal error")
 
     def _finish(self, status: int, why: str) -> None:
@@ -317,9 +346,13 @@ class Parent:
         self._supervisor.entered(peer.role, peer.link.peer[0])
         if peer.role == "reg":
             self._resources.lend_all(peer.link)
+            self._naming.resume(peer.link)
             peer.link.send(wire.Tell("relay", {"level": self._logs.level}))
+        self._naming.entered(peer, self._peers)
 
     def _heard(self, peer: Peer, news: wire.Tell) -> None:
+        if news.what == "names" and peer.role == "acr":
+            self._naming.found.heard(news.args.get("found"), names(self._config))
         if news.what != "ready":
             return
         self._supervisor.ready(peer.role)
@@ -348,8 +381,10 @@ class Parent:
             text = load.read_text(path)
             new = load.parse(text, str(path), ephemeral=load.ephemeral_ports())
             reload.refuse_restart_keys(self._config, new)
+            self._logs.check(new.log)
+            check_name_servers(new)
             change = reload.Change(self._resources, new)
-        except (ConfigError, InvalidArgument) as problem:
+        except (ConfigError, InvalidArgument, UnitError) as problem:
             self._logs.say(messages.RELOAD_FAILED, problem)
             raise InvalidArgument(str(problem)) from None
         old, self._config, self._text = self._config, new, text
@@ -357,9 +392,14 @@ class Parent:
         self._logs.configure(new.log, keep_level=old.log.level == new.log.level)
         for warning in new.warnings:
             self._logs.say(messages.CONFIG_WARNING, warning)
+        if self._setting.mode is Mode.SINGLE:
+            self._naming.look_up_all(new)
+            self._naming.resume(self._peers["reg"].link)
+        self._naming.reloaded(new, self._peers)
+        self._start_helpers()
         ended = 0
         with contextlib.suppress(LinkError, KeyError):
-            ended = await change.apply(self._peers["reg"])
+            ended = await change.apply(self._peers.get("reg"))
             if old.log.level != new.log.level:
                 await self._peers["reg"].ask("loglevel", {"level": str(new.log.level)})
         self._logs.say(messages.RELOADED, len(self._resources.listeners), len(new.acls))

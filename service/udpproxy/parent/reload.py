@@ -39,9 +39,12 @@ class Change:
             resources.unbind(self._added)
             raise InvalidArgument(str(problem)) from None
 
-    async def apply(self, reg: Peer) -> int:
-        """REG takes it over; how many sessions that ended. LinkError where REG died meanwhile:
-        the next one starts with all of it."""
+    async def apply(self, reg: Peer | None) -> int:
+        """REG takes it over; how many sessions that ended. Where there is none, or it dies
+        meanwhile (LinkError): the next one starts with all of it."""
+        if reg is None:
+            self._resources.unbind(self._removed)
+            return 0
         self._resources.lend_text(reg.link)
         self._resources.lend_carriers(reg.link, self._families)
         self._resources.lend_listeners(reg.link, self._added)

@@ -9,7 +9,7 @@ import os
 import socket
 from ipaddress import ip_address
 
-from udpproxy.config.model import Address, Config
+from udpproxy.config.model import Address, Config, Name
 from udpproxy.engine import sockets
 from udpproxy.engine.interface import ListenerSocket
 from udpproxy.errors import UnitError
@@ -46,7 +46,13 @@ def places(config: Config) -> list[Place]:
 
 def families(config: Config) -> list[socket.AddressFamily]:
     """Towards servers of which families there may be sessions."""
-    versions = {acl.server.address.version for acl in config.acls if acl.accept and acl.server}
+    hosts = [acl.server.host for acl in config.acls if acl.accept and acl.server]
+    versions = {host.version for host in hosts if not isinstance(host, Name)}
+    if any(isinstance(host, Name) for host in hosts):
+        # It can come to have addresses of either, as far as this host knows both.
+        versions.add(4)
+        if sockets.has_ipv6():
+            versions.add(6)
     both = {4: socket.AF_INET, 6: socket.AF_INET6}
     return [both[version] for version in sorted(versions)] or [socket.AF_INET]
 

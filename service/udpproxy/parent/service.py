@@ -9,6 +9,7 @@ from udpproxy.bus import LOG_CONTROL, PROCESS, PROXY, Value, plain, variants
 from udpproxy.config.model import Config
 from udpproxy.errors import InvalidArgument
 from udpproxy.policy import explain
+from udpproxy.policy.acl import Known
 from udpproxy.process import messages
 from udpproxy.process.control import Figures
 from udpproxy.process.logs import Damper, Logs
@@ -77,6 +78,7 @@ class BusService:
         totals: Callable[[], dict[str, int]],
         process: Callable[[str], tuple[int, str, int]],
         perform: Perform,
+        known: Known,
     ) -> None:
         """`process` gives (pid, state, ends) of a role."""
         self._logs = logs
@@ -85,6 +87,7 @@ class BusService:
         self._totals = totals
         self._process = process
         self._perform = perform
+        self._known = known
         self._damper = Damper()
 
     def properties(self, path: str, interface: str) -> dict[str, Value]:
@@ -95,10 +98,10 @@ class BusService:
             role = path.rpartition("/")[2]
             pid, state, ends = self._process(role)
             return {"Role": role, "Pid": pid, "State": state, "Restarts": ends}
-        target = self._config().log.target
+        target = self._logs.target
         return {
             "LogLevel": _SYSLOG_NAMES.get(self._logs.level, "debug"),
-            "LogTarget": {"auto": "journal", "stderr": "console"}.get(target, target),
+            "LogTarget": "console" if target == "stderr" else target,
             "SyslogIdentifier": self._logs.who,
         }
 
@@ -166,7 +169,7 @@ class BusService:
         config = self._config()
         to, at = (str(question[key]) if key in question else None for key in ("to", "at"))
         asked = explain.question(config, str(question["from"]), to)
-        answer = explain.explanation(config, asked, explain.moment(at, datetime.now()))
+        answer = explain.explanation(config, asked, explain.moment(at, datetime.now()), self._known)
         parts = {"server": answer.server, "type": answer.type, "limits": answer.limits}
         return {
             "rule": answer.rule,

@@ -11,6 +11,7 @@ from udpproxy import __version__
 from udpproxy.parent.door import Door
 from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
+from udpproxy.reg.naming import Blocking
 from udpproxy.reg.process import Reg
 from udpproxy.supervisor.lifecycle import Life
 
@@ -32,11 +33,13 @@ class SingleSupervisor:
         door: Door,
         *,
         given_up: Callable[[str], None],
+        blocking: Blocking,
     ) -> None:
         """`logs` is for REG alone: it has a level of its own, as in the other modes."""
         self._logs = logs
         self._door = door
         self._given_up = given_up
+        self._blocking = blocking
         self._loop = asyncio.get_running_loop()
         self._inner: dict[str, Inner] = {}
         self._reg: Reg | None = None
@@ -54,6 +57,7 @@ class SingleSupervisor:
             notifier=_Told(life),
             version=__version__,
             left=lambda reason: self._left(role),
+            blocking=self._blocking,
         )
 
     def knows(self, role: str, pid: int) -> bool:

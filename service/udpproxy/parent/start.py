@@ -9,8 +9,9 @@ from pathlib import Path
 
 from udpproxy import __version__
 from udpproxy.config import load
-from udpproxy.config.model import Config
+from udpproxy.config.model import Config, Name
 from udpproxy.errors import ConfigError, UnitError
+from udpproxy.parent.names import check_name_servers
 from udpproxy.parent.place import AlreadyRunning, Place, runtime_directory
 from udpproxy.parent.process import INTERNAL, Mode, Parent, Setting
 from udpproxy.parent.resources import check_descriptors, is_local
@@ -18,6 +19,7 @@ from udpproxy.process import messages
 from udpproxy.process.logs import Logs, level_from
 from udpproxy.process.privileges import Account, raise_descriptor_limit
 from udpproxy.process.signals import Signals
+from udpproxy.reg import engines
 
 BAD_CONFIG, NO_SYSTEM, RUNS_ALREADY = 78, 71, 75
 """EX_CONFIG, EX_OSERR and EX_TEMPFAIL of sysexits.h."""
@@ -70,6 +72,8 @@ def run(
 
 def _start(setting: Setting, text: str, config: Config, logs: Logs, signals: Signals) -> int:
     check_descriptors(config, raise_descriptor_limit())
+    check_name_servers(config)
+    engines.check(config)
     _refuse_itself(config)
     place = Place(setting.directory, setting.account)
     try:
@@ -86,10 +90,11 @@ def _start(setting: Setting, text: str, config: Config, logs: Logs, signals: Sig
 def _refuse_itself(config: Config) -> None:
     """What the file alone does not show: a wildcard listener on one of this host's addresses."""
     for acl in config.acls:
-        if not acl.accept or acl.server is None or not is_local(acl.server.address):
+        host = acl.server.host if acl.accept and acl.server else None
+        if acl.server is None or host is None or isinstance(host, Name) or not is_local(host):
             continue
         for listen in config.listen:
-            same = listen.address.version == acl.server.address.version
+            same = listen.address.version == host.version
             if (
                 listen.address.is_unspecified
                 and same
@@ -97,7 +102,7 @@ def _refuse_itself(config: Config) -> None:
             ):
                 raise UnitError(
                     f"session-acl {acl.name!r}",
-                    f"plug-to {acl.server.address} is this host, where the proxy itself listens "
+                    f"plug-to {host} is this host, where the proxy itself listens "
                     f"on port {listen.ports}: it would send to itself",
                 )
 

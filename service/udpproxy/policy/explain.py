@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from udpproxy.config import addresses
 from udpproxy.config import show as shown
-from udpproxy.config.model import Acl, Address, Config, Listen
+from udpproxy.config.model import Acl, Address, Config, Listen, Name
 from udpproxy.errors import InvalidArgument
-from udpproxy.policy.acl import Policy, Question, server_for
+from udpproxy.policy.acl import Known, Policy, Question, server_for
 
 T = TypeVar("T")
 
@@ -40,9 +40,9 @@ class Explanation:
         ]
 
 
-def explanation(config: Config, question: Question, at: datetime) -> Explanation:
+def explanation(config: Config, question: Question, at: datetime, known: Known) -> Explanation:
     """The answer; `at` is local time."""
-    steps = Policy(config).explain(question, at)
+    steps = Policy(config).explain(question, at, known)
     told = [f"{step.acl.name} (line {step.acl.line}): {step.why}" for step in steps]
     if not steps or not steps[-1].holds:
         return Explanation("-", "deny", tuple(told), "no ACL matches, so it is refused")
@@ -50,9 +50,18 @@ def explanation(config: Config, question: Question, at: datetime) -> Explanation
     passed, why = tuple(told[:-1]), told[-1]
     if not acl.accept:
         return Explanation(acl.name, "deny", passed, why)
-    server = addresses.endpoint(*server_for(acl, question))
+    server = _server(acl, question, known)
     limits = shown.words(acl.limits)
     return Explanation(acl.name, "accept", passed, why, server, acl.type.value, limits)
+
+
+def _server(acl: Acl, question: Question, known: Known) -> str:
+    assert acl.server is not None
+    found = server_for(acl, question, known)
+    name = acl.server.host.text if isinstance(acl.server.host, Name) else ""
+    if found is None:
+        return f"{name}, which is not resolved"
+    return addresses.endpoint(*found) + (f" ({name})" if name else "")
 
 
 def question(config: Config, client_text: str, to: str | None) -> Question:
@@ -98,7 +107,7 @@ def _must_not_matter(acls: tuple[Acl, ...], what: str, *, by_address: bool) -> N
     for acl in acls:
         items = acl.destinations or ()
         if by_address:
-            looks = any(item.network is not None for item in items)
+            looks = any(item.host is not None for item in items)
         else:
             looks = any(item.ports is not None for item in items) or (
                 acl.accept and acl.server is not None and acl.server.port is None

@@ -10,6 +10,9 @@ from collections.abc import Iterable
 
 from udpproxy.config.model import Address, Network
 
+_MANY = 64
+"""Beyond these the exact answer of bits() costs more than it spares."""
+
 
 class NetSet:
     """`address in networks`, for IPv4 and IPv6 together."""
@@ -28,3 +31,18 @@ class NetSet:
     def __contains__(self, address: Address) -> bool:
         number = int(address)
         return any(number >> shift in numbers for shift, numbers in self._numbers[address.version])
+
+    def bits(self, address: Address) -> int:
+        """All addresses that begin with so many bits of this one are in it, or none is."""
+        number, width = int(address), address.max_prefixlen
+        return max(
+            (_bits(number >> s, found, width - s) for s, found in self._numbers[address.version]),
+            default=0,
+        )
+
+
+def _bits(head: int, numbers: frozenset[int], length: int) -> int:
+    if head in numbers or len(numbers) > _MANY:
+        return length
+    # Up to and with the first bit in which it differs from each of them.
+    return max(length - (head ^ number).bit_length() + 1 for number in numbers)

@@ -89,13 +89,14 @@ class Link:
                 self._socket.send(packet)
         except BlockingIOError:
             return False
-        except OSError:
-            # The other side is gone; reading will say so in its turn.
-            return True
+        except ConnectionError:
+            return True  # the other side is gone; reading will say so in its turn
+        except OSError as problem:
+            self.close(os.strerror(problem.errno or 0))
         return True
 
     def _writable(self) -> None:
-        while self._waiting and self._try(*self._waiting[0]):
+        while self._waiting and self._try(*self._waiting[0]) and self._open:
             for fd in self._waiting.popleft()[1]:
                 os.close(fd)
         if not self._waiting and self._open:
@@ -113,17 +114,25 @@ class Link:
                 self.close(os.strerror(problem.errno or 0))
                 return
             descriptors = _descriptors(control)
-            if not packet:
-                self.close("the other side has left")
-                return
             try:
-                if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                    raise LinkError("a message was truncated")
-                self._received(self, wire.decode(packet), descriptors)
+                message = _message(packet, flags)
             except LinkError as problem:
                 for fd in descriptors:
                     os.close(fd)
                 self.close(str(problem))
+                return
+            try:
+                self._received(self, message, descriptors)
+            except LinkError as problem:
+                self.close(str(problem))
+
+
+def _message(packet: bytes, flags: int) -> wire.Message:
+    if not packet:
+        raise LinkError("the other side has left")
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        raise LinkError("a message was truncated")
+    return wire.decode(packet)
 
 
 def _descriptors(control: list[tuple[int, int, bytes]]) -> list[int]:

@@ -71,6 +71,14 @@ class Logs:
         self._sink: Sink = _sink(who, LogConfig())
         self._records: Sink | None = None
         self._config: LogConfig | None = None
+        self._told = 0
+        """How many of those dropped have been spoken of."""
+
+    @property
+    def target(self) -> str:
+        """Where lines go, as `[log] target` names it; "auto" is resolved."""
+        target = self._config.target if self._config else "auto"
+        return _resolved(target)
 
     @property
     def dropped(self) -> int:
@@ -79,18 +87,22 @@ class Logs:
 
     def configure(self, config: LogConfig, *, keep_level: bool = False) -> None:
         """Another level, sink, records' file; UnitError and no change where one cannot be had."""
+        if self._config is None or _place(config) != _place(self._config):
+            try:
+                sink, records = _sinks(self.who, config)
+            except OSError as problem:
+                raise UnitError("log", f"{problem.filename}: {problem.strerror}") from None
+            self.close()
+            self._sink, self._records, self._told = sink, records, 0
+        self._config = config
         if not keep_level:
             self.level = config.level
-        if self._config is not None and _place(config) == _place(self._config):
-            self._config = config
-            return
-        try:
-            sink = _sink(self.who, config)
-            records = None if config.records == "same" else FileSink(self.who, Path(config.records))
-        except OSError as problem:
-            raise UnitError("log", f"{problem.filename}: {problem.strerror}") from None
-        self.close()
-        self._sink, self._records, self._config = sink, records, config
+
+    def check(self, config: LogConfig) -> None:
+        """UnitError where configure() would fail; nothing changes."""
+        trial = Logs(self.who)
+        trial.configure(config)
+        trial.close()
 
     def say(self, message: Message, *args: object, **fields: object) -> None:
         """Log it if the level is high enough; `fields` go to the journal, in capitals."""
@@ -121,9 +133,16 @@ class Logs:
 
     def flush(self) -> None:
         """Write what could not be written at once; call it now and then."""
-        self._sink.flush()
+        done = self._sink.flush()
         if self._records:
             self._records.flush()
+        if done and self.dropped > self._told:
+            lost, self._told = self.dropped - self._told, self.dropped
+            self.say(messages.LINES_LOST, lost)
+
+    def drain(self, patience: float) -> bool:
+        """flush() that waits so many seconds; False: something still waits."""
+        return self._sink.drain(patience) and (not self._records or self._records.drain(patience))
 
     def close(self) -> None:
         """The last lines."""
@@ -144,14 +163,14 @@ class Damper:
         self._last: dict[object, float] = {}
         self._held: dict[object, int] = {}
 
-    def passes(self, key: object) -> str | None:
-        """None: hold it back. Else what to append: "" or " (N more held back)"."""
+    def passes(self, key: object, count: int = 1) -> str | None:
+        """`count` lines; None: hold them back. Else what to append: "" or " (N more held back)"."""
         now = time.monotonic()
         if now - self._last.get(key, -1e9) < self._interval:
-            self._held[key] = self._held.get(key, 0) + 1
+            self._held[key] = self._held.get(key, 0) + count
             return None
         self._last[key] = now
-        held = self._held.pop(key, 0)
+        held = self._held.pop(key, 0) + count - 1
         return f" ({held} more held back)" if held else ""
 
 
@@ -162,11 +181,25 @@ def _place(config: LogConfig) -> tuple[str | None, ...]:
     return config.target, config.file, config.facility, config.records
 
 
+def _sinks(who: str, config: LogConfig) -> tuple[Sink, Sink | None]:
+    sink = _sink(who, config)
+    if config.records == "same":
+        return sink, None
+    try:
+        return sink, FileSink(who, Path(config.records))
+    except OSError:
+        sink.close()
+        raise
+
+
+def _resolved(target: str) -> str:
+    if target != "auto":
+        return target
+    return "journal" if stderr_is_journal() else "stderr"
+
+
 def _sink(who: str, config: LogConfig) -> Sink:
-    target = config.target
-    if target == "auto":
-        target = "journal" if stderr_is_journal() else "stderr"
-    match target:
+    match _resolved(config.target):
         case "journal":
             return JournalSink(who)
         case "syslog":

@@ -65,6 +65,7 @@ ADOPTED = Message("UDPS-210-I", "goes on with %d sessions")
 TABLE_LAYOUT = Message("UDPS-211-W", "%s; sessions start anew")
 LEVEL = Message("UDPS-300-I", "log level is %s")
 REOPENED = Message("UDPS-301-I", "log reopened")
+LINES_LOST = Message("UDPS-306-W", "%d log lines are lost: nobody took them in time")
 INFO = Message("UDPS-302-I", "info: %s%s")
 RELOADED = Message("UDPS-303-I", "configuration reloaded: %d listening, %d rules")
 SESSIONS_WITHDRAWN = Message("UDPS-305-I", "%d sessions ended, which the new rules refuse")
@@ -91,5 +92,20 @@ ACCEPTED = Message("UDPP-821-D", "session of %s accepted by %s")
 REFUSED = Message("UDPP-821-I", "session of %s to %s refused by %s%s")
 RECORD = Message("UDPP-888-I", "%s")
 PAYLOAD = Message("UDPP-900-F", "session %d %s %d bytes: %s")
+NAME_CHANGED = Message(
+    "UDPP-830-N", "name %s: %s, before %s, for %g s; rules %s; sessions: %d stay, %d follow, %d end"
+)
+NAME_FAILED = Message("UDPP-831-W", "name %s is not resolved: %s; %s")
+NAME_BACK = Message("UDPP-832-N", "name %s is resolved again: %s")
+NAME_GONE_STALE = Message("UDPP-833-W", "name %s could not be resolved for %g s: it has no address")
+LOOKED_UP = Message("UDPP-834-D", "name %s: %s, for %g s, in %.3f s")
+ANSWERS_LATE = Message(
+    "UDPP-835-W", "answers of APR are late: %d look-ups wait, one for %.1f s; the relay goes on"
+)
+ANSWERS_AGAIN = Message("UDPP-836-N", "APR answers in time again")
+NO_WAITING_ROOM = Message("UDPP-837-W", "datagrams of %s dropped: too many wait for names%s")
+CLIENT_NAMED = Message("UDPP-838-D", "client %s is %s")
+NAMES_RESUMED = Message("UDPP-839-D", "goes on with %d names that are known")
+NO_NAME_SERVERS = Message("UDPP-840-W", "%s")
 
 ALL = tuple(value for value in list(globals().values()) if isinstance(value, Message))

@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 _MOST_WAITING = 20_000
+_LAST_PATIENCE = 1.0
 _JOURNAL = "/run/systemd/journal/socket"
 _SYSLOG = "/dev/log"
 _PRIORITIES = {"C": 2, "E": 3, "W": 4, "N": 5, "I": 6}
@@ -78,6 +79,15 @@ class Sink(ABC):
                 return False
         return True
 
+    def drain(self, patience: float) -> bool:
+        """flush() that waits so many seconds for whoever receives: not where datagrams wait."""
+        deadline = time.monotonic() + patience
+        while not self.flush():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+        return True
+
     def reopen(self) -> None:
         """After a rotation, or a restart of whoever receives."""
         self.flush()
@@ -114,14 +124,21 @@ class StderrSink(Sink):
         return self._line(entry)
 
     def _write(self, line: bytes) -> bool:
-        # Not O_NONBLOCK: that would hold for everybody who shares the terminal with us.
-        if not self._poll.poll(0):
-            return False
-        with contextlib.suppress(OSError):
-            # A pipe that is writable takes PIPE_BUF bytes without a wait (pipe(7)).
-            for start in range(0, len(line), select.PIPE_BUF):
-                os.write(2, line[start : start + select.PIPE_BUF])
-        return True
+        # Not O_NONBLOCK: that would hold for everybody who shares the terminal with us. A pipe
+        # that is writable takes PIPE_BUF bytes without a wait, and no more is sure (pipe(7)).
+        done = 0
+        while done < len(line):
+            if not self._poll.poll(0):
+                break
+            try:
+                done += os.write(2, line[done : done + select.PIPE_BUF])
+            except BlockingIOError:
+                break
+            except OSError:
+                return True  # nobody will ever read it
+        if 0 < done < len(line):
+            self._waiting.appendleft(line[done:])
+        return done > 0
 
 
 class FileSink(Sink):
@@ -177,8 +194,8 @@ class _DatagramSink(Sink):
         self.flush()
 
     def close(self) -> None:
-        """What still waits gets a last try."""
-        super().close()
+        """What still waits is the end of the story: the receiver gets some time for it."""
+        self.drain(_LAST_PATIENCE)
         self._disconnect()
 
     def _disconnect(self) -> None:

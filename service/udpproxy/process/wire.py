@@ -112,9 +112,14 @@ def decode(packet: bytes) -> Message:
     if unknown := set(body) - set(known):
         raise LinkError(f"{name}: unknown parts {sorted(unknown)}")
     for key, value in body.items():
-        if not isinstance(value, _TYPES[str(known[key].type)]):
+        if not _fits(value, str(known[key].type)):
             raise LinkError(f"{name}: {key} is a {type(value).__name__}")
     try:
         return kind(**body)
     except TypeError:
         raise LinkError(f"{name}: something is missing") from None
+
+
+def _fits(value: object, kind: str) -> bool:
+    # For Python a bool is an int, for us a number is a number.
+    return isinstance(value, _TYPES[kind]) and not (kind == "int" and isinstance(value, bool))

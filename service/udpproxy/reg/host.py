@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
-from udpproxy.engine.interface import ListenerSocket, Verdict
+from udpproxy.engine import sockets
+from udpproxy.engine.interface import ListenerSocket, Verdict, Wait, Way
 from udpproxy.process import messages
 from udpproxy.process.logs import Damper, Logs
 from udpproxy.reg.verdicts import Verdicts
+from udpproxy.reg.waiting import Waiter
 from udpproxy.session import record as session_record
 from udpproxy.session.reasons import Reason
 from udpproxy.session.table import Record, Table
@@ -20,43 +23,105 @@ _ROOM = {
 }
 _PRESSURE_ON, _PRESSURE_OFF = 0.90, 0.75
 
+Keep = Callable[[Wait, ListenerSocket, tuple[str, int], Way, bytes], None]
+
 
 class RelayHost:
-    """See engine.interface.Host. `verdicts` changes with a reload."""
+    """See engine.interface.Host. `verdicts` changes with a reload; `keep` takes the datagrams
+    that wait for a name."""
 
-    def __init__(self, logs: Logs, table: Table, verdicts: Verdicts) -> None:
+    def __init__(self, logs: Logs, table: Table, verdicts: Verdicts, keep: Keep) -> None:
         self.verdicts = verdicts
+        self._keep = keep
         self._logs = logs
         self._table = table
         self._damper = Damper()
         self._ports: dict[int, int] = {}
-        self._open = 0
         self._pressed = False
+
+    def wait(
+        self,
+        waiting: Wait,
+        listener: ListenerSocket,
+        client: tuple[str, int],
+        way: Way,
+        data: bytes,
+    ) -> None:
+        """A datagram whose session needs a name."""
+        self._keep(waiting, listener, client, way, data)
+
+    def port(self, listener: int) -> int | None:
+        """Of a listener that there is."""
+        return self._ports.get(listener)
+
+    def unresolved(self, waiter: Waiter) -> None:
+        """A session that ends before it began, for its server's name has no address: its record,
+        with the number 0."""
+        wait, now = waiter.wait, time.monotonic_ns()
+        record = Record(
+            client=(sockets.pack(waiter.client[0]), waiter.client[1]),
+            server=(b"", wait.port),
+            opened=now - round((time.monotonic() - waiter.since) * 1e9),
+        )
+        fields = session_record.fields(record, wait.rule, Reason.UNRESOLVED, now)
+        fields |= {
+            "SERVER": wait.name,
+            "BYTES_CIN": str(waiter.volume),
+            "DATAGRAMS_CIN": str(waiter.came),
+        }
+        self._logs.record(session_record.text(fields), fields)
+        self._table.count("sessions-opened")
+        self._table.add(record)
 
     def listening(self, listener: ListenerSocket) -> None:
         """A listener's port is needed to judge sessions that are found in the table."""
         self._ports[listener.number] = listener.port
 
-    def resumed(self, count: int) -> None:
-        """So many sessions were adopted."""
-        self._open = count
+    def load(self, sessions: int) -> None:
+        """So many sessions there are; asked now and then."""
+        if not self._pressed and sessions >= self._table.capacity * _PRESSURE_ON:
+            self._pressed = True
+            self._logs.say(messages.PRESSURE_ON, sessions, self._table.capacity)
+        elif self._pressed and sessions <= self._table.capacity * _PRESSURE_OFF:
+            self._pressed = False
+            self._logs.say(messages.PRESSURE_OFF, sessions, self._table.capacity)
 
-    def decide(self, listener: ListenerSocket, client: str, addressed: str) -> Verdict | None:
+    def decide(
+        self, listener: ListenerSocket, client: str, addressed: str
+    ) -> Verdict | Wait | None:
         """None: refused, counted and logged."""
         acl, verdict = self.verdicts.decide(listener, client, addressed)
         name = acl.name if acl else "-"
+        if isinstance(verdict, Wait):
+            return verdict
         if verdict is not None:
             if self._logs.seen(messages.ACCEPTED):
                 self._logs.say(messages.ACCEPTED, client, name, CLIENT_ADDR=client, RULE=name)
             return verdict
-        self._table.count("refused-by-acl")
-        held = self._damper.passes(("refused", name))
+        self._refused(listener, client, addressed, name, 1)
+        return None
+
+    def lasting(self, listener: ListenerSocket, client: str, addressed: str) -> tuple[int, int]:
+        """See engine.interface.Lasting; at level debug each session is asked for, and logged."""
+        if self._logs.seen(messages.ACCEPTED):
+            return 0, 0
+        return self.verdicts.lasting(listener, client, addressed)
+
+    def denied(self, listener: ListenerSocket, client: str, addressed: str, count: int) -> None:
+        """So many more datagrams were refused, as decide() had said of others."""
+        acl, _ = self.verdicts.decide(listener, client, addressed)
+        self._refused(listener, client, addressed, acl.name if acl else "-", count)
+
+    def _refused(
+        self, listener: ListenerSocket, client: str, addressed: str, name: str, count: int
+    ) -> None:
+        self._table.count("refused-by-acl", count)
+        held = self._damper.passes(("refused", name), count)
         if held is not None:
             where = f"{addressed} port {listener.port}"
             self._logs.say(
                 messages.REFUSED, client, where, name, held, CLIENT_ADDR=client, RULE=name
             )
-        return None
 
     def decided(self, record: Record) -> Verdict | None:
         """The verdict for a session found in the table; None: no longer accepted."""
@@ -65,10 +130,6 @@ class RelayHost:
 
     def opened(self, number: int, verdict: Verdict, client: tuple[str, int]) -> None:
         """A session was opened."""
-        self._open += 1
-        if not self._pressed and self._open >= self._table.capacity * _PRESSURE_ON:
-            self._pressed = True
-            self._logs.say(messages.PRESSURE_ON, self._open, self._table.capacity)
         if self._logs.seen(messages.OPENED):
             self._logs.say(
                 messages.OPENED,
@@ -83,10 +144,6 @@ class RelayHost:
 
     def ended(self, record: Record, rule: str, reason: Reason) -> None:
         """A session ended: its record."""
-        self._open -= 1
-        if self._pressed and self._open <= self._table.capacity * _PRESSURE_OFF:
-            self._pressed = False
-            self._logs.say(messages.PRESSURE_OFF, self._open, self._table.capacity)
         fields = session_record.fields(record, rule, reason, time.monotonic_ns())
         self._logs.record(session_record.text(fields), fields)
 

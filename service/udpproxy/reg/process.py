@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import socket
 import time
 from collections.abc import Callable
-from ipaddress import ip_address
 
-from udpproxy.config.load import parse
-from udpproxy.config.model import Config
-from udpproxy.engine.interface import Engine, ListenerSocket
+from udpproxy.config.names import names
+from udpproxy.engine.interface import Engine
 from udpproxy.engine.pool import Pool
-from udpproxy.engine.python import PythonEngine
 from udpproxy.errors import InvalidArgument, LinkError
 from udpproxy.process import messages, wire
 from udpproxy.process.control import Control, Figures
@@ -21,9 +17,14 @@ from udpproxy.process.link import Link
 from udpproxy.process.logs import MOST, Logs
 from udpproxy.process.loop import Reactor
 from udpproxy.process.notify import Notifier
+from udpproxy.reg import engines
+from udpproxy.reg.changes import Change, Changes
 from udpproxy.reg.host import RelayHost
+from udpproxy.reg.lent import Lent
+from udpproxy.reg.naming import Blocking, Naming
 from udpproxy.reg.verdicts import Verdicts
-from udpproxy.session.table import STARTS, Table
+from udpproxy.reg.waiting import Waiter
+from udpproxy.session.table import STARTS
 
 _BUSY_TICK, _IDLE_TICK = 0.1, 1.0
 """Seconds between two looks at what is due, with and without sessions."""
@@ -41,20 +42,30 @@ class Reg:
         notifier: Notifier,
         version: str,
         left: Callable[[str], None],
+        blocking: Blocking | None = None,
     ) -> None:
+        """`blocking` looks clients' names up at once, where there is no APR (single mode)."""
         self._reactor = reactor
         self._logs = logs
         self._notifier = notifier
         self._left = left
         self._born = time.monotonic()
-        self._config: tuple[Config, int] | None = None
-        self._table: Table | None = None
-        self._carriers: list[socket.socket] = []
-        """Lent and not yet in the pool, which takes them all."""
-        self._lent: list[ListenerSocket] = []
+        self._lent = Lent()
         self._engine: Engine | None = None
         self._host: RelayHost | None = None
+        self._changes: Changes | None = None
+        self._naming = Naming(
+            reactor,
+            logs,
+            changed=self._changed,
+            inject=self._inject,
+            unresolved=self._unresolved,
+            blocking=blocking,
+        )
         self._alive_at = 0.0
+        self._followed = 0
+        """The log level that the engine knows of."""
+        self._lines_lost = 0
         self.control = Control(logs, figures=self.figures, leave=self.leave)
         self._link = Link(reactor, sock, received=self._received, closed=self._lost)
         self._link.send(wire.Hello("reg", version))
@@ -68,31 +79,41 @@ class Reg:
             "state": "relaying" if self._engine else "starting",
             "log-lines-dropped": self._logs.dropped,
         }
-        if self._engine and self._table:
+        table = self._lent.table
+        if self._engine and table:
             figures["engine"] = self._engine.name
-            figures["max-sessions"] = self._table.capacity
-            figures["starts"] = self._table.words[STARTS]
+            figures["max-sessions"] = table.capacity
+            figures["starts"] = table.words[STARTS]
             figures.update(self._engine.figures())
+            figures.update(self._naming.figures())
         return figures
 
     def leave(self, why: str) -> None:
         """Go; the sessions stay in the table, for the next one or for the last records."""
         self._notifier.stopping()
-        if self._engine:
-            self._engine.close()
-            self._engine = None
+        self._stop()
         self._link.close(why)
 
     def _lost(self, link: Link, reason: str) -> None:
+        self._stop()
+        self._left(reason)
+
+    def _stop(self) -> None:
+        self._naming.close()
+        if self._changes:
+            self._changes.close()
         if self._engine:
             self._engine.close()
             self._engine = None
-        self._left(reason)
 
     def _received(self, link: Link, message: wire.Message, descriptors: list[int]) -> None:
         match message:
+            case wire.Lend("way", [{"role": str(role)}]) if len(descriptors) == 1:
+                self._naming.connect(role, descriptors[0])
             case wire.Lend(what, items) if len(items) == len(descriptors):
-                self._borrow(what, items, descriptors)
+                self._lent.take(what, items, descriptors)
+            case wire.Tell("known", {"found": found}):
+                self._naming.resume(found)
             case wire.Tell("relay", {"level": int(level)}):
                 self._logs.level = level
                 self._relay()
@@ -114,59 +135,54 @@ class Reg:
                 if not self._engine or not self._engine.kill(number):
                     raise InvalidArgument(f"there is no session {number}")
                 return None
+            case "segmentation", {"on": bool(on)}:
+                if self._engine:
+                    self._engine.segment(on=on)
+                return None
+            case "resolve-now", _:
+                self._naming.known.forget_clients()
+                return None
             case _:
                 value = self.control.perform(verb, args)
-                self._watch_payloads()
+                self._follow_level()
                 return value
 
     def signalled(self, number: int) -> None:
         """A signal came."""
         self.control.signalled(number)
-        self._watch_payloads()
+        self._follow_level()
 
-    def _watch_payloads(self) -> None:
-        if self._engine:
-            self._engine.watch(on=self._logs.level >= MOST)
-
-    def _borrow(self, what: str, items: list[wire.Plain], descriptors: list[int]) -> None:
-        match what, items:
-            case "config", [{"origin": str(origin), "generation": int(generation)}]:
-                with os.fdopen(descriptors[0], "rb") as file:
-                    file.seek(0)
-                    self._config = parse(file.read().decode(), origin), generation
-            case "table", [{"capacity": int(capacity)}]:
-                memory = mmap.mmap(descriptors[0], 0)
-                os.close(descriptors[0])
-                self._table = Table(memoryview(memory), capacity, fresh=False)
-            case "carriers", _:
-                self._carriers += [socket.socket(fileno=fd) for fd in descriptors]
-            case "listeners", _:
-                self._lent += map(_listener, items, descriptors)
-            case _:
-                raise LinkError(f"lent {what} of an unknown form")
+    def _follow_level(self) -> None:
+        """What is only logged at some levels is only told at these."""
+        if self._engine and self._logs.level != self._followed:
+            self._followed = self._logs.level
+            self._engine.watch(on=self._followed >= MOST)
+            self._engine.announce(openings=self._logs.seen(messages.OPENED))
+            self._engine.forget_decisions()
 
     def _relay(self) -> None:
         """Everything is here."""
-        if self._config is None or self._table is None or self._engine:
+        table = self._lent.table
+        if self._lent.config is None or table is None or self._engine:
             raise LinkError("told to relay without what it takes")
-        config, generation = self._config
+        config, generation = self._lent.config
         self._logs.configure(config.log, keep_level=True)
-        self._table.words[STARTS] += 1
-        host = self._host = RelayHost(self._logs, self._table, Verdicts(config, generation))
-        engine = self._engine = PythonEngine(
-            self._reactor,
-            self._table,
-            Pool(self._carriers),
-            host,
-            per_client=config.max_sessions_per_client,
-            evict=config.evict_idlest,
-        )
+        self._naming.configure(config)
+        table.words[STARTS] += 1
+        verdicts = Verdicts(config, generation, self._naming.known, self._lent.versions)
+        host = self._host = RelayHost(self._logs, table, verdicts, self._naming.wait)
+        engine = engines.make(self._reactor, table, Pool(self._lent.carriers), host, config)
+        self._engine = engine
+        self._changes = Changes(
+            self._reactor, self._logs, table, engine, self._naming.known,
+            verdicts=lambda: host.verdicts, port=host.port,
+        )  # fmt: skip
         self._take_listeners()
         adopted = engine.adopt()
-        host.resumed(adopted)
         if adopted:
             self._logs.say(messages.ADOPTED, adopted)
-        self._watch_payloads()
+            self._look_for_changes()
+        self._follow_level()
         self._notifier.ready(f"relaying, {adopted} sessions")
         self._link.send(wire.Tell("ready", {"engine": engine.name}))
         self._logs.say(messages.CHILD_READY)
@@ -175,32 +191,62 @@ class Reg:
     def _take_listeners(self) -> None:
         assert self._engine
         assert self._host
-        for listener in self._lent:
+        for listener in self._lent.listeners:
             self._host.listening(listener)
             self._engine.add_listener(listener)
-        self._lent.clear()
+        self._lent.listeners.clear()
+
+    def _look_for_changes(self) -> None:
+        """Servers' names may have changed while nobody looked after the sessions."""
+        assert self._host
+        assert self._changes
+        for name in names(self._host.verdicts.config):
+            if addresses := self._naming.known.addresses(name):
+                self._changes.apply(Change(name, None, addresses, 0.0))
+
+    def _changed(self, change: Change) -> None:
+        if self._engine and self._host and self._changes:
+            self._host.verdicts.forget()
+            self._engine.forget_decisions()
+            self._changes.apply(change)
+
+    def _inject(self, waiter: Waiter) -> None:
+        if self._engine:
+            datagrams = list(waiter.datagrams)
+            self._engine.inject(waiter.listener.number, waiter.client, waiter.way, datagrams)
+
+    def _unresolved(self, waiter: Waiter) -> None:
+        if self._host:
+            self._host.unresolved(waiter)
 
     def _reconsider(self, removed: list[int]) -> int:
         """The new configuration was lent: it holds from now on. How many sessions it ended."""
-        if not self._engine or not self._host or not self._config:
+        if not self._engine or not self._host or not self._lent.config:
             raise InvalidArgument("still starting: try again")
-        config, generation = self._config
+        config, generation = self._lent.config
         self._logs.configure(config.log, keep_level=True)
-        self._host.verdicts = Verdicts(config, generation)
-        if self._carriers:
-            self._engine.extend(self._carriers)
-        before = self._engine.sessions
+        self._naming.configure(config)
+        before = self._host.verdicts
+        self._host.verdicts = Verdicts(
+            config, generation, self._naming.known, self._lent.versions, before
+        )
+        if self._lent.carriers:
+            self._engine.extend(self._lent.carriers)
+        sessions = self._engine.sessions
         for number in removed:
             self._engine.remove_listener(number)
         self._take_listeners()
         self._engine.reconsider()
-        return before - self._engine.sessions
+        self._engine.segment(on=config.segmentation == "auto")
+        return sessions - self._engine.sessions
 
     def _tick(self) -> None:
         if self._engine is None:
             return
         now = time.monotonic_ns()
         due = self._engine.work(now)
+        if self._host:
+            self._host.load(self._engine.sessions)
         patience = _IDLE_TICK if due is None else max(0.0, (due - now) / 1e9)
         most = _BUSY_TICK if self._engine.sessions else _IDLE_TICK
         self._reactor.call_later(min(patience, most), self._tick)
@@ -208,12 +254,12 @@ class Reg:
         if interval and now / 1e9 - self._alive_at >= interval:
             self._alive_at = now / 1e9
             self._notifier.alive()
+        self._naming.look()
         self._logs.flush()
+        self._count_lost_lines()
 
-
-def _listener(item: wire.Plain, descriptor: int) -> ListenerSocket:
-    match item:
-        case {"number": int(number), "address": str(address), "port": int(port)}:
-            sock = socket.socket(fileno=descriptor)
-            return ListenerSocket(number, sock, ip_address(address), port)
-    raise LinkError("lent a listener of an unknown form")
+    def _count_lost_lines(self) -> None:
+        table = self._lent.table
+        if table and (lost := self._logs.dropped - self._lines_lost):
+            table.count("records-dropped", lost)
+            self._lines_lost += lost

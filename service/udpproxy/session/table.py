@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MAGIC = b"udpproxy"
 LAYOUT = 1
@@ -204,6 +204,15 @@ class Table:
         self.memory[byte + _PINNED_AT] = True
         self.words[byte // 8] += 1
 
+    def redirect(self, slot: int, server: tuple[bytes, int], source: tuple[bytes, int]) -> None:
+        """The session has another server, and another end of ours towards it; no pinned peer."""
+        at = self.at(slot)
+        self._step(slot)
+        raw = bytes(self.memory[at * 8 : at * 8 + RECORD_SIZE])
+        record = replace(_record(raw), server=server, source=source, peer=None)
+        _IDENTITY.pack_into(self.memory, at * 8 + _IDENTITY_AT, *_identity(record))
+        self.words[at] += 1
+
     def set_rule(self, slot: int, acl: int, generation: int) -> None:
         """The session is judged by another ACL from now on."""
         byte = self._step(slot)
@@ -266,6 +275,12 @@ class Table:
         for slot, state in enumerate(self._states()):
             if state != State.FREE and (record := self.read(slot)):
                 yield slot, record
+
+    def of_rules(self, acls: set[int]) -> list[int]:
+        """The slots of the live sessions of these ACLs, whatever their generation; cheap."""
+        first = HEADER_SIZE // 8 + _STATE_AT // 8
+        words = self.words[first : first + self.capacity * WORDS : WORDS].tolist()
+        return [slot for slot, word in enumerate(words) if word & 0xFF and word >> 32 in acls]
 
     def _states(self) -> bytes:
         end = HEADER_SIZE + self.capacity * RECORD_SIZE

@@ -34,18 +34,21 @@ class Unit:
 
 
 class UnitSupervisor:
-    """`restarts` asks systemd how often it has restarted a role's unit, None: cannot say."""
+    """`restarts` asks systemd how often it has restarted a role's unit, None: cannot say;
+    `dismiss` tells a child that has said hello to leave."""
 
     def __init__(
         self,
         logs: Logs,
         *,
         restarts: Callable[[str], Awaitable[int | None]],
+        dismiss: Callable[[str], None],
         given_up: Callable[[str], None],
         ended: Callable[[str, int], None],
     ) -> None:
         self._logs = logs
         self._restarts = restarts
+        self._dismiss = dismiss
         self._given_up = given_up
         self._ended = ended
         self._loop = asyncio.get_running_loop()
@@ -102,10 +105,13 @@ class UnitSupervisor:
             self._count(unit)
 
     async def stop(self, limit: float) -> None:
-        """systemd stops the units with ours; what matters is that REG has let go."""
+        """What matters is that REG has let go. Where systemd stops us it stops the units, too;
+        where we end by ourselves it does so only after us."""
         deadline = self._loop.time() + limit
         for unit in self._units.values():
             unit.life.stop()
+            if unit.pid:
+                self._dismiss(unit.role)
         while any(unit.pid for unit in self._units.values()):
             self._gone.clear()
             try:

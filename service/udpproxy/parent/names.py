@@ -1,0 +1,135 @@
+"""The parent's part in names. It resolves none: it knows which helpers the configuration needs,
+makes the ways between them and REG, and keeps what ACR found for whoever comes next.
+
+A way is a socket pair lent to both sides; where one of them dies, both get a new one. The parent
+is not on it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from ipaddress import ip_address
+
+from udpproxy.config.model import Address, Config, Resolver
+from udpproxy.config.names import names, needed
+from udpproxy.parent.peer import Peer
+from udpproxy.parent.resources import Resources
+from udpproxy.policy.acl import Unresolved
+from udpproxy.process import messages, wire
+from udpproxy.process.link import Link
+from udpproxy.process.logs import Logs
+from udpproxy.resolver import system
+
+HELPERS = ("acr", "apr")
+_PART = 100
+"""Names in one message."""
+
+
+def check_name_servers(config: Config) -> None:
+    """UnitError where the configuration has names and nobody can be asked for them."""
+    if needed(config):
+        system.complete(config.resolver)
+
+
+class Found(Unresolved):
+    """What ACR has found so far; see policy.acl.Known. No client's name is known here."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[list[str], float]] = {}
+
+    def addresses(self, name: str) -> tuple[Address, ...]:
+        """As ACR told last."""
+        addresses, _ = self._found.get(name, ([], 0.0))
+        return tuple(map(ip_address, addresses))
+
+    def heard(self, news: wire.Plain, wanted: tuple[str, ...]) -> None:
+        """From ACR."""
+        for item in news if isinstance(news, list) else ():
+            match item:
+                case [str(name), list(addresses), int() | float() as ttl] if name in wanted:
+                    self._found[name] = list(map(str, addresses)), ttl
+
+    def put(self, name: str, addresses: tuple[Address, ...], ttl: float) -> None:
+        """Found out here (single mode)."""
+        self._found[name] = list(map(str, addresses)), ttl
+
+    def keep(self, wanted: tuple[str, ...]) -> None:
+        """Another configuration."""
+        self._found = {name: found for name, found in self._found.items() if name in wanted}
+
+    def parts(self) -> Iterator[wire.Tell]:
+        """For a child that starts."""
+        items: list[wire.Plain] = [
+            [name, [*addresses], ttl] for name, (addresses, ttl) in self._found.items() if addresses
+        ]
+        for start in range(0, len(items), _PART):
+            yield wire.Tell("known", {"found": items[start : start + _PART]})
+
+
+class Naming:
+    """`found` is what the next child will know."""
+
+    def __init__(self, logs: Logs, resources: Resources) -> None:
+        self._logs = logs
+        self._resources = resources
+        self.found = Found()
+
+    def entered(self, peer: Peer, peers: Mapping[str, Peer]) -> None:
+        """A helper has come, or a REG that has what it needs to relay."""
+        if peer.role in HELPERS:
+            self._begin(peer.link)
+            self._connect(peer.role, peers)
+        else:
+            for role in HELPERS:
+                self._connect(role, peers)
+
+    def resume(self, link: Link) -> None:
+        """What is known already, before the word to begin."""
+        for part in self.found.parts():
+            link.send(part)
+
+    def reloaded(self, config: Config, peers: Mapping[str, Peer]) -> None:
+        """Another configuration: the helpers that are there take it over."""
+        self.found.keep(names(config))
+        for role in HELPERS:
+            if role in peers:
+                self._begin(peers[role].link)
+
+    def look_up_all(self, config: Config) -> None:
+        """Single mode: all names, here and now."""
+        if names(config):
+            from udpproxy.resolver import blocking
+
+            for name, result in blocking.look_up_all(names(config), config.resolver).items():
+                if result.failure:
+                    why = result.failure.value
+                    self._logs.say(messages.NAME_FAILED, name, why, "it has no address", NAME=name)
+                self.found.put(name, result.addresses, result.ttl)
+
+    def _begin(self, link: Link) -> None:
+        self._resources.lend_text(link)
+        self.resume(link)
+        link.send(wire.Tell("resolve", {"level": self._logs.level}))
+
+    def _connect(self, role: str, peers: Mapping[str, Peer]) -> None:
+        if role not in peers or "reg" not in peers:
+            return
+        ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for peer, end in zip((peers[role], peers["reg"]), ends, strict=True):
+            peer.link.send(wire.Lend("way", [{"role": role}]), [end.fileno()])
+            end.close()
+
+
+def client_look_up(
+    resolver: Callable[[], Resolver],
+) -> Callable[[Address], tuple[tuple[str, ...], float]]:
+    """Single mode: a client's names with their TTL; the caller waits."""
+
+    def look(client: Address) -> tuple[tuple[str, ...], float]:
+        from udpproxy.resolver import blocking
+
+        found = blocking.look_up_client(client, resolver())
+        return found.names, found.ttl
+
+    return look

@@ -1,0 +1,126 @@
+"""REG's questions to APR: a bounded number in flight, the others in a queue, each asked again
+when another APR comes. Nobody here waits: answers are told."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import time
+from collections.abc import Callable
+
+from udpproxy.errors import LinkError
+from udpproxy.process import messages, wire
+from udpproxy.process.link import Link
+from udpproxy.process.logs import Logs
+from udpproxy.process.loop import Reactor
+from udpproxy.resolver.bounds import IN_FLIGHT
+
+MOST_WANTED = 4096
+PATIENCE = 10.0
+"""Seconds after which nobody wants to know any more."""
+
+Need = tuple[str, str]
+Answered = Callable[[str, str, dict[str, wire.Plain]], None]
+
+
+class Asking:
+    """`answered` gets kind, name and what APR says of it; {} where it could not tell."""
+
+    def __init__(self, reactor: Reactor, logs: Logs, *, answered: Answered) -> None:
+        self._reactor = reactor
+        self._logs = logs
+        self._answered = answered
+        self._link: Link | None = None
+        self._numbers = itertools.count(1)
+        self._wanted: dict[Need, float] = {}
+        """All that is wanted, oldest first, with the moment since when."""
+        self._queue: dict[Need, None] = {}
+        self._in_flight: dict[int, Need] = {}
+        self._late = False
+        self.totals = {"look-ups-answered": 0, "look-ups-failed": 0, "look-ups-refused": 0}
+
+    def connect(self, sock: socket.socket) -> None:
+        """A new way to APR; what is in flight is asked again there."""
+        self.disconnect()
+        self._link = Link(self._reactor, sock, received=self._received, closed=self._closed)
+        self._queue = dict.fromkeys(self._wanted)
+        self._send()
+
+    def disconnect(self) -> None:
+        """No way to APR."""
+        self._in_flight.clear()
+        link, self._link = self._link, None
+        if link:
+            link.close()
+
+    def want(self, kind: str, name: str) -> None:
+        """Ask that, unless it is asked already or too much is wanted at once."""
+        need = kind, name
+        if need not in self._wanted and not self.refuses():
+            self._wanted[need] = time.monotonic()
+            self._queue[need] = None
+            self._send()
+
+    def refuses(self) -> bool:
+        """Is too much wanted to ask another question? Counted."""
+        full = len(self._wanted) >= MOST_WANTED
+        self.totals["look-ups-refused"] += full
+        return full
+
+    def look(self, patience: float) -> None:
+        """Now and then: forget what nobody wants, and say when answers are late."""
+        now = time.monotonic()
+        while self._wanted:
+            need, since = next(iter(self._wanted.items()))
+            if since > now - PATIENCE:
+                break
+            self._done(need)
+            self.totals["look-ups-failed"] += 1
+            self._answered(*need, {})
+        self._in_flight = {
+            number: need for number, need in self._in_flight.items() if need in self._wanted
+        }
+        self._send()
+        oldest = now - next(iter(self._wanted.values()), now)
+        if self._late != (oldest > patience):
+            self._late = not self._late
+            if self._late:
+                self._logs.say(messages.ANSWERS_LATE, len(self._wanted), oldest)
+            else:
+                self._logs.say(messages.ANSWERS_AGAIN)
+
+    def figures(self) -> dict[str, int]:
+        """For info."""
+        waiting = len(self._wanted) - len(self._in_flight)
+        return {
+            "look-ups-in-flight": len(self._in_flight), "look-ups-queued": waiting, **self.totals
+        }  # fmt: skip
+
+    def _send(self) -> None:
+        while self._link and self._queue and len(self._in_flight) < IN_FLIGHT:
+            need = next(iter(self._queue))
+            del self._queue[need]
+            number = next(self._numbers)
+            self._in_flight[number] = need
+            self._link.send(wire.Ask(number, need[0], {"name": need[1]}))
+
+    def _received(self, link: Link, message: wire.Message, descriptors: list[int]) -> None:
+        if not isinstance(message, wire.Answer) or descriptors:
+            raise LinkError(f"not from APR: {type(message).__name__}")
+        need = self._in_flight.pop(message.number, None)
+        if need is None or link is not self._link:
+            return
+        self._done(need)
+        value = message.value if isinstance(message.value, dict) else {}
+        self.totals["look-ups-failed" if message.error else "look-ups-answered"] += 1
+        self._answered(*need, {} if message.error else value)
+        self._send()
+
+    def _done(self, need: Need) -> None:
+        del self._wanted[need]
+        self._queue.pop(need, None)
+
+    def _closed(self, link: Link, reason: str) -> None:
+        if link is self._link:
+            self._link = None
+            self._in_flight.clear()

@@ -1,0 +1,63 @@
+"""What the parent has lent to REG: it arrives piece by piece, before the word to begin."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+from ipaddress import ip_address
+
+from udpproxy.config.load import parse
+from udpproxy.config.model import Config
+from udpproxy.engine.interface import ListenerSocket
+from udpproxy.errors import LinkError
+from udpproxy.process import wire
+from udpproxy.session.table import Table
+
+_VERSIONS = {int(socket.AF_INET): 4, int(socket.AF_INET6): 6}
+
+
+class Lent:
+    """`carriers` and `listeners` are those that nobody has taken yet."""
+
+    def __init__(self) -> None:
+        self.config: tuple[Config, int] | None = None
+        """With its generation."""
+        self.table: Table | None = None
+        self.carriers: list[socket.socket] = []
+        self.listeners: list[ListenerSocket] = []
+        self._versions: set[int] = set()
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """Of IP, that there are sockets towards servers for."""
+        return tuple(sorted(self._versions))
+
+    def take(self, what: str, items: list[wire.Plain], descriptors: list[int]) -> None:
+        """As many descriptors as items; LinkError, and they are closed, for what is unknown."""
+        match what, items:
+            case "config", [{"origin": str(origin), "generation": int(generation)}]:
+                with os.fdopen(descriptors[0], "rb") as file:
+                    file.seek(0)
+                    self.config = parse(file.read().decode(), origin), generation
+            case "table", [{"capacity": int(capacity)}]:
+                memory = mmap.mmap(descriptors[0], 0)
+                os.close(descriptors[0])
+                self.table = Table(memoryview(memory), capacity, fresh=False)
+            case "carriers", _:
+                self._versions |= {_VERSIONS[int(str(family))] for family in items}
+                self.carriers += [socket.socket(fileno=fd) for fd in descriptors]
+            case "listeners", _:
+                self.listeners += map(_listener, items, descriptors)
+            case _:
+                for fd in descriptors:
+                    os.close(fd)
+                raise LinkError(f"lent {what} of an unknown form")
+
+
+def _listener(item: wire.Plain, descriptor: int) -> ListenerSocket:
+    match item:
+        case {"number": int(number), "address": str(address), "port": int(port)}:
+            sock = socket.socket(fileno=descriptor)
+            return ListenerSocket(number, sock, ip_address(address), port)
+    raise LinkError("lent a listener of an unknown form")

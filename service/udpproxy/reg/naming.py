@@ -1,0 +1,240 @@
+"""REG's dealings with names: ACR tells, APR is asked, sessions wait meanwhile.
+
+REG itself looks nothing up and waits for nobody: a datagram whose session needs a name is put
+aside and given to the engine when the name is there or its time is over.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from ipaddress import ip_address
+
+from udpproxy.config.model import Address, Config
+from udpproxy.config.names import names
+from udpproxy.engine.interface import ListenerSocket, Wait, Way
+from udpproxy.errors import LinkError
+from udpproxy.process import messages, wire
+from udpproxy.process.link import Link
+from udpproxy.process.logs import Damper, Logs
+from udpproxy.process.loop import Reactor, Timer
+from udpproxy.reg.asking import Asking
+from udpproxy.reg.changes import Change
+from udpproxy.reg.names import KnownNames
+from udpproxy.reg.waiting import Waiter, WaitingRoom
+from udpproxy.resolver.bounds import total
+
+Blocking = Callable[[Address], tuple[tuple[str, ...], float]]
+"""A client's names with their TTL, 0 for no answer."""
+
+NO_ANSWER = 5.0
+"""Seconds for which a client whose look-up gave no answer is taken to have no name."""
+
+_SLACK = 1.0
+"""Seconds beyond a look-up's own limit until APR is called late."""
+_REST = 1.0
+"""Seconds until APR is asked again for a server that it could not resolve."""
+_PART = 64
+"""Waiting sessions given to the engine in one go."""
+
+
+class Naming:
+    """`known` is what the rules ask. `changed`: a name has other addresses; `inject` and
+    `unresolved` end a wait. `blocking` (single mode) looks clients up at once."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        logs: Logs,
+        *,
+        changed: Callable[[Change], None],
+        inject: Callable[[Waiter], None],
+        unresolved: Callable[[Waiter], None],
+        blocking: Blocking | None,
+    ) -> None:
+        self._reactor = reactor
+        self._logs = logs
+        self._changed = changed
+        self._inject = inject
+        self._unresolved = unresolved
+        self._asking = Asking(reactor, logs, answered=self._answered)
+        self._acr: Link | None = None
+        self._room = WaitingRoom()
+        self._ready: list[Waiter] = []
+        self._injecting: Waiter | None = None
+        self._timer: Timer | None = None
+        self._damper = Damper()
+        self._patience = self._late = 1.0
+        self._resting: dict[str, float] = {}
+        """Servers' names that APR could not resolve just now."""
+        self._ended = 0
+        self._blocking = blocking
+        self.known = KnownNames(time.monotonic, self._unknown)
+
+    def configure(self, config: Config) -> None:
+        """Another configuration."""
+        self._patience = config.resolver.initial_timeout
+        self._late = total(config.resolver) + _SLACK
+        self._resting.clear()
+        self.known.keep(names(config))
+
+    def connect(self, role: str, descriptor: int) -> None:
+        """A new way to ACR or APR, lent by the parent."""
+        sock = socket.socket(fileno=descriptor)
+        if role == "apr":
+            self._asking.connect(sock)
+        elif role == "acr":
+            before = self._acr
+            self._acr = Link(self._reactor, sock, received=self._told, closed=self._lost)
+            if before:
+                before.close()
+        else:
+            sock.close()
+            raise LinkError(f"lent a way to {role}")
+
+    def close(self) -> None:
+        """No way to anybody."""
+        self._asking.disconnect()
+        if self._acr:
+            self._acr.close()
+        if self._timer:
+            self._timer.cancel()
+
+    def resume(self, found: wire.Plain) -> None:
+        """What was known before our start."""
+        told = _found(found)
+        for name, addresses, _ in told:
+            self.known.told(name, addresses)
+        self._logs.say(messages.NAMES_RESUMED, len(told))
+
+    def wait(
+        self,
+        waiting: Wait,
+        listener: ListenerSocket,
+        client: tuple[str, int],
+        way: Way,
+        data: bytes,
+    ) -> None:
+        """Keep a datagram until the name is there."""
+        now = time.monotonic()
+        again = self._injecting
+        since, deadline = (again.since, again.deadline) if again else (now, now + self._patience)
+        waiter = Waiter(waiting, listener, client, way, since, deadline)
+        if again:
+            waiter.came = again.came - len(again.datagrams)
+            waiter.volume = again.volume - sum(map(len, again.datagrams))
+        if not self._room.add(waiter, data):
+            held = self._damper.passes("room")
+            if held is not None:
+                self._logs.say(messages.NO_WAITING_ROOM, client[0], held, CLIENT_ADDR=client[0])
+        if now >= self._resting.get(waiting.name, 0.0):
+            self._asking.want(waiting.kind, waiting.name)
+        self._arm()
+
+    def look(self) -> None:
+        """Now and then: what is late?"""
+        self._asking.look(self._late)
+
+    def figures(self) -> dict[str, int]:
+        """For info."""
+        return {
+            **self.known.figures(),
+            **self._asking.figures(),
+            "sessions-waiting": len(self._room) + len(self._ready),
+            "waiting-dropped": self._room.dropped,
+            "sessions-unresolved": self._ended,
+        }
+
+    def _unknown(self, client: Address) -> tuple[str, ...] | None:
+        """Where too much is asked already, no answer is what comes of it."""
+        if self._blocking:
+            called, ttl = self._blocking(client)
+            self.known.client(client, called, ttl or NO_ANSWER)
+            return called
+        return () if self._asking.refuses() else None
+
+    def _told(self, link: Link, message: wire.Message, descriptors: list[int]) -> None:
+        for fd in descriptors:
+            os.close(fd)
+        match message:
+            case wire.Tell("names", {"found": found}):
+                for name, addresses, ttl in _found(found):
+                    old = self.known.told(name, addresses)
+                    if old is not None:
+                        self._changed(Change(name, old, addresses, ttl))
+                    if addresses:
+                        self._go_on(self._room.needing(("server", name)))
+            case _:
+                raise LinkError(f"not from ACR: {type(message).__name__}")
+
+    def _lost(self, link: Link, reason: str) -> None:
+        if link is self._acr:
+            self._acr = None
+
+    def _answered(self, kind: str, name: str, value: dict[str, wire.Plain]) -> None:
+        match kind, value:
+            case "client", {"names": list(given), "ttl": int() | float() as ttl}:
+                called = tuple(map(str, given))
+                self.known.client(ip_address(name), called, ttl)
+                self._logs.say(messages.CLIENT_NAMED, name, ", ".join(called) or "nameless")
+            case "client", _:
+                self.known.client(ip_address(name), (), NO_ANSWER)
+            case "server", {"addresses": list(given), "ttl": int() | float() as ttl}:
+                addresses = tuple(ip_address(str(address)) for address in given)
+                if self.known.found(name, addresses, ttl):
+                    self._changed(Change(name, (), addresses, ttl))
+            case _:
+                # ACR goes on trying; the session waits for its time to be over.
+                self._resting[name] = time.monotonic() + _REST
+        if kind == "client" or self.known.addresses(name):
+            self._go_on(self._room.needing((kind, name)))
+
+    def _arm(self) -> None:
+        deadline = self._room.deadline
+        if self._timer is None and deadline is not None:
+            delay = max(0.0, deadline - time.monotonic())
+            self._timer = self._reactor.call_later(delay, self._time_over)
+
+    def _time_over(self) -> None:
+        self._timer = None
+        for waiter in self._room.due(time.monotonic()):
+            if waiter.wait.kind == "client":
+                # No answer counts as no match.
+                if self.known.cached(ip_address(waiter.wait.name)) is None:
+                    self.known.client(ip_address(waiter.wait.name), (), NO_ANSWER)
+                self._go_on([waiter])
+            else:
+                self._ended += 1
+                self._unresolved(waiter)
+        self._arm()
+
+    def _go_on(self, waiters: list[Waiter]) -> None:
+        idle = not self._ready
+        self._ready += waiters
+        if idle and waiters:
+            self._work()
+
+    def _work(self) -> None:
+        part, self._ready = self._ready[:_PART], self._ready[_PART:]
+        for waiter in part:
+            self._injecting = waiter
+            self._inject(waiter)
+            self._injecting = None
+        if self._ready:
+            self._reactor.call_later(0, self._work)
+
+
+def _found(found: wire.Plain) -> list[tuple[str, tuple[Address, ...], float]]:
+    """Names with addresses and TTL from a message."""
+    if not isinstance(found, list):
+        raise LinkError("names of an unknown form")
+    result = []
+    for item in found:
+        match item:
+            case [str(name), list(addresses), int() | float() as ttl]:
+                result.append((name, tuple(ip_address(str(each)) for each in addresses), ttl))
+            case _:
+                raise LinkError("names of an unknown form")
+    return result

@@ -1,0 +1,169 @@
+"""ACR: every name in the configuration, looked up at start and whenever its time is over.
+
+names.Names says what is due; here it is done, and what changed goes to REG, and to the parent for
+whoever comes after us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+from random import SystemRandom
+
+from udpproxy.config.names import names
+from udpproxy.errors import InvalidArgument, LinkError
+from udpproxy.process import messages, wire
+from udpproxy.process.link import Link
+from udpproxy.process.logs import Logs
+from udpproxy.process.notify import Notifier
+from udpproxy.resolver.helper import Helper
+from udpproxy.resolver.names import Change, Names
+from udpproxy.resolver.result import Failure, Family, Result
+
+PARALLEL = 32
+_PART = 100
+"""Names in one message."""
+
+
+class Acr(Helper):
+    """See Helper."""
+
+    role = "acr"
+    in_flight = PARALLEL
+
+    def __init__(
+        self,
+        logs: Logs,
+        sock: socket.socket,
+        *,
+        notifier: Notifier,
+        version: str,
+        left: Callable[[str], None],
+    ) -> None:
+        self._names: Names | None = None
+        self._failed: dict[str, str] = {}
+        self._pending: set[str] = set()
+        self._slowest: tuple[float, str] = (0.0, "")
+        self._timer: asyncio.TimerHandle | None = None
+        super().__init__(logs, sock, notifier=notifier, version=version, left=left)
+
+    def configured(self, known: list[wire.Plain]) -> None:
+        """Names that stay keep their addresses; new ones are due."""
+        assert self.config
+        wanted, resolver, now = names(self.config), self.config.resolver, self._loop.time()
+        if self._names is None:
+            self._names = Names(wanted, resolver, SystemRandom(), now, parallel=PARALLEL)
+            self._resume(self._names, known)
+        else:
+            self._names.replace(now, wanted, resolver)
+        self._failed = {name: why for name, why in self._failed.items() if name in wanted}
+        self._go()
+
+    def connected(self, link: Link) -> None:
+        """This REG may know nothing yet."""
+        if self._names:
+            self._tell(self._names.everything(), parent=False)
+
+    def asked(self, link: Link, ask: wire.Ask) -> None:
+        """Nothing: REG is told."""
+        raise LinkError("ACR is not asked")
+
+    def resolve_now(self) -> wire.Plain:
+        """All names at once; how many."""
+        if not self._names or not self.works:
+            raise InvalidArgument("the configuration has no names to resolve")
+        self._names.refresh(self._loop.time())
+        self._go()
+        return {"names": len(self._wanted())}
+
+    def figures(self) -> dict[str, wire.Plain]:
+        """How the names are doing."""
+        assert self._names
+        wanted = self._wanted()
+        return {
+            "names": len(wanted),
+            "known": sum(bool(self._names.addresses(name)) for name in wanted),
+            "pending": len(self._pending),
+            "failed": len(self._failed),
+            "failing": " ".join(f"{name}:{why}" for name, why in self._failed.items()),
+            "slowest": f"{self._slowest[1] or '-'} {self._slowest[0]:.3f}",
+        }
+
+    def _wanted(self) -> tuple[str, ...]:
+        assert self.config
+        return names(self.config)
+
+    def _resume(self, book: Names, known: list[wire.Plain]) -> None:
+        """What an earlier process found goes on to hold, and is asked for anew."""
+        now = self._loop.time()
+        for item in known:
+            match item:
+                case [str(name), list(found), int() | float()] if found:
+                    addresses = tuple(ip_address(str(address)) for address in found)
+                    book.resolved(now, name, Result(name=name, addresses=addresses, ttl=1.0))
+        book.refresh(now)
+
+    def _go(self) -> None:
+        """Whatever is due; then a look at the clock."""
+        assert self._names
+        now = self._loop.time()
+        expired = self._names.expired(now)
+        for change in expired:
+            assert self.config
+            self._logs.say(messages.NAME_GONE_STALE, change.name, self.config.resolver.stale)
+        self._tell(expired)
+        for name in self._names.due(now):
+            self._pending.add(name)
+            self.start(self._look_up(name))
+        if self._timer:
+            self._timer.cancel()
+        deadline = self._names.deadline
+        self._timer = None if deadline is None else self._loop.call_at(deadline, self._go)
+
+    async def _look_up(self, name: str) -> None:
+        assert self.config
+        assert self._names
+        transport = self.transport()
+        if transport is None:
+            result = Result(name=name, failure=Failure.UNREACHABLE)
+        else:
+            result = await transport.look_up(name, Family.BOTH, self.config.resolver.conf_timeout)
+        self._pending.discard(name)
+        change = self._names.resolved(self._loop.time(), name, result)
+        if name in self._wanted():
+            self._note(name, result)
+        if change:
+            self._tell([change])
+        self._go()
+
+    def _note(self, name: str, result: Result) -> None:
+        """Said once when it begins and once when it is over."""
+        assert self._names
+        self._slowest = max(self._slowest, (result.duration, name))
+        found = ", ".join(map(str, result.addresses)) or "none"
+        if result.failure is None:
+            took = result.duration
+            self._logs.say(messages.LOOKED_UP, name, found, result.ttl, took, NAME=name)
+            if self._failed.pop(name, None):
+                self._logs.say(messages.NAME_BACK, name, found, NAME=name)
+            return
+        why = result.failure.value
+        if self._failed.get(name) != why:
+            self._failed[name] = why
+            kept = ", ".join(map(str, self._names.addresses(name)))
+            assert self.config
+            stale = self.config.resolver.stale
+            rest = f"it keeps {kept} for at most {stale:g} s" if kept else "it has no address"
+            self._logs.say(messages.NAME_FAILED, name, why, rest, NAME=name)
+
+    def _tell(self, changes: list[Change], *, parent: bool = True) -> None:
+        for start in range(0, len(changes), _PART):
+            found: list[wire.Plain] = [
+                [change.name, [str(address) for address in change.new], change.ttl]
+                for change in changes[start : start + _PART]
+            ]
+            self.tell_reg(wire.Tell("names", {"found": found}))
+            if parent:
+                self.tell_parent(wire.Tell("names", {"found": found}))

@@ -1,0 +1,97 @@
+"""APR: answers REG's questions, in parallel and within bounds. It keeps no answer: REG does."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+
+from udpproxy.config.names import names
+from udpproxy.errors import LinkError
+from udpproxy.process import wire
+from udpproxy.process.link import Link
+from udpproxy.process.logs import Logs
+from udpproxy.process.notify import Notifier
+from udpproxy.resolver.bounds import IN_FLIGHT, total
+from udpproxy.resolver.helper import Helper
+from udpproxy.resolver.result import Failure
+
+_QUESTIONS = 4
+"""At once for each look-up, on average."""
+
+
+class Apr(Helper):
+    """See Helper."""
+
+    role = "apr"
+    in_flight = IN_FLIGHT * _QUESTIONS
+
+    def __init__(
+        self,
+        logs: Logs,
+        sock: socket.socket,
+        *,
+        notifier: Notifier,
+        version: str,
+        left: Callable[[str], None],
+    ) -> None:
+        self._busy = 0
+        self._totals = {"answered": 0, "failed": 0, "timed-out": 0, "refused": 0}
+        super().__init__(logs, sock, notifier=notifier, version=version, left=left)
+
+    def configured(self, known: list[wire.Plain]) -> None:
+        """The next question finds it."""
+
+    def connected(self, link: Link) -> None:
+        """It asks when it wants to know."""
+
+    def asked(self, link: Link, ask: wire.Ask) -> None:
+        """A client's names or a server's addresses."""
+        name = ask.args.get("name")
+        if ask.verb not in ("client", "server") or not isinstance(name, str):
+            raise LinkError(f"not for APR: {ask.verb}")
+        if self._busy >= IN_FLIGHT or not self.works:
+            self._totals["refused"] += 1
+            link.send(wire.Answer(ask.number, error=Failure.OVERLOAD.value))
+            return
+        self._busy += 1
+        self.start(self._answer(link, ask.number, ask.verb, name))
+
+    def figures(self) -> dict[str, wire.Plain]:
+        """How the look-ups are doing."""
+        return {"in-flight": self._busy, **self._totals}
+
+    async def _answer(self, link: Link, number: int, verb: str, name: str) -> None:
+        try:
+            value = await (self._client(name) if verb == "client" else self._server(name))
+        finally:
+            self._busy -= 1
+        if isinstance(value, Failure):
+            timed_out = value is Failure.TIMEOUT
+            self._totals["timed-out" if timed_out else "failed"] += 1
+            link.send(wire.Answer(number, error=value.value))
+        else:
+            self._totals["answered"] += 1
+            link.send(wire.Answer(number, value))
+
+    async def _client(self, name: str) -> dict[str, wire.Plain] | Failure:
+        transport = self.transport()
+        if transport is None:
+            return Failure.UNREACHABLE
+        from udpproxy.resolver.clients import verified_names
+
+        assert self.config
+        found = await verified_names(transport, ip_address(name), total(self.config.resolver))
+        return found.failure or {"names": list(found.names), "ttl": found.ttl}
+
+    async def _server(self, name: str) -> dict[str, wire.Plain] | Failure:
+        from udpproxy.resolver.result import Family
+
+        assert self.config
+        transport = self.transport()
+        if transport is None or name not in names(self.config):
+            return Failure.UNREACHABLE
+        found = await transport.look_up(name, Family.BOTH, total(self.config.resolver))
+        if found.failure:
+            return found.failure
+        return {"addresses": [str(address) for address in found.addresses], "ttl": found.ttl}

@@ -1,0 +1,230 @@
+"""What ACR and APR have in common: a child of the parent with a way to REG and sockets towards
+the name servers only. Idle, and small, until the configuration has work for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from udpproxy.config.load import parse
+from udpproxy.config.model import Config, Resolver
+from udpproxy.config.names import needed
+from udpproxy.errors import InvalidArgument, LinkError, UnitError
+from udpproxy.process import messages, wire
+from udpproxy.process.control import Control, Figures
+from udpproxy.process.link import Link
+from udpproxy.process.logs import Logs
+from udpproxy.process.notify import Notifier
+
+if TYPE_CHECKING:
+    from udpproxy.resolver.transport import Transport
+
+RESOLV_CONF = Path("/etc/resolv.conf")
+
+
+class Helper(ABC):
+    """`left` is called with the reason when the parent's link has ended."""
+
+    role: str
+    in_flight: int
+    """Look-ups at once, at most."""
+
+    def __init__(
+        self,
+        logs: Logs,
+        sock: socket.socket,
+        *,
+        notifier: Notifier,
+        version: str,
+        left: Callable[[str], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._logs = logs
+        self._notifier = notifier
+        self._born = time.monotonic()
+        self._lent: Config | None = None
+        self._known: list[wire.Plain] = []
+        self._way: Link | None = None
+        self._transport: Transport | None = None
+        self._servers: tuple[Resolver | None, int] = (None, 0)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.config: Config | None = None
+        self.control = Control(logs, figures=self._figures, leave=self._leave)
+        self._link = Link(
+            self._loop, sock, received=self._received, closed=lambda link, reason: left(reason)
+        )
+        self._link.send(wire.Hello(self.role, version))
+        self._is_ready = False
+        self._tick()
+
+    @property
+    def works(self) -> bool:
+        """Has the configuration work for us?"""
+        return self.config is not None and self.role in needed(self.config)
+
+    @abstractmethod
+    def configured(self, known: list[wire.Plain]) -> None:
+        """There is a (new) configuration; `known` is what an earlier process found out."""
+
+    @abstractmethod
+    def asked(self, link: Link, ask: wire.Ask) -> None:
+        """REG asks; InvalidArgument where it makes no sense."""
+
+    @abstractmethod
+    def figures(self) -> dict[str, wire.Plain]:
+        """Our own, for info."""
+
+    @abstractmethod
+    def connected(self, link: Link) -> None:
+        """A new way to REG."""
+
+    def resolve_now(self) -> wire.Plain:
+        """The command."""
+        raise InvalidArgument(f"{self.role} has no names to resolve")
+
+    def signalled(self, number: int) -> None:
+        """A signal came."""
+        self.control.signalled(number)
+
+    def tell_reg(self, news: wire.Tell) -> None:
+        """As far as there is a way."""
+        if self._way:
+            self._way.send(news)
+
+    def tell_parent(self, news: wire.Tell) -> None:
+        """News for whoever comes after us."""
+        self._link.send(news)
+
+    def start(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """A task that close() cancels; a mistake in it ends the process."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    async def close(self) -> None:
+        """Nothing of ours stays open."""
+        if self._way:
+            self._way.close()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def transport(self) -> Transport | None:
+        """With the name servers as they are now; None: there are none."""
+        assert self.config
+        wanted = self.config.resolver
+        changed = 0 if wanted.servers else _moment(RESOLV_CONF)
+        if self._servers != (wanted, changed):
+            # Only now: an idle process need not carry the DNS library.
+            from udpproxy.resolver import system
+            from udpproxy.resolver.transport import Transport
+
+            self._servers = wanted, changed
+            try:
+                complete = system.complete(wanted)
+            except UnitError as problem:
+                self._logs.say(messages.NO_NAME_SERVERS, problem)
+                self._transport = None
+            else:
+                self._transport = Transport(complete, in_flight=self.in_flight)
+        return self._transport
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (problem := task.exception()):
+            self._loop.call_exception_handler({"message": "task", "exception": problem})
+
+    def _figures(self) -> Figures:
+        return {
+            "role": self.role,
+            "pid": os.getpid(),
+            "uptime": round(time.monotonic() - self._born, 1),
+            "state": "resolving" if self.works else "idle",
+            **(self.figures() if self.works else {}),
+        }
+
+    def _leave(self, why: str) -> None:
+        self._notifier.stopping()
+        self._link.close(why)
+
+    def _received(self, link: Link, message: wire.Message, descriptors: list[int]) -> None:
+        match message:
+            case wire.Lend("config", [{"origin": str(origin)}]) if len(descriptors) == 1:
+                with os.fdopen(descriptors[0], "rb") as file:
+                    file.seek(0)
+                    self._lent = parse(file.read().decode(), origin)
+            case wire.Lend("way", _) if len(descriptors) == 1:
+                self._connect(socket.socket(fileno=descriptors[0]))
+            case wire.Tell("known", {"found": list(found)}):
+                self._known += found
+            case wire.Tell("resolve", {"level": int(level)}) if self._lent:
+                self._configure(self._lent, level)
+            case wire.Ask(number, verb, args):
+                try:
+                    value = self._perform(verb, args)
+                except InvalidArgument as problem:
+                    link.send(wire.Answer(number, error=str(problem)))
+                else:
+                    link.send(wire.Answer(number, value))
+            case _:
+                for fd in descriptors:
+                    os.close(fd)
+                raise LinkError(f"not for {self.role}: {type(message).__name__}")
+
+    def _perform(self, verb: str, args: dict[str, wire.Plain]) -> wire.Plain:
+        return self.resolve_now() if verb == "resolve-now" else self.control.perform(verb, args)
+
+    def _configure(self, config: Config, level: int) -> None:
+        self.config = config
+        self._logs.level = level
+        self._logs.configure(config.log, keep_level=True)
+        known, self._known = self._known, []
+        self.configured(known)
+        status = "resolving" if self.works else "idle: the configuration has no work for it"
+        if self._is_ready:
+            self._notifier.status(status)
+            return
+        self._is_ready = True
+        self._notifier.ready(status)
+        self._link.send(wire.Tell("ready"))
+        self._logs.say(messages.CHILD_READY)
+
+    def _connect(self, sock: socket.socket) -> None:
+        before = self._way
+        self._way = Link(self._loop, sock, received=self._from_reg, closed=self._lost)
+        if before:
+            before.close()
+        self.connected(self._way)
+
+    def _lost(self, link: Link, reason: str) -> None:
+        if link is self._way:
+            self._way = None
+
+    def _from_reg(self, link: Link, message: wire.Message, descriptors: list[int]) -> None:
+        for fd in descriptors:
+            os.close(fd)
+        if not isinstance(message, wire.Ask):
+            raise LinkError(f"not from REG: {type(message).__name__}")
+        self.asked(link, message)
+
+    def _tick(self) -> None:
+        """A sign of life."""
+        self._notifier.alive()
+        self._logs.flush()
+        self._loop.call_later(self._notifier.watchdog_interval or 1.0, self._tick)
+
+
+def _moment(path: Path) -> int:
+    """When the file was last changed; 0: there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -1,0 +1,53 @@
+"""Which names a configuration has, and which processes they need."""
+
+from __future__ import annotations
+
+import pytest
+
+from udpproxy.config.load import parse
+from udpproxy.config.model import Config
+from udpproxy.config.names import names, needed, patterns, rules_with, server_name
+
+HEAD = 'max-sessions = 10\n[[listen]]\naddress = "127.0.0.1"\nport = 53\n'
+
+
+def config(*acls: str) -> Config:
+    rules = (f'[[session-acl]]\nname = "{i}"\n{acl}\n' for i, acl in enumerate(acls, 1))
+    return parse(HEAD + "".join(rules), "test.toml")
+
+
+PLAIN = 'from = ["10.0.0.1"]\nto = [":53"]\nplug-to = "192.0.2.1"'
+SERVER = 'plug-to = "Srv.Test:53"'
+FROM = 'from = ["10.0.0.0/8", "a.test"]\nto = ["b.test:53", "127.0.0.1"]\nplug-to = "192.0.2.1"'
+PATTERN = 'from = ["*.lab.test", "10.0.0.0/8", "*.lab.test"]\nplug-to = "192.0.2.1"'
+DENIED = 'action = "deny"\nfrom = ["a.test"]\nplug-to = "srv.test"'
+
+
+@pytest.mark.parametrize(
+    ("acls", "wanted", "roles"),
+    [
+        ([], (), ()),
+        ([PLAIN], (), ()),
+        ([SERVER], ("srv.test",), ("acr", "apr")),
+        ([FROM], ("a.test", "b.test"), ("acr",)),
+        ([FROM, SERVER, SERVER], ("a.test", "b.test", "srv.test"), ("acr", "apr")),
+        ([PATTERN], (), ("apr",)),
+        ([DENIED], ("a.test",), ("acr",)),
+        (['action = "deny"\nplug-to = "srv.test"'], (), ()),
+    ],
+)
+def test_names_and_who_resolves_them(
+    acls: list[str], wanted: tuple[str, ...], roles: tuple[str, ...]
+) -> None:
+    given = config(*acls)
+    assert names(given) == wanted
+    assert needed(given) == roles
+
+
+def test_rules_and_patterns() -> None:
+    given = config(PLAIN, FROM, PATTERN, DENIED, SERVER)
+    assert rules_with(given, "a.test") == ("2", "4")
+    assert rules_with(given, "srv.test") == ("5",)
+    assert rules_with(given, "none.test") == ()
+    assert patterns(given) == ("*.lab.test",)
+    assert [server_name(acl) for acl in given.acls] == [None, None, None, None, "srv.test"]

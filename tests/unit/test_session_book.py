@@ -1,0 +1,178 @@
+"""The book: keys, slots, caps, eviction and what is due."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import pytest
+
+from udpproxy.session import book as book_module
+from udpproxy.session.book import Book, Session
+from udpproxy.session.limits import NEVER, Budget
+from udpproxy.session.reasons import Reason
+
+
+class Shelf:
+    """A book, the listener's keys, and when each session last carried a datagram."""
+
+    def __init__(self, slots: int = 4, *, per_client: int = 0, evict: bool = False) -> None:
+        self.last: dict[int, int] = {}
+        self.owner: dict[Hashable, Session] = {}
+        self.book = Book(
+            range(slots), per_client=per_client, evict=evict, last=lambda one: self.last[one.id]
+        )
+
+    def open(
+        self,
+        number: int,
+        *,
+        client: str = "a",
+        idle: int = 10,
+        lifetime: int = NEVER,
+        now: int = 0,
+        answered: bool = False,
+        keyed: bool = True,
+    ) -> Session:
+        self.last[number] = now
+        session = Session(
+            number=number,
+            slot=self.book.take_slot(),
+            owner=self.owner,
+            key=(client, number),
+            client=client,
+            budget=Budget(idle, lifetime, NEVER, NEVER, NEVER, NEVER),
+            opened=now,
+        )
+        self.book.open(session, answered=answered, keyed=keyed)
+        return session
+
+    def due(self, now: int) -> list[tuple[int, Reason]]:
+        ended = []
+        while due := self.book.due(now):
+            ended.append((due[0].id, due[1]))
+            self.book.close(due[0])
+        return ended
+
+
+def test_open_and_close() -> None:
+    shelf = Shelf()
+    session = shelf.open(1)
+    assert shelf.owner == {("a", 1): session}
+    assert (len(shelf.book), list(shelf.book), shelf.book.get(1)) == (1, [session], session)
+    shelf.book.close(session)
+    assert shelf.owner == {}
+    assert (len(shelf.book), list(shelf.book), shelf.book.get(1)) == (0, [], None)
+
+
+def test_slots() -> None:
+    shelf = Shelf(3)
+    assert [shelf.open(number).slot for number in (1, 2)] == [0, 1]
+    assert shelf.book.take_slot() == 2
+    assert shelf.book.room("a") == "refused-table-full"
+    shelf.book.give_back(2)
+    assert shelf.book.room("a") is None
+    shelf.open(3)
+    first = shelf.book.get(1)
+    assert first
+    shelf.book.close(first)
+    assert shelf.open(4).slot == 0
+
+
+def test_slots_that_were_found_in_use() -> None:
+    shelf = Shelf(4)
+    shelf.book.reserve({0, 2})
+    assert [shelf.book.take_slot() for _ in range(2)] == [1, 3]
+    assert shelf.book.room("a") == "refused-table-full"
+
+
+def test_a_cap_for_each_client() -> None:
+    shelf = Shelf(per_client=2, evict=True)
+    first, _ = shelf.open(1), shelf.open(2)
+    assert shelf.book.room("a") == "refused-per-client"
+    assert shelf.book.room("b") is None
+    shelf.book.close(first)
+    assert shelf.book.room("a") is None
+
+
+def test_newcomers_evict_the_oldest_without_an_answer() -> None:
+    shelf = Shelf(3, evict=True)
+    first, second, third = (shelf.open(number) for number in (1, 2, 3))
+    assert shelf.book.room("b") is first
+    shelf.book.answered(first)
+    shelf.book.answered(first)
+    assert shelf.book.room("b") is second
+    shelf.book.close(second)
+    assert shelf.book.room("b") is None
+    shelf.open(4, answered=True)
+    assert shelf.book.room("b") is third
+    shelf.book.answered(third)
+    assert shelf.book.room("b") == "refused-table-full"
+
+
+def test_a_closed_upload_keeps_the_slot_but_not_the_key() -> None:
+    shelf = Shelf(2)
+    first = shelf.open(1)
+    first.key = "key"
+    shelf.owner = first.owner = {"key": first}
+    shelf.book.close_upload(first)
+    assert shelf.owner == {}
+    second = shelf.open(2)
+    second.key = "key"
+    shelf.owner["key"] = second
+    shelf.book.close_upload(first)
+    shelf.book.close(first)
+    assert shelf.owner["key"] is second
+
+
+def test_a_session_found_without_its_key() -> None:
+    shelf = Shelf()
+    shelf.open(1, keyed=False)
+    assert shelf.owner == {}
+
+
+def test_what_is_due() -> None:
+    shelf = Shelf()
+    assert shelf.book.next_due() is None
+    shelf.open(1, idle=10)
+    shelf.open(2, idle=NEVER)
+    shelf.open(3, idle=30, lifetime=20)
+    assert shelf.book.next_due() == 10
+    shelf.last[1] = 5
+    assert shelf.due(14) == []
+    assert shelf.book.next_due() == 15
+    assert shelf.due(15) == [(1, Reason.IDLE)]
+    assert shelf.due(100) == [(3, Reason.LIFETIME)]
+    assert shelf.book.next_due() is None
+    assert [session.id for session in shelf.book] == [2]
+
+
+def test_entries_of_sessions_that_ended_early_are_passed_over() -> None:
+    shelf = Shelf()
+    shelf.book.close(shelf.open(1))
+    shelf.open(2, now=1)
+    assert shelf.book.next_due() == 10
+    assert shelf.due(10) == []
+    assert shelf.due(11) == [(2, Reason.IDLE)]
+
+
+def test_a_deadline_that_came_nearer() -> None:
+    shelf = Shelf()
+    session = shelf.open(1, idle=1000)
+    session.budget = Budget(10, NEVER, NEVER, NEVER, NEVER, NEVER)
+    shelf.book.replan(session)
+    assert shelf.due(9) == []
+    assert shelf.due(10) == [(1, Reason.IDLE)]
+    assert shelf.due(1000) == []
+
+
+def test_stale_entries_are_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book_module, "_STALE_ENTRIES", 8)
+    shelf = Shelf()
+    kept = shelf.open(1, idle=50)
+    shelf.book.replan(kept)
+    for number in range(2, 500):
+        shelf.book.close(shelf.open(number, idle=20))
+        assert len(shelf.book._due) <= 2 * 2 + 8
+    assert shelf.due(49) == []
+    assert shelf.due(50) == [(1, Reason.IDLE)]
+    assert shelf.due(1000) == []

@@ -1,0 +1,88 @@
+"""Budgets at their edges: the datagram that reaches, the byte that exceeds, the moment."""
+
+from __future__ import annotations
+
+import pytest
+
+from udpproxy.config.model import Limits
+from udpproxy.session.limits import (
+    NEVER,
+    Budget,
+    Verdict,
+    budget,
+    deadline,
+    expired,
+    judge_download,
+    judge_upload,
+)
+
+SECOND = 1_000_000_000
+
+
+def test_no_limit_is_never() -> None:
+    none = budget(Limits(idle=0))
+    assert none == Budget(NEVER, NEVER, NEVER, NEVER, NEVER, NEVER)
+    assert not none.counts_upload
+    assert not none.counts_download
+    assert deadline(none, 5, 7) >= NEVER
+    assert expired(none, 5, 7, NEVER - 1) is None
+
+
+def test_seconds_become_nanoseconds() -> None:
+    some = budget(Limits(idle=0.5, lifetime=3600))
+    assert (some.idle, some.lifetime) == (SECOND // 2, 3600 * SECOND)
+
+
+@pytest.mark.parametrize(
+    ("limits", "upload", "download"),
+    [
+        (Limits(upload_datagrams=1), True, False),
+        (Limits(upload_bytes=1), True, False),
+        (Limits(download_datagrams=1), False, True),
+        (Limits(download_bytes=1), False, True),
+    ],
+)
+def test_which_direction_is_judged(limits: Limits, *, upload: bool, download: bool) -> None:
+    compiled = budget(limits)
+    assert (compiled.counts_upload, compiled.counts_download) == (upload, download)
+
+
+@pytest.mark.parametrize(
+    ("before", "volume", "size", "wanted"),
+    [
+        (0, 0, 0, Verdict.PASS),
+        (0, 0, 100, Verdict.PASS),
+        (0, 0, 101, Verdict.OVER),
+        (1, 60, 40, Verdict.PASS),
+        (1, 60, 41, Verdict.OVER),
+        (1, 100, 0, Verdict.PASS),
+        (2, 0, 1, Verdict.PASS_LAST),
+        (2, 100, 1, Verdict.OVER),
+        (3, 0, 1, Verdict.PASS_LAST),
+    ],
+)
+def test_judging(before: int, volume: int, size: int, wanted: Verdict) -> None:
+    up = budget(Limits(upload_datagrams=3, upload_bytes=100))
+    assert judge_upload(up, before, volume, size) is wanted
+    assert judge_download(up, before, volume, size) is Verdict.PASS
+    down = budget(Limits(download_datagrams=3, download_bytes=100))
+    assert judge_download(down, before, volume, size) is wanted
+    assert judge_upload(down, before, volume, size) is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("opened", "last", "now", "wanted"),
+    [
+        (0, 0, 9, None),
+        (0, 0, 10, "idle"),
+        (0, 5, 14, None),
+        (0, 5, 15, "idle"),
+        (0, 95, 99, None),
+        (0, 95, 100, "lifetime"),
+        (0, 90, 100, "lifetime"),
+    ],
+)
+def test_moments(opened: int, last: int, now: int, wanted: str | None) -> None:
+    short = Budget(10, 100, NEVER, NEVER, NEVER, NEVER)
+    assert expired(short, opened, last, now) == wanted
+    assert (now >= deadline(short, opened, last)) == (wanted is not None)

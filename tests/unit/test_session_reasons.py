@@ -1,0 +1,20 @@
+"""Every reason has its result, and its name is that of the specification."""
+
+from __future__ import annotations
+
+from udpproxy.session.reasons import Reason, result
+
+RESULTS = {
+    "OK": {
+        "idle", "lifetime", "upload-bytes", "download-bytes", "download-datagrams",
+    },
+    "FAILED": {"unexpected-reply", "unreachable", "unresolved", "error"},
+    "ABORTED": {"policy", "evicted", "killed", "terminated"},
+}  # fmt: skip
+
+
+def test_every_reason_has_its_result() -> None:
+    found: dict[str, set[str]] = {"OK": set(), "FAILED": set(), "ABORTED": set()}
+    for reason in Reason:
+        found[result(reason)].add(reason.value)
+    assert found == RESULTS
