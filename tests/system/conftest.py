@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from system import nspawn, roots
+from system import losses, nspawn, package, roots
 from system.machine import Machine
+from system.package import Package
+from system.service import install
 
+OLDER = "0.0.9"
 KINDS: dict[str, roots.Kind] = {"root": "machine", "builder_root": "builder"}  # by fixture
 
 Roots = dict[tuple[str, roots.Kind], Path]
@@ -61,6 +64,42 @@ def shared_machine(root: Path, release: str) -> Iterator[Machine]:
     """One for all tests that leave it as they found it."""
     with Machine(root, f"{release}-shared") as shared:
         yield shared
+
+
+@pytest.fixture(scope="session")
+def deb(release: str, builder_root: Path) -> Package:
+    """The package of the working tree."""
+    return package.build(release, builder_root)
+
+
+@pytest.fixture(scope="session")
+def older_deb(release: str, builder_root: Path) -> Package:
+    """The same as if it were of an older version."""
+    return package.build(release, builder_root, version=OLDER)
+
+
+@pytest.fixture
+def host(machine: Machine, deb: Package) -> Machine:
+    """Fresh, with the package installed."""
+    install(machine, deb)
+    return machine
+
+
+@pytest.fixture(scope="module")
+def shared_host(root: Path, release: str, deb: Package) -> Iterator[Machine]:
+    """The same for all tests of a module; each uses an instance of its own name, or stops it."""
+    with Machine(root, f"{release}-host") as shared:
+        install(shared, deb)
+        yield shared
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What clients lost when things happened to the proxy."""
+    if lines := losses.lines():
+        terminalreporter.section("datagrams lost")
+        for line in lines:
+            terminalreporter.write_line(line)
+        losses.save(lines)
 
 
 @pytest.hookimpl(wrapper=True)

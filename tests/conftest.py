@@ -1,0 +1,69 @@
+"""What holds for every test: it leaves no child process, descriptor or thread behind."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rig import ENGINES, Rig
+
+
+def _children() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that ends meanwhile has no children
+            for pid in (task / "children").read_text().split():
+                found[f"process {pid}"] = Path(f"/proc/{pid}/cmdline").read_text()
+    return found
+
+
+def _descriptors() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for number in os.listdir("/proc/self/fd"):  # noqa: PTH208 - thousands, at times
+        with contextlib.suppress(OSError):  # the one of the listing itself
+            found[f"descriptor {number}"] = os.readlink(f"/proc/self/fd/{number}")  # noqa: PTH115
+    return found
+
+
+def _threads() -> dict[str, str]:
+    return {f"thread {thread.ident}": thread.name for thread in threading.enumerate()}
+
+
+def _belongings() -> set[tuple[str, str]]:
+    return {*_children().items(), *_descriptors().items(), *_threads().items()}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    before = _belongings()
+    yield
+    left = _belongings() - before
+    if left:
+        gc.collect()
+        left = _belongings() - before
+    assert not left, f"left behind: {sorted(left)}"
+
+
+@pytest.fixture(params=ENGINES)
+def new_rig(request: pytest.FixtureRequest) -> Iterator[Callable[..., Rig]]:
+    """Rigs over each engine there is; call it with Rig's keyword arguments."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**options: object) -> Rig:
+            rig = Rig(ENGINES[request.param], **options)  # type: ignore[arg-type]
+            stack.callback(rig.close)
+            return rig
+
+        yield make
+
+
+@pytest.fixture
+def rig(new_rig: Callable[..., Rig]) -> Rig:
+    """The usual one: eight sessions, both families."""
+    return new_rig()

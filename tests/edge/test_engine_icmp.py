@@ -1,0 +1,154 @@
+"""Errors that the network reports: counted, never fatal, and no datagram lost to them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from functools import partial
+
+import pytest
+
+from rig import Endpoint, Rig, verdict
+from udpproxy.config.model import SessionType
+from udpproxy.session.reasons import Reason
+
+KINDS = [SessionType.NORMAL, SessionType.ANY_PORT]
+HOST_PROHIBITED = 10
+"""The code that firewalls answer with: the kernel makes EHOSTUNREACH of it."""
+
+
+def nobody(rig: Rig, address: str = "127.0.0.1") -> Endpoint:
+    """A port where nobody listens."""
+    with rig.udp(address) as sock:
+        host, port = sock.getsockname()[:2]
+    return host, port
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
+def test_a_closed_port_is_counted_and_the_session_goes_on(
+    rig: Rig, kind: SessionType, address: str
+) -> None:
+    rig.listen(address)
+    client, where = rig.udp(address), nobody(rig, address)
+    rig.host.policy = lambda _: verdict(where, kind)
+    for wanted in (1, 2, 3):
+        client.sendto(b"anybody?", rig.where())
+        rig.until(partial(rig.has_counted, "icmp-errors", wanted))
+    assert rig.engine.sessions == 1
+    assert rig.count("upload-datagrams") == 3
+    server = rig.udp(*where)
+    rig.converse(client, server, rig.where())
+    assert rig.engine.kill(1)
+    assert rig.expect_end(1, Reason.KILLED).icmp == 3
+    assert rig.count("send-errors") == 0
+    assert rig.count("icmp-errors") == 3
+    rig.expect_clean_pool()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
+def test_a_closed_port_ends_the_session_where_that_is_wanted(rig: Rig, kind: SessionType) -> None:
+    rig.listen()
+    client, where = rig.udp(), nobody(rig)
+    rig.host.policy = lambda _: verdict(where, kind, close_on_unreachable=True)
+    client.sendto(b"anybody?", rig.where())
+    record = rig.expect_end(1, Reason.UNREACHABLE)
+    assert (record.uploads, record.icmp) == (1, 1)
+    server = rig.udp(*where)
+    rig.converse(client, server, rig.where())
+    assert rig.host.opened_ids == [1, 2]
+    assert rig.engine.kill(2)
+    rig.expect_clean_pool()
+
+
+def test_a_pinned_peer_that_went_away(rig: Rig) -> None:
+    rig.listen()
+    client, server, other = rig.udp(), rig.udp(), rig.udp()
+    rig.host.policy = lambda _: verdict(server.getsockname(), SessionType.ANY_PORT)
+    client.sendto(b"question", rig.where())
+    _, source = rig.take(server)
+    other.sendto(b"answer", source)
+    rig.take(client)
+    where = other.getsockname()
+    other.close()
+    client.sendto(b"anybody?", rig.where())
+    rig.until(lambda: rig.count("icmp-errors") == 1)
+    back = rig.udp(*where)
+    client.sendto(b"again", rig.where())
+    assert rig.take(back) == (b"again", source)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
+def test_the_datagram_after_an_error_is_not_lost(rig: Rig, kind: SessionType) -> None:
+    """Two datagrams in one batch: the error of the first is reported as the second is sent."""
+    rig.listen()
+    client, where = rig.udp(), nobody(rig)
+    rig.host.policy = lambda _: verdict(where, kind)
+    servers: list[socket.socket] = []
+
+    def open_the_port(_: str, data: bytes) -> None:
+        if data == b"two":
+            servers.append(rig.udp(*where))
+
+    rig.host.on_datagram = open_the_port
+    rig.engine.watch(on=True)
+    for data in (b"one", b"two"):
+        client.sendto(data, rig.where())
+    rig.until(lambda: servers)
+    assert rig.take(servers[0])[0] == b"two"
+    assert rig.count("upload-datagrams") == 2
+    assert rig.count("icmp-errors") == 1
+    assert rig.count("send-errors") == 0
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
+def test_the_error_may_meet_the_next_datagram_and_end_the_session(
+    rig: Rig, kind: SessionType
+) -> None:
+    rig.listen()
+    client, where = rig.udp(), nobody(rig)
+    rig.host.policy = lambda _: verdict(where, kind, close_on_unreachable=True)
+    for data in (b"one", b"two"):
+        client.sendto(data, rig.where())
+    record = rig.expect_end(1, Reason.UNREACHABLE)
+    assert (record.uploads, record.icmp) == (1, 1)
+    assert rig.engine.sessions == 0
+
+
+def forge(code: int, source: Endpoint, server: Endpoint) -> None:
+    """An ICMP "unreachable" about a datagram from `source` to `server`."""
+    total = 28
+    inner = struct.pack(
+        "!BBHHHBBH4s4s", 0x45, 0, total, 1, 0, 64, socket.IPPROTO_UDP, 0,
+        socket.inet_aton(source[0]), socket.inet_aton(server[0]),
+    )  # fmt: skip
+    inner += struct.pack("!HHHH", source[1], server[1], 8, 0)
+    message = struct.pack("!BBHI", 3, code, 0, 0) + inner
+    words = sum(struct.unpack(f"!{len(message) // 2}H", message))
+    words = (words & 0xFFFF) + (words >> 16)
+    check = ~(words + (words >> 16)) & 0xFFFF
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+        raw.sendto(message[:2] + struct.pack("!H", check) + message[4:], (source[0], 0))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can send ICMP messages of its own")
+@pytest.mark.parametrize("closing", [False, True])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
+def test_a_firewall_on_the_way_refuses(rig: Rig, kind: SessionType, *, closing: bool) -> None:
+    rig.listen()
+    client, server = rig.udp(), rig.udp()
+    where = server.getsockname()
+    rig.host.policy = lambda _: verdict(where, kind, close_on_unreachable=closing)
+    client.sendto(b"one", rig.where())
+    _, source = rig.take(server)
+    rig.host.on_datagram = lambda _, data: forge(HOST_PROHIBITED, source, where)
+    rig.engine.watch(on=True)
+    client.sendto(b"two", rig.where())
+    if closing:
+        assert rig.expect_end(1, Reason.UNREACHABLE).icmp == 1
+        return
+    assert rig.take(server) == (b"two", source)
+    assert rig.count("icmp-errors") == 1
+    assert rig.count("send-errors") == 0
+    assert rig.host.failures == []

@@ -1,0 +1,112 @@
+"""The borrowed sockets: nothing of an old session clings to a new one (DESIGN 3)."""
+
+from __future__ import annotations
+
+from socket import AF_INET, AF_INET6
+
+import pytest
+
+from rig import Rig, has_nothing, verdict
+from udpproxy.config.model import SessionType
+from udpproxy.engine.pool import BATCH, Pool, is_full, make_carrier, peek_carrier
+from udpproxy.errors import UnitError
+from udpproxy.session.reasons import Reason
+
+KINDS = list(SessionType)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
+def test_sockets_come_back_clean(rig: Rig, kind: SessionType, address: str) -> None:
+    rig.listen(address)
+    client, server = rig.udp(address), rig.udp(address)
+    network = "::/0" if ":" in address else "127.0.0.0/8"
+    rig.host.policy = lambda _: verdict(server.getsockname()[:2], kind, network=network)
+    client.sendto(b"question", rig.where())
+    _, source = rig.take(server)
+    if kind is not SessionType.ONE_WAY:
+        server.sendto(b"answer", source)
+        rig.take(client)
+    for _ in range(20):
+        server.sendto(b"left over", source)
+    assert rig.engine.kill(1)
+    rig.expect_clean_pool()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
+def test_an_error_that_waits_is_cleared(rig: Rig, kind: SessionType) -> None:
+    rig.listen()
+    client, server = rig.udp(), rig.udp()
+    where = server.getsockname()
+    server.close()
+    rig.host.policy = lambda _: verdict(where, kind, network="127.0.0.0/8")
+    client.sendto(b"anybody?", rig.where())
+    # The datagram goes out in the turn that opens the session; its error is then still unread.
+    rig.until(lambda: rig.host.opened_ids)
+    assert rig.engine.kill(1)
+    rig.expect_clean_pool()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
+def test_a_late_reply_never_reaches_the_next_session(rig: Rig, kind: SessionType) -> None:
+    rig.listen()
+    old, new, server = rig.udp(), rig.udp(), rig.udp()
+    rig.host.policy = lambda _: verdict(server.getsockname(), kind, network="127.0.0.0/8")
+    old.sendto(b"question", rig.where())
+    _, source = rig.take(server)
+    server.sendto(b"in the socket, unread", source)
+    assert rig.engine.kill(1)
+    new.sendto(b"question", rig.where())
+    _, second = rig.take(server)
+    assert second != source
+    server.sendto(b"late", source)
+    server.sendto(b"marker", second)
+    if kind is SessionType.ONE_WAY:
+        rig.expect_end(2, Reason.UNEXPECTED_REPLY)
+    else:
+        assert rig.take(new)[0] == b"marker"
+    assert has_nothing(new)
+    assert has_nothing(old)
+    assert rig.count("stray-replies") == 0
+
+
+def test_ports_are_fresh(rig: Rig) -> None:
+    rig.listen()
+    client, server = rig.udp(), rig.udp()
+    rig.host.policy = lambda _: verdict(server.getsockname())
+    ports = set()
+    for number in range(1, 21):
+        ports.add(rig.converse(client, server, rig.where())[1])
+        assert rig.engine.kill(number)
+    assert len(ports) > 15
+
+
+def test_a_pool_can_grow_by_a_family() -> None:
+    carriers = [make_carrier(family, 2) for family in (AF_INET, AF_INET)]
+    pool = Pool(carriers)
+    assert carriers == []
+    assert (pool.size(AF_INET), pool.size(AF_INET6)) == (4, 0)
+    more = [make_carrier(AF_INET6, BATCH)]
+    pool.extend(more)
+    assert (pool.size(AF_INET), pool.size(AF_INET6)) == (4, BATCH)
+    pool.close()
+
+
+def test_a_carrier_stays_full_however_often_it_is_peeked() -> None:
+    with make_carrier(AF_INET, 3) as carrier:
+        for _ in range(3):
+            found = peek_carrier(carrier)
+            assert len(found) == 3
+            for sock in found:
+                sock.close()
+            assert is_full(carrier)
+        carrier.recv(1)
+        assert not is_full(carrier)
+        assert peek_carrier(carrier) == []
+
+
+def test_an_empty_carrier_is_a_clear_error() -> None:
+    carrier = make_carrier(AF_INET, 1)
+    carrier.recv(1)
+    with pytest.raises(UnitError, match="empty"):
+        Pool([carrier])

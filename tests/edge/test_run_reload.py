@@ -1,0 +1,194 @@
+"""A new configuration into a running proxy: whole or not at all, and the rest goes on."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from echo import Echo, clients, exchange, silent
+from host import free_port
+from proxy import Endpoint, Proxy, until
+
+
+def file_text(
+    listen: list[int], rules: list[tuple[str, str, str]], top: str = "max-sessions = 50"
+) -> str:
+    """Listeners by port, rules by name, client's address and server."""
+    parts = [top]
+    parts += [f'[[listen]]\naddress = "127.0.0.1"\nport = {port}' for port in listen]
+    parts += [
+        f'[[session-acl]]\nname = "{name}"\nfrom = ["{client}"]\nplug-to = "{server}"'
+        for name, client, server in rules
+    ]
+    return "\n".join(parts)
+
+
+@dataclass
+class Lab:
+    """Two rules, each for one client, and ports for two listeners, of which the first is used."""
+
+    proxy: Proxy
+    echo: Echo
+    ports: list[int]
+    rules: list[tuple[str, str, str]]
+    socks: list[socket.socket]
+
+    def at(self, number: int) -> Endpoint:
+        return "127.0.0.1", self.ports[number]
+
+    def reload(self, listen: list[int], rules: list[tuple[str, str, str]]) -> int:
+        """How many sessions that ended."""
+        self.proxy.write(file_text(listen, rules))
+        ended: int = self.proxy.ask("reload")["sessions-ended"]
+        return ended
+
+    def refused(self, text: str) -> str:
+        """A reload that must fail, and what it says on stderr."""
+        before = self.proxy.sessions()
+        self.proxy.write(text)
+        done = self.proxy.ctl("reload")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert self.proxy.said("UDPS-304-W")
+        after = self.proxy.sessions()
+        assert [row["session"] for row in after] == [row["session"] for row in before]
+        exchange(self.socks[0], self.at(0), b"one goes on")
+        exchange(self.socks[1], self.at(0), b"two goes on")
+        assert len(self.echo.sources) == 2
+        return done.stderr
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with Echo() as echo, clients(1, "127.0.0.1") as one, clients(1, "127.0.0.2") as two:
+        ports = [free_port(), free_port()]
+        rules = [("one", "127.0.0.1", str(echo)), ("two", "127.0.0.2", str(echo))]
+        with Proxy(tmp_path, file_text(ports[:1], rules)) as proxy:
+            lab = Lab(proxy, echo, ports, rules, one + two)
+            exchange(one[0], lab.at(0), b"one begins")
+            exchange(two[0], lab.at(0), b"two begins")
+            yield lab
+
+
+def test_bad_file_changes_nothing(lab: Lab) -> None:
+    said = lab.refused(file_text([lab.ports[1]], lab.rules) + '\ncolour = "blue"')
+    assert f"{lab.proxy.file}:" in said
+    assert "colour: unknown key" in said
+    assert len(lab.proxy.log) == len([line for line in lab.proxy.log if "UDPS-" in line])
+
+
+def test_file_that_is_gone_changes_nothing(lab: Lab) -> None:
+    text = lab.proxy.file.read_text()
+    lab.proxy.file.unlink()
+    assert lab.proxy.ctl("reload").returncode == 1
+    lab.proxy.write(text)
+    assert lab.proxy.ask("reload") == {"sessions-ended": 0}
+
+
+def test_listener_that_cannot_be_had_changes_nothing(lab: Lab) -> None:
+    taken = lab.echo.endpoint[1]
+    rules = [(name, client, "127.0.0.9:9") for name, client, _ in lab.rules]
+    said = lab.refused(file_text([lab.ports[1], taken], rules))
+    assert f"listen on 127.0.0.1 port {taken}" in said
+    lab.socks[0].sendto(b"anybody?", lab.at(1))
+    assert silent(lab.socks[0]), "of two new listeners none stays when one fails"
+
+
+@pytest.mark.parametrize("key", ['target = "file"\nfile', "records"])
+def test_log_that_cannot_be_had_changes_nothing(lab: Lab, key: str) -> None:
+    text = file_text([lab.ports[1]], lab.rules)
+    said = lab.refused(f'{text}\n[log]\n{key} = "/nonexistent/log"')
+    assert "/nonexistent/log: No such file or directory" in said
+
+
+def test_what_needs_a_restart(lab: Lab) -> None:
+    for change in ('user = "nobody"', "singleproc = true", 'engine = "python"'):
+        text = file_text(lab.ports[:1], lab.rules, f"max-sessions = 50\n{change}")
+        assert f"{change.split()[0]}: a change needs a restart" in lab.refused(text)
+    text = file_text(lab.ports[:1], lab.rules, "max-sessions = 60")
+    assert "max-sessions: a change needs a restart" in lab.refused(text)
+    assert lab.proxy.info()["max-sessions"] == 50
+
+
+def test_listener_added_and_removed(lab: Lab) -> None:
+    assert lab.reload(lab.ports, lab.rules) == 0
+    with clients(1) as (third,):
+        exchange(third, lab.at(1), b"by the new door")
+        exchange(lab.socks[0], lab.at(0), b"by the old one")
+        assert lab.proxy.info()["listening"] == 2
+
+        assert lab.reload(lab.ports[:1], lab.rules) == 1
+        (record,) = lab.proxy.records()
+        assert record["REASON"] == "policy"
+        assert record["CLIENT_PORT"] == str(third.getsockname()[1])
+        third.sendto(b"still there?", lab.at(1))
+        assert silent(third)
+        # The port is free again, and can be had again.
+        assert lab.reload(lab.ports, lab.rules) == 0
+        exchange(third, lab.at(1), b"and again")
+    for number, sock in enumerate(lab.socks):
+        exchange(sock, lab.at(0), b"never touched %d" % number)
+    assert len(lab.echo.sources) == 4
+    assert len(lab.proxy.records()) == 1
+
+
+def test_withdrawn_rule_ends_its_sessions(lab: Lab) -> None:
+    assert lab.reload(lab.ports[:1], lab.rules[1:]) == 1
+    (record,) = lab.proxy.records()
+    assert (record["REASON"], record["RESULT"]) == ("policy", "ABORTED")
+    assert record["CLIENT"] == "127.0.0.1"
+    exchange(lab.socks[1], lab.at(0), b"two goes on")
+    lab.socks[0].sendto(b"may I?", lab.at(0))
+    assert silent(lab.socks[0])
+    assert until(lambda: lab.proxy.info()["refused-by-acl"], step=0.05)
+    assert [row["acl"] for row in lab.proxy.sessions()] == ["two"]
+    assert len(lab.proxy.said("UDPS-305-I 1 sessions ended")) == 1
+
+
+def test_session_that_another_rule_takes_goes_on(lab: Lab) -> None:
+    everybody = [("all", "127.0.0.0/8", str(lab.echo))]
+    assert lab.reload(lab.ports[:1], everybody) == 0
+    assert [row["acl"] for row in lab.proxy.sessions()] == ["all", "all"]
+    for sock in lab.socks:
+        exchange(sock, lab.at(0), b"as before")
+    assert len(lab.echo.sources) == 2
+
+
+def test_new_limits_hold_for_old_sessions(lab: Lab) -> None:
+    text = file_text(lab.ports[:1], lab.rules) + "\n[limits]\nidle = 0.2"
+    lab.proxy.write(text)
+    lab.proxy.ask("reload")
+    records = until(lambda: found if len(found := lab.proxy.records()) == 2 else [])
+    assert {record["REASON"] for record in records} == {"idle"}
+
+
+def test_what_was_reloaded_holds_for_the_next_reg(lab: Lab) -> None:
+    assert lab.reload(lab.ports, lab.rules[1:]) == 1
+    lab.proxy.next_reg(lab.proxy.kill(signal.SIGKILL, "reg"))
+    exchange(lab.socks[1], lab.at(0), b"two goes on")
+    exchange(lab.socks[1], lab.at(1), b"by the new door")
+    lab.socks[0].sendto(b"may I?", lab.at(0))
+    assert silent(lab.socks[0])
+    assert [record["CLIENT"] for record in lab.proxy.records()] == ["127.0.0.1"]
+
+
+def test_level_of_the_file(lab: Lab) -> None:
+    text = file_text(lab.ports[:1], lab.rules)
+    lab.proxy.ask("loglevel", "debug")
+    lab.proxy.write(text)
+    lab.proxy.ask("reload")
+    assert lab.proxy.info()["log-level"] == "debug (7)", "the file does not say otherwise"
+    lab.proxy.write(text + "\n[log]\nlevel = 5")
+    lab.proxy.ask("reload")
+    for process in ("parent", "reg"):
+        assert lab.proxy.info(process)["log-level"] == "notice (5)"
+
+
+def test_reload_is_for_the_parent_only(lab: Lab) -> None:
+    done = lab.proxy.ctl("reload", "--process", "reg")
+    assert done.returncode == 1
+    assert "knows no verb" in done.stderr

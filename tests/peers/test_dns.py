@@ -1,0 +1,77 @@
+"""A resolver's way of asking: one datagram there, one back, 1000 times, dig to dnsmasq."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from host import free_port, tool
+from proxy import Proxy, config, until
+
+QUESTIONS = 1000
+DIGS = 4
+ONE_EACH = "limits = { upload-datagrams = 1, download-datagrams = 1 }"
+
+
+@contextmanager
+def dnsmasq() -> Iterator[int]:
+    """With every name below example.test; its port."""
+    port = free_port(kind=socket.SOCK_STREAM)
+    words = [
+        *(tool("dnsmasq"), "--no-daemon", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"),
+        *("--pid-file=", f"--user={getpass.getuser()}", "--bind-interfaces"),
+        *("--listen-address=127.0.0.1", f"--port={port}", "--address=/example.test/192.0.2.7"),
+    ]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
+        try:
+            until(lambda: _listens(port))
+            yield port
+        finally:
+            process.terminate()
+
+
+def _listens(port: int) -> bool:
+    """dnsmasq has TCP, too, on the same port."""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def dig(port: int, names: Path) -> subprocess.Popen[str]:
+    """Ask for all names of a file, one after another."""
+    options = ["+tries=1", "+time=5", "+noall", "+answer", "+nocookie"]
+    return subprocess.Popen(
+        [tool("dig"), "@127.0.0.1", "-p", str(port), *options, "-f", str(names)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_thousand_questions_are_thousand_sessions(tmp_path: Path) -> None:
+    names = [f"q{number}.example.test." for number in range(QUESTIONS)]
+    port = free_port()
+    with (
+        dnsmasq() as server,
+        Proxy(tmp_path, config(port, f"127.0.0.1:{server}", acl=ONE_EACH)) as proxy,
+    ):
+        digs = []
+        for number in range(DIGS):
+            part = tmp_path / f"names.{number}"
+            part.write_text("\n".join(names[number::DIGS]))
+            digs.append(dig(port, part))
+        outputs = [process.communicate(timeout=60)[0] for process in digs]
+
+        answers = [line.split() for output in outputs for line in output.splitlines() if line]
+        assert sorted(answer[0] for answer in answers) == sorted(names)
+        assert {answer[-1] for answer in answers} == {"192.0.2.7"}
+        until(lambda: len(proxy.records()) >= QUESTIONS)
+        assert proxy.sessions() == []
+        records = proxy.records()
+        assert len(records) == QUESTIONS
+        assert len({record["SESSION"] for record in records}) == QUESTIONS
+        assert {record["REASON"] for record in records} == {"download-datagrams"}
+        assert {(r["DATAGRAMS_CIN"], r["DATAGRAMS_COUT"]) for r in records} == {("1", "1")}
+        assert proxy.info()["sessions-opened"] == QUESTIONS

@@ -1,0 +1,396 @@
+"""An engine on real loopback sockets, with everything that a parent and REG would give it.
+
+Only what engine.interface promises is used, so that every engine can stand in here. The loop is
+driven by the test itself: nothing moves except while it waits for something.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import mmap
+import socket
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address, ip_network
+from typing import Protocol, TypeVar
+
+from udpproxy.config.model import Limits, SessionType
+from udpproxy.engine import sockets
+from udpproxy.engine.interface import Engine, Host, ListenerSocket, Reactor, Verdict, Wait, Way
+from udpproxy.engine.pool import Pool, make_carrier, peek_carrier
+from udpproxy.engine.python import PythonEngine
+from udpproxy.process.loop import EpollLoop
+from udpproxy.session.limits import budget
+from udpproxy.session.peers import network_bounds
+from udpproxy.session.reasons import Reason
+from udpproxy.session.table import Record, Table, size
+
+T = TypeVar("T")
+Endpoint = tuple[str, int]
+SECOND = 1_000_000_000
+LIMIT = 5.0
+_LARGE = 4 << 20
+
+
+class Factory(Protocol):
+    """How an engine is made."""
+
+    def __call__(
+        self,
+        reactor: Reactor,
+        table: Table,
+        carriers: list[socket.socket],
+        host: Host,
+        *,
+        per_client: int,
+        evict: bool,
+    ) -> Engine: ...
+
+
+def _python(
+    reactor: Reactor,
+    table: Table,
+    carriers: list[socket.socket],
+    host: Host,
+    *,
+    per_client: int,
+    evict: bool,
+) -> Engine:
+    return PythonEngine(reactor, table, Pool(carriers), host, per_client=per_client, evict=evict)
+
+
+def _native(
+    reactor: Reactor,
+    table: Table,
+    carriers: list[socket.socket],
+    host: Host,
+    *,
+    per_client: int,
+    evict: bool,
+) -> Engine:
+    """Without a thread of its own: nothing moves except while the test waits."""
+    return native.NativeEngine(
+        reactor,
+        table,
+        Pool(carriers),
+        host,
+        per_client=per_client,
+        evict=evict,
+        workers=1,
+        threads=False,
+        lasting=None,
+    )
+
+
+ENGINES: dict[str, Factory] = {"python": _python}
+try:
+    from udpproxy.engine import native
+except ImportError:  # not built here
+    pass
+else:
+    ENGINES["native"] = _native
+
+
+def verdict(
+    server: Endpoint,
+    kind: SessionType = SessionType.NORMAL,
+    *,
+    limits: Limits | None = None,
+    any_port: bool = False,
+    network: str | None = None,
+    close_on_unreachable: bool = False,
+    generation: int = 1,
+    rule: str = "rule",
+) -> Verdict:
+    """An accepted session as REG would describe it."""
+    return Verdict(
+        acl=0,
+        generation=generation,
+        rule=rule,
+        type=kind,
+        server=server,
+        budget=budget(limits or Limits()),
+        any_port=any_port,
+        network=network_bounds(ip_network(network)) if network else None,
+        close_on_unreachable=close_on_unreachable,
+    )
+
+
+class Witness:
+    """REG's place: says what it was told to say and notes what it hears."""
+
+    def __init__(self) -> None:
+        self.policy: Callable[[str], Verdict | Wait | None] = lambda client: None
+        """What decide() says about a client, by its address."""
+        self.later: Callable[[Record], Verdict | None] | None = None
+        """What decided() says; None: the same as the policy."""
+        self.on_datagram: Callable[[str, bytes], object] = lambda direction, data: None
+        self.asked: list[tuple[int, str, str]] = []
+        self.kept: list[tuple[int, tuple[str, int], Way, bytes]] = []
+        """What wait() got."""
+        self.opened_ids: list[int] = []
+        self.records: dict[int, Record] = {}
+        self.reasons: dict[int, list[Reason]] = {}
+        self.refusals: list[str] = []
+        self.strays: list[Endpoint] = []
+        self.failures: list[str] = []
+
+    def decide(
+        self, listener: ListenerSocket, client: str, addressed: str
+    ) -> Verdict | Wait | None:
+        self.asked.append((listener.number, client, addressed))
+        return self.policy(client)
+
+    def wait(
+        self,
+        waiting: Wait,
+        listener: ListenerSocket,
+        client: tuple[str, int],
+        way: Way,
+        data: bytes,
+    ) -> None:
+        self.kept.append((listener.number, client, way, data))
+
+    def decided(self, record: Record) -> Verdict | None:
+        if self.later is not None:
+            return self.later(record)
+        found = self.policy(sockets.unpack(record.client[0]))
+        return found if isinstance(found, Verdict) else None
+
+    def opened(self, number: int, verdict: Verdict, client: tuple[str, int]) -> None:
+        self.opened_ids.append(number)
+
+    def ended(self, record: Record, rule: str, reason: Reason) -> None:
+        self.records[record.id] = record
+        self.reasons.setdefault(record.id, []).append(reason)
+
+    def refused(self, counter: str, client: tuple[str, int], listener: ListenerSocket) -> None:
+        self.refusals.append(counter)
+
+    def strayed(self, number: int, rule: str, sender: tuple[str, int]) -> None:
+        self.strays.append(sender)
+
+    def failed(self, what: str, problem: OSError) -> None:
+        self.failures.append(what)
+
+    def datagram(self, number: int, direction: str, payload: memoryview) -> None:
+        self.on_datagram(direction, bytes(payload))
+
+
+class CountingLoop(EpollLoop):
+    """Counts what it calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.callbacks = 0
+
+    def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
+        def counted() -> None:
+            self.callbacks += 1
+            callback()
+
+        super().add_reader(fd, counted)
+
+
+class Rig:
+    """The parent's part outlives the engine: carriers, table, listeners."""
+
+    def __init__(
+        self, make: Factory, *, sessions: int = 8, per_client: int = 0, evict: bool = False
+    ) -> None:
+        self._make = make
+        self._per_client = per_client
+        self._evict = evict
+        self._stack = contextlib.ExitStack()
+        self.capacity = sessions
+        self.carriers = [make_carrier(family, sessions) for family in sockets.FAMILIES]
+        memory = memoryview(mmap.mmap(-1, size(sessions)))
+        self.table = Table(memory, sessions, fresh=True)
+        self.listeners: dict[int, ListenerSocket] = {}
+        self.host = Witness()
+        self._engine: Engine | None = None
+        self._loop = CountingLoop()
+        self._start()
+
+    @property
+    def engine(self) -> Engine:
+        assert self._engine
+        return self._engine
+
+    def _start(self) -> None:
+        carriers = [carrier.dup() for carrier in self.carriers]
+        table = Table(self.table.memory, self.capacity, fresh=False)
+        self._engine = self._make(
+            self._loop, table, carriers, self.host, per_client=self._per_client, evict=self._evict
+        )
+        for listener in self.listeners.values():
+            self._lend(listener)
+
+    def _lend(self, kept: ListenerSocket) -> None:
+        lent = ListenerSocket(kept.number, kept.socket.dup(), kept.address, kept.port)
+        self.engine.add_listener(lent)
+
+    def stop(self) -> None:
+        """The engine leaves in order; the sessions stay in the table."""
+        self.engine.close()
+        self._forget()
+
+    def crash(self) -> None:
+        """The engine is gone as after SIGKILL: its descriptors are closed, and that is all."""
+        self._forget()
+
+    def _forget(self) -> None:
+        self._engine = None
+        self._loop.close()
+        self._loop = CountingLoop()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+
+    def restart(self) -> int:
+        """A new engine with the same belongings; how many sessions it adopted."""
+        self._start()
+        return self.engine.adopt()
+
+    def close(self) -> None:
+        """Nothing stays open."""
+        if self._engine:
+            self.stop()
+        self._loop.close()
+        self._stack.close()
+        for kept in [*self.carriers, *(one.socket for one in self.listeners.values())]:
+            kept.close()
+
+    def listen(self, address: str = "127.0.0.1", *, buffer: int = _LARGE) -> int:
+        """One more listener, on a port of the kernel's choice; its number."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        sockets.allow_fragments(sock)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, sockets.IP_PKTINFO, 1)
+        sock.bind((address, 0))
+        number = len(self.listeners) + 1
+        listener = ListenerSocket(number, sock, ip_address(address), sock.getsockname()[1])
+        self.listeners[number] = listener
+        self._lend(listener)
+        return number
+
+    def where(self, number: int = 1) -> Endpoint:
+        """The listener's address and port."""
+        listener = self.listeners[number]
+        return str(listener.address), listener.port
+
+    def udp(self, address: str = "127.0.0.1", port: int = 0) -> socket.socket:
+        """A client's or a server's; closed with the rig."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = self._stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LARGE)
+        sock.settimeout(0)
+        sock.bind((address, port))
+        return sock
+
+    def turn(self, patience: float = 0.0) -> None:
+        """One look at what is ready."""
+        self._loop.call_later(patience, self._loop.stop)
+        self._loop.run()
+
+    def until(self, condition: Callable[[], object], limit: float = LIMIT) -> None:
+        """Let the engine work until `condition` holds."""
+        deadline = time.monotonic() + limit
+        patience = 0.0
+        while not condition():
+            assert time.monotonic() < deadline, f"it did not come to pass in {limit:g} s"
+            self.turn(patience)
+            patience = 0.001
+
+    def is_quiet(self) -> bool:
+        """Did nothing happen for 50 ms? Says so by the engine's callbacks, not by the clock."""
+        seen = self._loop.callbacks
+        self.turn(0.05)
+        return self._loop.callbacks == seen
+
+    def take(self, sock: socket.socket) -> tuple[bytes, Endpoint]:
+        """The next datagram that `sock` gets, and its sender."""
+        got: list[tuple[bytes, Endpoint]] = []
+
+        def came() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                data, sender = sock.recvfrom(sockets.LARGEST)
+                got.append((data, (sender[0], sender[1])))
+            return bool(got)
+
+        self.until(came)
+        return got[0]
+
+    def converse(self, client: socket.socket, server: socket.socket, to: Endpoint) -> Endpoint:
+        """A question and its answer, which pass; the session's address as the server sees it."""
+        client.sendto(b"question", to)
+        data, source = self.take(server)
+        assert data == b"question"
+        server.sendto(b"answer", source)
+        assert self.take(client) == (b"answer", to)
+        return source
+
+    def expect_end(self, number: int, reason: Reason) -> Record:
+        """Wait until the session has ended, for that reason and no other."""
+        self.until(lambda: number in self.host.reasons)
+        assert self.host.reasons[number] == [reason]
+        return self.host.records[number]
+
+    def pass_time(self, seconds: float) -> int | None:
+        """What is due in so many seconds is done now; when the engine wants to be called."""
+        return self.engine.work(time.monotonic_ns() + round(seconds * SECOND))
+
+    def count(self, name: str) -> int:
+        """One of the engine's figures."""
+        return self.engine.figures()[name]
+
+    def has_counted(self, name: str, wanted: int) -> bool:
+        """Has the figure come to that?"""
+        return self.count(name) == wanted
+
+    def lent_sockets(self) -> Iterator[socket.socket]:
+        """Every socket of the pool, as the next engine would find it."""
+        for carrier in self.carriers:
+            for sock in peek_carrier(carrier):
+                with sock:
+                    yield sock
+
+    def expect_clean_pool(self) -> None:
+        """No port, no peer, nothing waiting, no option left on."""
+        for sock in self.lent_sockets():
+            assert sock.getsockname()[1] == 0
+            assert _peer(sock) is None
+            assert sockets.drain(sock) == 0
+            assert sockets.take_errors(sock) == 0
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST) == 0
+            assert not _reports_errors(sock)
+
+
+def has_nothing(sock: socket.socket) -> bool:
+    """Is no datagram waiting there? Ask only after something that came later has arrived."""
+    try:
+        sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _peer(sock: socket.socket) -> object:
+    try:
+        return sock.getpeername()
+    except OSError:
+        return None
+
+
+def _reports_errors(sock: socket.socket) -> int:
+    if sock.family == socket.AF_INET:
+        return sock.getsockopt(socket.IPPROTO_IP, sockets.IP_RECVERR)
+    return sock.getsockopt(socket.IPPROTO_IPV6, sockets.IPV6_RECVERR)

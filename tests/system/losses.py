@@ -1,0 +1,32 @@
+"""What clients lost while things happened to the proxy: a table at the end of the test run."""
+
+from __future__ import annotations
+
+from system.package import ROOT
+from system.service import Report
+
+PLACE = ROOT / "build" / "system-losses.txt"
+_rows: list[tuple[str, ...]] = [("release", "event", "sent", "lost", "pause ms", "p99 ms", "")]
+
+
+def note(release: str, event: str, report: Report, remark: str = "") -> None:
+    """One row; `pause` is the longest time in which nobody had an answer."""
+    times = (f"{1000 * seconds:.0f}" for seconds in (report.gap, report.p99))
+    _rows.append((release, event, str(report.sent), str(report.lost), *times, remark))
+
+
+def lines() -> list[str]:
+    """The table, or nothing where nothing was noted."""
+    if len(_rows) == 1:
+        return []
+    widths = [max(map(len, column)) for column in zip(*_rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in _rows
+    ]
+
+
+def save(table: list[str]) -> None:
+    """Where it can be read after the run."""
+    PLACE.parent.mkdir(exist_ok=True)
+    PLACE.write_text("\n".join(table) + "\n")
