@@ -293,9 +293,15 @@ class Bus:
             return Message.new_error(
                 message, _ERROR + "InvalidArgs", f"{method.name} takes {method.in_signature!r}"
             )
-        if method.name not in self._open_methods:
-            await self._authorise(message, method.name)
-        body = await self._service.call(message.path, method.name, message.body)
+        if method.name in self._open_methods:
+            body = await self._service.call(message.path, method.name, message.body)
+            return Message.new_method_return(message, method.out_signature, body)
+        caller = await self._authorise(message, method.name)
+        try:
+            body = await self._service.call(message.path, method.name, message.body)
+        except (InvalidArgument, LinkError) as problem:
+            self._service.refused(method.name, caller.uid, str(problem))
+            raise
         return Message.new_method_return(message, method.out_signature, body)
 
     def _method(self, message: Message) -> intr.Method | None:
@@ -319,11 +325,11 @@ class Bus:
         await self._service.set_property(message.path, interface, name, value.value)
         return Message.new_method_return(message)
 
-    async def _authorise(self, message: Message, what: str) -> None:
+    async def _authorise(self, message: Message, what: str) -> Caller:
         """Root, ourselves, our group, or whom polkit lets; Refused for everybody else."""
         caller = await self._caller(message)
         if caller.uid in (0, os.getuid()) or self._group in caller.groups:
-            return
+            return caller
         try:
             subject = ["system-bus-name", {"name": Variant("s", caller.name)}]
             answer = await self.ask(
@@ -340,6 +346,7 @@ class Bus:
         if not allowed:
             self._service.refused(what, caller.uid, "not authorised")
             raise Refused(f"{what}: root, the group udp-proxy or {ACTION} may do that")
+        return caller
 
     async def _caller(self, message: Message) -> Caller:
         body = await self.ask(

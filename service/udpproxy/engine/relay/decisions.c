@@ -136,6 +136,14 @@ void forget_decisions(struct relay *relay, bool everything)
         }
 }
 
+struct decision *find_question(struct relay *relay, const struct question *question)
+{
+    uint8_t wide[16], to[16];
+    widen(wide, packed_of(&question->client), packed_size(&question->client));
+    widen(to, question->addressed, question->addressed_size);
+    return look(relay, question->listener, wide, to, 128);
+}
+
 // `until` 0: for one session only. `verdict` NULL: refused.
 void relay_answer(struct relay *relay, const struct question *question, struct verdict *verdict,
                   unsigned bits, uint64_t until)
@@ -144,7 +152,7 @@ void relay_answer(struct relay *relay, const struct question *question, struct v
     pthread_mutex_lock(&relay->book);
     widen(wide, packed_of(&question->client), packed_size(&question->client));
     widen(to, question->addressed, question->addressed_size);
-    struct decision *asked = look(relay, question->listener, wide, to, 128);
+    struct decision *asked = find_question(relay, question);
     if (asked)
         drop_decision(relay, asked);
     if (packed_size(&question->client) == 4)

@@ -193,3 +193,68 @@ void take_first(struct worker *worker, const struct first *first, const void *da
             upload(worker, session, data, size);
     }
 }
+
+static bool is_asked(const struct held *held, const struct question *question)
+{
+    unsigned size = packed_size(&question->client);
+    return held->listener->number == question->listener && packed_size(&held->client) == size &&
+           memcmp(packed_of(&held->client), packed_of(&question->client), size) == 0 &&
+           memcmp(held->addressed, question->addressed, size) == 0;
+}
+
+// The question has no answer so far: what waits for it, for the caller to free, in order.
+struct held *relay_pull(struct relay *relay, const struct question *question)
+{
+    struct held *pulled = NULL, **end = &pulled;
+    pthread_mutex_lock(&relay->book);
+    struct decision *asked = find_question(relay, question);
+    if (asked)
+        drop_decision(relay, asked);
+    pthread_mutex_unlock(&relay->book);
+    for (uint32_t i = 0; i < relay->worker_count; i++) {
+        struct worker *worker = relay->workers + i;
+        enter(worker);
+        for (struct held **link = &worker->held, *held; (held = *link);) {
+            if (!is_asked(held, question)) {
+                link = &held->next;
+                continue;
+            }
+            *link = held->next;
+            if (worker->held_end == &held->next)
+                worker->held_end = link;
+            worker->held_count--;
+            worker->held_bytes -= held->size;
+            held->next = NULL;
+            *end = held;
+            end = &held->next;
+        }
+        leave(worker);
+    }
+    return pulled;
+}
+
+// As if it came now.
+void relay_inject(struct relay *relay, uint32_t number, const union address *client,
+                  const uint8_t *addressed, const uint8_t *local, uint32_t interface,
+                  const void *data, uint32_t size)
+{
+    struct worker *worker = relay->workers + worker_of(relay, client);
+    struct listener *listener = listener_of(relay, number);
+    if (!listener)
+        return;
+    struct first first = {
+        .listener = listener,
+        .client = client,
+        .addressed = addressed,
+        .local = local,
+        .interface = interface,
+    };
+    enter(worker);
+    worker->now = clock_now();
+    struct session *session = find(worker, listener, client, addressed, &first.hash);
+    if (session)
+        upload(worker, session, data, size);
+    else
+        take_first(worker, &first, data, size, false);
+    leave(worker);
+}

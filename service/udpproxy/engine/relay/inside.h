@@ -66,17 +66,6 @@ struct cell {
     uint32_t hash, slot; // slot + 1; 0: empty
 };
 
-// A datagram that waits for a decision or a slot.
-struct held {
-    struct held *next;
-    struct listener *listener;
-    union address client;
-    uint8_t addressed[16], local[16];
-    uint32_t interface, size;
-    bool asked;
-    uint8_t data[];
-};
-
 // Replies on their way to clients.
 struct outgoing {
     uint32_t count, used; // messages; buffers
@@ -214,11 +203,11 @@ void enter(struct worker *worker);
 void leave(struct worker *worker);
 
 // sockets.c
-void make_address(union address *address, const uint8_t *packed, unsigned size, uint16_t port,
-                  uint32_t scope);
-int attach(int fd, const struct verdict *verdict, union address *own);
+int attach(int fd, enum type type, const union address *server, union address *own);
 int fix_peer(int fd, const union address *peer);
 void reset_socket(int fd, bool plain);
+uint32_t worker_of(const struct relay *relay, const union address *client);
+struct listener *listener_of(const struct relay *relay, uint32_t number);
 uint32_t take_errors(int fd);
 uint32_t socket_drops(int fd);
 bool means_unreachable(int problem);
@@ -249,6 +238,7 @@ struct decision *find_decision(struct relay *relay, const struct listener *liste
                                const union address *client, const uint8_t *addressed, uint64_t now);
 bool ask(struct relay *relay, const struct listener *listener, const union address *client,
          const uint8_t *addressed);
+struct decision *find_question(struct relay *relay, const struct question *question);
 void drop_decision(struct relay *relay, struct decision *decision);
 void forget_decisions(struct relay *relay, bool everything);
 

@@ -59,9 +59,10 @@ struct verdict {
 
 enum kind { OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN };
 
-enum what { FROM_CLIENTS, TO_SERVER, TO_CLIENT, OPEN_SESSION, FIX_PEER };
+enum what { FROM_CLIENTS, TO_SERVER, TO_CLIENT, OPEN_SESSION, FIX_PEER, FOLLOW_SERVER };
 
 struct decision;
+struct listener;
 
 // Something to tell the host. `counter` is one of enum total, `problem` an errno.
 struct event {
@@ -84,6 +85,17 @@ struct question {
     uint8_t addressed_size, addressed[16];
 };
 
+// A datagram that waits for a decision or a slot.
+struct held {
+    struct held *next;
+    struct listener *listener;
+    union address client;
+    uint8_t addressed[16], local[16];
+    uint32_t interface, size;
+    int asked;
+    uint8_t data[];
+};
+
 struct news {
     struct event *events;
     struct question *questions;
@@ -96,6 +108,7 @@ typedef void (*seen)(void *context, uint64_t session, int upload, const void *da
 struct relay *relay_new(void *table, uint32_t capacity, uint32_t workers, uint32_t per_client,
                         int evict);
 void relay_free(struct relay *relay);
+void relay_silence(struct relay *relay);
 void relay_spare_descriptors(uint32_t wanted);
 
 int relay_start(struct relay *relay);
@@ -121,7 +134,17 @@ void relay_finish(struct relay *relay, const uint32_t *slots, uint32_t count);
 struct verdict *relay_verdict(struct relay *relay);
 uint32_t relay_sweep(struct relay *relay, uint32_t *numbers, uint32_t most);
 
+struct held *relay_pull(struct relay *relay, const struct question *question);
+void relay_inject(struct relay *relay, uint32_t listener, const union address *client,
+                  const uint8_t *addressed, const uint8_t *local, uint32_t interface,
+                  const void *data, uint32_t size);
+int relay_redirect(struct relay *relay, uint64_t id, const union address *server);
 int relay_kill(struct relay *relay, uint64_t id, enum reason reason);
+int relay_end(struct relay *relay, uint64_t id, uint32_t slot, enum reason reason);
+void relay_retry(struct relay *relay);
+void relay_settle(struct relay *relay);
+void relay_ring(struct relay *relay);
+void relay_hush(struct relay *relay);
 int relay_judge_by(struct relay *relay, uint64_t id, uint32_t slot, struct verdict *verdict);
 int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict);
 void relay_clear(struct relay *relay, uint32_t slot);
@@ -132,6 +155,9 @@ void relay_watch(struct relay *relay, int on);
 void relay_tell(struct relay *relay, int openings);
 void relay_segment(struct relay *relay, int on);
 void relay_count(struct relay *relay, uint32_t total, uint64_t amount);
+
+void make_address(union address *address, const uint8_t *packed, unsigned size, uint16_t port,
+                  uint32_t scope);
 
 struct relay_figures {
     uint64_t segmentation, unsegmented, waiting_dropped, events_dropped;

@@ -28,7 +28,7 @@ void be_careful(struct relay *relay, struct session *session)
 bool poll_session(struct worker *worker, struct session *session)
 {
     struct relay *relay = worker->relay;
-    uint8_t *polled = session->polled + (session->record->server_size == 16);
+    uint8_t *polled = session->polled + (session->fd == relay->sockets[1][slot_of(relay, session)]);
     struct epoll_event event = {
         .events = EPOLLIN,
         .data.u64 = (uint64_t)1 << 32 | slot_of(relay, session),
@@ -39,7 +39,7 @@ bool poll_session(struct worker *worker, struct session *session)
     if (*polled)
         epoll_ctl(relay->workers[*polled - 1].epoll, EPOLL_CTL_DEL, session->fd, NULL);
     *polled = 0;
-    if (epoll_ctl(worker->epoll, EPOLL_CTL_ADD, session->fd, &event))
+    if (epoll_ctl(worker->epoll, EPOLL_CTL_ADD, session->fd, &event) && errno != EEXIST)
         return false;
     *polled = (uint8_t)(worker->number + 1);
     return true;
@@ -47,7 +47,8 @@ bool poll_session(struct worker *worker, struct session *session)
 
 void unpoll_session(struct worker *worker, struct session *session)
 {
-    uint8_t *polled = session->polled + (session->record->server_size == 16);
+    struct relay *relay = worker->relay;
+    uint8_t *polled = session->polled + (session->fd == relay->sockets[1][slot_of(relay, session)]);
     if (*polled == worker->number + 1) {
         epoll_ctl(worker->epoll, EPOLL_CTL_DEL, session->fd, NULL);
         *polled = 0;
@@ -167,7 +168,7 @@ struct session *open_session(struct worker *worker, const struct first *first,
         return refuse_session(worker, first, session, EAFNOSUPPORT);
     // A slot has a socket for each family, and each of them counts on for ever.
     put(&record->drops_base, socket_drops(session->fd));
-    if (attach(session->fd, verdict, &own) || !poll_session(worker, session))
+    if (attach(session->fd, verdict->type, &verdict->server, &own) || !poll_session(worker, session))
         return refuse_session(worker, first, session, errno);
     begin_change(record);
     record->source_port = port_of(&own);
@@ -288,14 +289,14 @@ void relay_finish(struct relay *relay, const uint32_t *slots, uint32_t count)
 }
 
 // A client stays with its worker: the same sum as the kernel's (parent/steering.py).
-static uint32_t worker_of(const struct relay *relay, const union address *client)
+uint32_t worker_of(const struct relay *relay, const union address *client)
 {
     uint32_t word;
     memcpy(&word, (const uint8_t *)packed_of(client) + packed_size(client) - 4, 4);
     return (ntohl(word) + port_of(client)) % relay->worker_count;
 }
 
-static struct listener *listener_of(const struct relay *relay, uint32_t number)
+struct listener *listener_of(const struct relay *relay, uint32_t number)
 {
     for (uint32_t i = 0; i < relay->listener_count; i++)
         if (!relay->listeners[i]->gone && relay->listeners[i]->number == number)
@@ -339,6 +340,59 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
     pthread_mutex_unlock(&relay->book);
     leave(worker);
     return 1;
+}
+
+static void aim(struct worker *worker, struct session *session, const union address *server)
+{
+    struct relay *relay = worker->relay;
+    struct record *record = session->record;
+    uint32_t slot = slot_of(relay, session), dropped = relay_drops(relay, slot);
+    union address own;
+    if (session->gathered)
+        flush(worker);
+    pthread_mutex_lock(&relay->book);
+    leave_port(relay, session);
+    pthread_mutex_unlock(&relay->book);
+    reset_socket(session->fd, session->plain);
+    session->fd = relay->sockets[is_v6(server)][slot];
+    session->pinned = false;
+    put(&record->drops_base, (uint32_t)(socket_drops(session->fd) - dropped));
+    if (attach(session->fd, record->type, server, &own) || !poll_session(worker, session)) {
+        tell_failed(worker, FOLLOW_SERVER, errno);
+        close_session(worker, session, FAULT);
+        return;
+    }
+    begin_change(record);
+    record->server_size = (uint8_t)packed_size(server);
+    record->server_port = port_of(server);
+    record->source_port = port_of(&own);
+    record->peer_port = record->pinned = 0;
+    memset(record->server, 0, 3 * sizeof record->server); // server, peer, source
+    memcpy(record->server, packed_of(server), packed_size(server));
+    memcpy(record->source, packed_of(&own), packed_size(&own));
+    end_change(record);
+    pthread_mutex_lock(&relay->book);
+    enter_port(relay, session);
+    pthread_mutex_unlock(&relay->book);
+}
+
+// The session goes on to another server; 0: there is none of that number.
+int relay_redirect(struct relay *relay, uint64_t id, const union address *server)
+{
+    for (uint32_t slot = 0; slot < relay->capacity; slot++) {
+        struct session *session = relay->sessions + slot;
+        if (__atomic_load_n(&session->life, __ATOMIC_RELAXED) != LIVE || session->id != id)
+            continue;
+        struct worker *worker = session->worker;
+        enter(worker);
+        bool found = session->life == LIVE && session->id == id && session->worker == worker &&
+                     relay->sockets[is_v6(server)][slot] >= 0;
+        if (found)
+            aim(worker, session, server);
+        leave(worker);
+        return found;
+    }
+    return 0;
 }
 
 // Somebody died while he opened or closed a session here.

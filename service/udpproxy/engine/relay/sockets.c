@@ -101,11 +101,11 @@ static int attach_open(int fd, const union address *server, bool broadcast, unio
     return 0;
 }
 
-int attach(int fd, const struct verdict *verdict, union address *own)
+int attach(int fd, enum type type, const union address *server, union address *own)
 {
-    if (verdict->type == NORMAL || verdict->type == ONE_WAY)
-        return attach_connected(fd, &verdict->server, own);
-    return attach_open(fd, &verdict->server, verdict->type == BROADCAST, own);
+    if (type == NORMAL || type == ONE_WAY)
+        return attach_connected(fd, server, own);
+    return attach_open(fd, server, type == BROADCAST, own);
 }
 
 // From now on only `peer` may reply; what others sent before still has to be judged.

@@ -1,0 +1,336 @@
+// Making and unmaking a relay, its sockets towards clients, its verdicts.
+#include "inside.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+
+static void *reserve(size_t size)
+{
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+static uint32_t power_of_two(uint32_t least)
+{
+    uint32_t size = 64;
+    while (size < least)
+        size *= 2;
+    return size;
+}
+
+// In a process with threads each growth of the descriptor table waits for everybody to have left
+// the old one (RCU): 10 ms without a datagram. So it grows once, before there are threads.
+void relay_spare_descriptors(uint32_t wanted)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) || !limit.rlim_cur)
+        return;
+    rlim_t most = limit.rlim_cur - 1 < wanted ? limit.rlim_cur - 1 : wanted;
+    int somebody = epoll_create1(EPOLL_CLOEXEC);
+    int high = fcntl(somebody, F_DUPFD_CLOEXEC, (int)most);
+    if (high >= 0)
+        close(high);
+    if (somebody >= 0)
+        close(somebody);
+}
+
+static bool make_worker(struct relay *relay, uint32_t number)
+{
+    struct worker *worker = relay->workers + number;
+    uint32_t cells = power_of_two(2 * relay->capacity);
+    worker->relay = relay;
+    worker->number = number;
+    worker->oldest = worker->youngest = NOBODY;
+    worker->held_end = &worker->held;
+    worker->mask = cells - 1;
+    pthread_mutex_init(&worker->lock, NULL);
+    pthread_mutex_init(&worker->door, NULL);
+    worker->epoll = epoll_create1(EPOLL_CLOEXEC);
+    worker->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    worker->cells = calloc(cells, sizeof *worker->cells);
+    worker->due = calloc(relay->capacity, sizeof *worker->due);
+    worker->in.buffers = reserve((size_t)BATCH * STRIDE);
+    worker->out.buffers = reserve((size_t)BATCH * STRIDE);
+    if (worker->epoll < 0 || worker->wake < 0 || !worker->cells || !worker->due ||
+        !worker->in.buffers || !worker->out.buffers)
+        return false;
+    for (uint32_t i = 0; i < BATCH; i++) {
+        struct msghdr *message = &worker->in.messages[i].msg_hdr;
+        worker->in.iov[i] = (struct iovec){worker->in.buffers + (size_t)i * STRIDE, LARGEST};
+        message->msg_iov = worker->in.iov + i;
+        message->msg_iovlen = 1;
+        message->msg_name = worker->in.clients + i;
+    }
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = 0};
+    return epoll_ctl(worker->epoll, EPOLL_CTL_ADD, worker->wake, &event) == 0;
+}
+
+static bool make_shared(struct relay *relay)
+{
+    uint32_t capacity = relay->capacity;
+    relay->sessions = calloc(capacity, sizeof *relay->sessions);
+    relay->free = calloc(capacity, sizeof *relay->free);
+    relay->ports = calloc(65536, sizeof *relay->ports);
+    relay->decisions = calloc(DECISION_BUCKETS, sizeof(struct decision *));
+    relay->workers = calloc(relay->worker_count, sizeof *relay->workers);
+    for (uint32_t i = 0; relay->workers && i < relay->worker_count; i++)
+        relay->workers[i].epoll = relay->workers[i].wake = -1;
+    relay->notice = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (relay->per_client) {
+        uint32_t size = power_of_two(2 * capacity);
+        relay->clients = calloc(size, sizeof *relay->clients);
+        relay->client_mask = size - 1;
+    }
+    for (int family = 0; family < 2; family++) {
+        relay->sockets[family] = calloc(capacity, sizeof(int));
+        for (uint32_t i = 0; relay->sockets[family] && i < capacity; i++)
+            relay->sockets[family][i] = -1;
+    }
+    return relay->sessions && relay->free && relay->ports && relay->decisions && relay->workers &&
+           relay->notice >= 0 && (!relay->per_client || relay->clients) && relay->sockets[0] &&
+           relay->sockets[1];
+}
+
+struct relay *relay_new(void *table, uint32_t capacity, uint32_t workers, uint32_t per_client,
+                        int evict)
+{
+    struct relay *relay = calloc(1, sizeof *relay);
+    if (!relay)
+        return NULL;
+    relay->header = table;
+    relay->records = (struct record *)((uint8_t *)table + HEADER_SIZE);
+    relay->capacity = capacity;
+    relay->worker_count = workers;
+    relay->per_client = per_client;
+    relay->evict = evict;
+    relay->openings = relay->segmentation = 1;
+    relay->ended = NOBODY;
+    relay->notice = -1;
+    relay->events_end = &relay->events;
+    relay->questions_end = &relay->questions;
+    pthread_mutex_init(&relay->book, NULL);
+    bool made = make_shared(relay) && getrandom(relay->key, sizeof relay->key, 0) > 0;
+    for (uint32_t i = 0; made && i < workers; i++)
+        made = make_worker(relay, i);
+    if (!made) {
+        relay_free(relay);
+        return NULL;
+    }
+    for (uint32_t slot = 0; slot < capacity; slot++)
+        relay->free[relay->free_count++] = capacity - 1 - slot;
+    for (uint32_t slot = 0; slot < capacity; slot++)
+        relay->sessions[slot].record = relay->records + slot;
+    return relay;
+}
+
+static void free_worker(struct worker *worker)
+{
+    if (!worker->relay)
+        return;
+    drop_held(worker, NULL);
+    free(worker->cells);
+    free(worker->due);
+    if (worker->in.buffers)
+        munmap(worker->in.buffers, (size_t)BATCH * STRIDE);
+    if (worker->out.buffers)
+        munmap(worker->out.buffers, (size_t)BATCH * STRIDE);
+    pthread_mutex_destroy(&worker->lock);
+    pthread_mutex_destroy(&worker->door);
+}
+
+static void shut(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+// Its own descriptors are closed: it carries nothing any more.
+void relay_silence(struct relay *relay)
+{
+    relay_stop(relay);
+    for (uint32_t i = 0; i < relay->worker_count; i++) {
+        shut(&relay->workers[i].epoll);
+        shut(&relay->workers[i].wake);
+    }
+    shut(&relay->notice);
+}
+
+// The sockets that it was lent are Python's to close.
+void relay_free(struct relay *relay)
+{
+    struct news news;
+    if (relay->workers)
+        relay_silence(relay);
+    for (uint32_t i = 0; relay->workers && i < relay->worker_count; i++)
+        free_worker(relay->workers + i);
+    if (relay->decisions) {
+        relay_news(relay, &news, NULL, 0);
+        relay_free_news(&news);
+        forget_decisions(relay, true);
+    }
+    for (uint32_t i = 0; i < relay->listener_count; i++)
+        free(relay->listeners[i]);
+    for (uint32_t i = 0; i < relay->verdict_count; i++)
+        free(relay->verdicts[i]);
+    pthread_mutex_destroy(&relay->book);
+    free(relay->listeners);
+    free(relay->verdicts);
+    free(relay->workers);
+    free(relay->decisions);
+    free(relay->clients);
+    free(relay->ports);
+    free(relay->free);
+    free(relay->sessions);
+    free(relay->sockets[0]);
+    free(relay->sockets[1]);
+    free(relay);
+}
+
+void relay_socket(struct relay *relay, int version, uint32_t slot, int fd)
+{
+    relay->sockets[version == 6][slot] = fd;
+}
+
+// All slots but these are free: sessions found in the table live there.
+void relay_reserve(struct relay *relay, const uint8_t *taken)
+{
+    relay->free_count = 0;
+    for (uint32_t slot = relay->capacity; slot-- > 0;)
+        if (!taken[slot])
+            relay->free[relay->free_count++] = slot;
+}
+
+// ---- listeners ----
+
+static void enter_all(struct relay *relay)
+{
+    for (uint32_t i = 0; i < relay->worker_count; i++)
+        enter(relay->workers + i);
+    pthread_mutex_lock(&relay->book);
+}
+
+static void leave_all(struct relay *relay)
+{
+    pthread_mutex_unlock(&relay->book);
+    for (uint32_t i = relay->worker_count; i-- > 0;)
+        leave(relay->workers + i);
+}
+
+static bool put_listener(struct relay *relay, struct listener *listener)
+{
+    for (uint32_t i = 0; i < relay->listener_count; i++)
+        if (relay->listeners[i]->gone) {
+            listener->index = i;
+            free(relay->listeners[i]);
+            relay->listeners[i] = listener;
+            return true;
+        }
+    struct listener **more =
+        realloc(relay->listeners, (relay->listener_count + 1) * sizeof *relay->listeners);
+    if (!more)
+        return false;
+    listener->index = relay->listener_count;
+    relay->listeners = more;
+    relay->listeners[relay->listener_count++] = listener;
+    return true;
+}
+
+// `fds` has one for each worker. 0, or an errno.
+int relay_listen(struct relay *relay, uint32_t number, const int *fds, const union address *bound)
+{
+    static const uint8_t nothing[16];
+    struct listener *listener =
+        calloc(1, sizeof *listener + relay->worker_count * sizeof listener->fds[0]);
+    if (!listener)
+        return ENOMEM;
+    listener->number = number;
+    listener->port = port_of(bound);
+    listener->family = bound->any.sa_family;
+    listener->size = (uint8_t)packed_size(bound);
+    memcpy(listener->packed, packed_of(bound), listener->size);
+    listener->wildcard = memcmp(listener->packed, nothing, listener->size) == 0;
+    memcpy(listener->fds, fds, relay->worker_count * sizeof fds[0]);
+    enter_all(relay);
+    int problem = put_listener(relay, listener) ? 0 : ENOMEM;
+    for (uint32_t i = 0; i < relay->worker_count && !problem; i++) {
+        struct epoll_event event = {
+            .events = EPOLLIN,
+            .data.u64 = (uint64_t)2 << 32 | listener->index,
+        };
+        if (epoll_ctl(relay->workers[i].epoll, EPOLL_CTL_ADD, fds[i], &event))
+            problem = errno;
+    }
+    leave_all(relay);
+    return problem;
+}
+
+// Its sessions end as `policy`. 0: there is no such listener.
+int relay_unlisten(struct relay *relay, uint32_t number)
+{
+    struct listener *listener = NULL;
+    for (uint32_t i = 0; i < relay->listener_count; i++)
+        if (relay->listeners[i]->number == number && !relay->listeners[i]->gone)
+            listener = relay->listeners[i];
+    if (!listener)
+        return 0;
+    for (uint32_t i = 0; i < relay->worker_count; i++) {
+        struct worker *worker = relay->workers + i;
+        enter(worker);
+        epoll_ctl(worker->epoll, EPOLL_CTL_DEL, listener->fds[i], NULL);
+        for (uint32_t slot = 0; slot < relay->capacity; slot++) {
+            struct session *session = relay->sessions + slot;
+            if (session->life == LIVE && session->worker == worker &&
+                session->listener == listener)
+                close_session(worker, session, POLICY);
+        }
+        drop_held(worker, listener);
+        leave(worker);
+    }
+    enter_all(relay);
+    listener->gone = true;
+    leave_all(relay);
+    return 1;
+}
+
+// ---- verdicts: made for Python, which fills them in; used by decisions and sessions ----
+
+struct verdict *relay_verdict(struct relay *relay)
+{
+    struct verdict *verdict = calloc(1, sizeof *verdict);
+    if (!verdict)
+        return NULL;
+    for (uint32_t i = 0; i < relay->verdict_count; i++)
+        if (!relay->verdicts[i]) {
+            verdict->number = i;
+            return relay->verdicts[i] = verdict;
+        }
+    struct verdict **more =
+        realloc(relay->verdicts, (relay->verdict_count + 1) * sizeof *relay->verdicts);
+    if (!more) {
+        free(verdict);
+        return NULL;
+    }
+    relay->verdicts = more;
+    verdict->number = relay->verdict_count++;
+    return relay->verdicts[verdict->number] = verdict;
+}
+
+// Frees those that nobody uses any more; their numbers, at most so many.
+uint32_t relay_sweep(struct relay *relay, uint32_t *numbers, uint32_t most)
+{
+    uint32_t count = 0;
+    pthread_mutex_lock(&relay->book);
+    for (uint32_t i = 0; i < relay->verdict_count && count < most; i++)
+        if (relay->verdicts[i] && !relay->verdicts[i]->uses) {
+            free(relay->verdicts[i]);
+            relay->verdicts[i] = NULL;
+            numbers[count++] = i;
+        }
+    pthread_mutex_unlock(&relay->book);
+    return count;
+}

@@ -1,0 +1,288 @@
+// From clients to servers: a batch from the listener, and for each datagram one look at the table.
+#include "inside.h"
+
+#ifndef IPV6_PKTINFO
+#define IPV6_PKTINFO 50
+#endif
+enum { MOST_BATCHES = 4 }; // before the servers get their turn
+
+struct whereto {
+    uint8_t addressed[16], local[16];
+    uint32_t interface;
+};
+
+// From the control messages of a wildcard listener: the address the client wrote to and the one
+// to answer from. Equal but for broadcast and multicast, where the interface's own address
+// (ipi_spec_dst, ip(7)) answers.
+static void read_control(struct msghdr *message, struct whereto *to)
+{
+    for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part; part = CMSG_NXTHDR(message, part)) {
+        if (part->cmsg_level == IPPROTO_IP && part->cmsg_type == IP_PKTINFO) {
+            struct in_pktinfo info;
+            memcpy(&info, CMSG_DATA(part), sizeof info);
+            memcpy(to->addressed, &info.ipi_addr, 4);
+            memcpy(to->local, &info.ipi_spec_dst, 4);
+            to->interface = (uint32_t)info.ipi_ifindex;
+        } else if (part->cmsg_level == IPPROTO_IPV6 && part->cmsg_type == IPV6_PKTINFO) {
+            struct in6_pktinfo info;
+            memcpy(&info, CMSG_DATA(part), sizeof info);
+            memcpy(to->addressed, &info.ipi6_addr, 16);
+            if (!IN6_IS_ADDR_MULTICAST(&info.ipi6_addr))
+                memcpy(to->local, &info.ipi6_addr, 16);
+            to->interface = info.ipi6_ifindex;
+        }
+    }
+}
+
+static void destination(const struct listener *listener, struct msghdr *message,
+                        struct whereto *to)
+{
+    if (listener->wildcard) {
+        memset(to, 0, sizeof *to);
+        read_control(message, to);
+    } else {
+        memcpy(to->addressed, listener->packed, 16);
+        memcpy(to->local, listener->packed, 16);
+        to->interface = 0;
+    }
+}
+
+static ssize_t send_up(const struct session *session, const struct iovec *iov)
+{
+    if (session->plain || session->pinned)
+        return send(session->fd, iov->iov_base, iov->iov_len, 0);
+    // The server of the record, not of the verdict: a reload may have given the rule another.
+    union address address;
+    const struct record *record = session->record;
+    make_address(&address, record->server, record->server_size, record->server_port, 0);
+    return sendto(session->fd, iov->iov_base, iov->iov_len, 0, &address.any,
+                  length_of(&address));
+}
+
+static void count_up(struct worker *worker, struct session *session, uint64_t datagrams,
+                     uint64_t bytes)
+{
+    struct record *record = session->record;
+    put(&record->last_upload, worker->now);
+    more(&record->uploads, datagrams);
+    more(&record->upload_bytes, bytes);
+}
+
+// An ICMP error is reported by the next call, whatever that does: this datagram was not sent yet.
+// Most numbers can also mean that there is no route: a second try tells.
+enum outcome after_failed_send(struct worker *worker, struct session *session,
+                               const struct iovec *iov, int problem)
+{
+    bool told = is_icmp(session, problem);
+    if (told && unreachable(worker, session))
+        return GONE;
+    if (!told && !means_unreachable(problem)) {
+        lost(worker, session, TO_SERVER, problem);
+        return LOST;
+    }
+    if (send_up(session, iov) < 0) {
+        lost(worker, session, TO_SERVER, errno);
+        return LOST;
+    }
+    if (told)
+        return SENT;
+    more(&session->record->icmp, 1);
+    return unreachable(worker, session) ? GONE : SENT;
+}
+
+static enum outcome upload_one(struct worker *worker, struct session *session,
+                               const struct iovec *iov)
+{
+    enum outcome outcome = SENT;
+    if (send_up(session, iov) < 0)
+        outcome = after_failed_send(worker, session, iov, errno);
+    if (outcome == SENT)
+        count_up(worker, session, 1, iov->iov_len);
+    return outcome;
+}
+
+// One datagram, with limits. False: the session is gone.
+bool upload(struct worker *worker, struct session *session, const void *data, uint32_t size)
+{
+    struct iovec iov = {(void *)data, size};
+    if (!session->careful_up)
+        return upload_one(worker, session, &iov) != GONE;
+    const struct budget *budget = &session->verdict->budget;
+    const struct record *record = session->record;
+    if (record->upload_bytes + size > budget->upload_bytes) {
+        close_session(worker, session, OVER_UPLOAD_BYTES);
+        return false;
+    }
+    bool last = record->uploads + 1 >= budget->upload_datagrams;
+    if (worker->relay->watched)
+        tell_seen(worker, session, true, data, size);
+    enum outcome outcome = upload_one(worker, session, &iov);
+    if (outcome == SENT && last) {
+        // It takes no more from the client; the next datagram finds no session.
+        leave_key(worker, session);
+        __atomic_store_n(&session->record->state, UPLOAD_CLOSED, __ATOMIC_RELEASE);
+    }
+    return outcome != GONE;
+}
+
+static uint64_t bytes_of(const struct iovec *iov, uint32_t count)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < count; i++)
+        bytes += iov[i].iov_len;
+    return bytes;
+}
+
+// What a failed message held, one by one. False: the session is gone.
+static bool resend(struct worker *worker, struct session *session, const struct iovec *iov,
+                   uint32_t count, int problem)
+{
+    uint32_t i = 0;
+    if (count > 1 && (problem == EIO || problem == EINVAL)) {
+        refuse_segments(worker->relay, session);
+    } else {
+        enum outcome outcome = after_failed_send(worker, session, iov, problem);
+        if (outcome == GONE)
+            return false;
+        if (outcome == SENT)
+            count_up(worker, session, 1, iov->iov_len);
+        i = 1;
+    }
+    for (; i < count; i++)
+        if (upload_one(worker, session, iov + i) == GONE)
+            return false;
+    return true;
+}
+
+// Several datagrams of one session that has no limits. How many of them are dealt with; fewer
+// than `count` where the session is gone.
+uint32_t upload_run(struct worker *worker, struct session *session, struct iovec *iov,
+                    uint32_t count)
+{
+    struct mmsghdr messages[BATCH];
+    _Alignas(struct cmsghdr) uint8_t control[BATCH][CONTROL];
+    uint32_t made = 0, done = 0, sent = 0;
+    bool fold = may_segment(worker->relay, session) && (session->plain || session->pinned);
+    if (!session->plain && !session->pinned) {
+        while (done < count)
+            if (upload_one(worker, session, iov + done++) == GONE)
+                break;
+        return done;
+    }
+    memset(messages, 0, sizeof messages[0] * count);
+    for (uint32_t i = 0; i < count; made++) {
+        struct msghdr *message = &messages[made].msg_hdr;
+        message->msg_iov = iov + i;
+        message->msg_iovlen = fold ? run_of(iov + i, count - i) : 1;
+        if (message->msg_iovlen > 1)
+            add_segment(message, control[made], iov[i].iov_len);
+        i += (uint32_t)message->msg_iovlen;
+    }
+    bool stopped = false;
+    while (sent < made) {
+        int passed = sendmmsg(session->fd, messages + sent, made - sent, 0);
+        if (passed < 0 && errno == EINTR)
+            continue;
+        // It stops at an error and keeps that to itself; what is gone on a second try was ICMP's.
+        if (passed > 0 && stopped) {
+            more(&session->record->icmp, 1);
+            if (unreachable(worker, session))
+                return done;
+        }
+        stopped = passed > 0 && sent + (uint32_t)passed < made;
+        if (passed < 0) {
+            uint32_t held = (uint32_t)messages[sent++].msg_hdr.msg_iovlen;
+            if (!resend(worker, session, iov + done, held, errno))
+                return done + held;
+            done += held;
+            continue;
+        }
+        uint32_t from = done;
+        for (int i = 0; i < passed; i++)
+            done += (uint32_t)messages[sent++].msg_hdr.msg_iovlen;
+        count_up(worker, session, done - from, bytes_of(iov + from, done - from));
+    }
+    return count;
+}
+
+static bool is_same_flow(const struct listener *listener, const struct incoming *in, int one,
+                         int other, const struct whereto *to)
+{
+    struct whereto its;
+    if (!same_endpoint(in->clients + one, in->clients + other))
+        return false;
+    if (is_v6(in->clients + one) &&
+        in->clients[one].v6.sin6_scope_id != in->clients[other].v6.sin6_scope_id)
+        return false;
+    if (!listener->wildcard)
+        return true;
+    destination(listener, (struct msghdr *)&in->messages[other].msg_hdr, &its);
+    return memcmp(its.addressed, to->addressed, 16) == 0;
+}
+
+// A datagram, or a run of one client's; how many that were.
+static int pass_on(struct worker *worker, struct listener *listener, int at, int count)
+{
+    struct incoming *in = &worker->in;
+    struct whereto to;
+    struct first first = {
+        .listener = listener,
+        .client = in->clients + at,
+        .addressed = to.addressed,
+        .local = to.local,
+    };
+    destination(listener, &in->messages[at].msg_hdr, &to);
+    first.interface = to.interface;
+    struct session *session =
+        find(worker, listener, first.client, to.addressed, &first.hash);
+    const void *data = in->iov[at].iov_base;
+    uint32_t size = in->messages[at].msg_len;
+    if (!session) {
+        // What has waited longer goes first.
+        if (worker->held &&
+            worker->answers_seen != __atomic_load_n(&worker->relay->answers, __ATOMIC_ACQUIRE)) {
+            retry_held(worker);
+            session = find(worker, listener, first.client, to.addressed, &first.hash);
+        }
+        if (!session) {
+            take_first(worker, &first, data, size, false);
+            return 1;
+        }
+    }
+    int run = 1;
+    while (!session->careful_up && at + run < count &&
+           is_same_flow(listener, in, at, at + run, &to))
+        run++;
+    if (run == 1) {
+        upload(worker, session, data, size);
+        return 1;
+    }
+    struct iovec iov[BATCH];
+    for (int i = 0; i < run; i++)
+        iov[i] = (struct iovec){in->iov[at + i].iov_base, in->messages[at + i].msg_len};
+    return (int)upload_run(worker, session, iov, (uint32_t)run);
+}
+
+void read_clients(struct worker *worker, struct listener *listener)
+{
+    struct incoming *in = &worker->in;
+    for (int batch = 0; batch < MOST_BATCHES && !listener->gone; batch++) {
+        for (int i = 0; i < BATCH; i++) {
+            struct msghdr *message = &in->messages[i].msg_hdr;
+            message->msg_namelen = sizeof in->clients[i];
+            message->msg_control = listener->wildcard ? in->control[i] : NULL;
+            message->msg_controllen = listener->wildcard ? CONTROL : 0;
+        }
+        int count = recvmmsg(listener->fds[worker->number], in->messages, BATCH, MSG_DONTWAIT,
+                             NULL);
+        if (count < 0) {
+            if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
+                tell_failed(worker, FROM_CLIENTS, errno);
+            return;
+        }
+        for (int at = 0; at < count;)
+            at += pass_on(worker, listener, at, count);
+        if (count < BATCH)
+            return;
+    }
+}

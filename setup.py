@@ -1,0 +1,36 @@
+"""The native engine is built where Cython and a C compiler are; without them the Python engine
+runs, and says so. Everything else stands in pyproject.toml.
+
+RELAY_SANITIZE=1 builds it with the address and undefined-behaviour sanitizers, for the tests.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+ENGINE = Path("service/udpproxy/engine")
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1"]
+
+
+def extensions():
+    try:
+        from Cython.Build import cythonize
+    except ImportError:
+        print("no Cython: only the Python engine is installed", file=sys.stderr)
+        return []
+    sanitize = SANITIZE if os.environ.get("RELAY_SANITIZE") else []
+    native = Extension(
+        "udpproxy.engine.native",
+        sources=[str(ENGINE / "native.pyx"), *map(str, sorted((ENGINE / "relay").glob("*.c")))],
+        depends=[str(header) for header in sorted((ENGINE / "relay").glob("*.h"))],
+        include_dirs=[str(ENGINE)],
+        extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", *sanitize],
+        extra_link_args=["-pthread", *sanitize],
+        optional=True,
+    )
+    return cythonize([native], language_level=3)
+
+
+setup(ext_modules=extensions())
