@@ -79,12 +79,6 @@ class Lifecycle(ABC):
         """Whether the host is told of each session that opens."""
         self._announces = openings
 
-    def segment(self, *, on: bool) -> None:
-        """Every datagram goes alone here."""
-
-    def forget_decisions(self) -> None:
-        """None are kept here: the host is asked for each session."""
-
     @property
     def sessions(self) -> int:
         """How many there are now."""

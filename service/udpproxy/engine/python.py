@@ -36,6 +36,12 @@ class PythonEngine(Continuity):
 
     name = "python"
 
+    def segment(self, *, on: bool) -> None:
+        """Every datagram goes alone here."""
+
+    def forget_decisions(self) -> None:
+        """None are kept here: the host is asked for each session."""
+
     def watch(self, *, on: bool) -> None:
         """Tell the host of each datagram from now on, or no more."""
         if on != self._watched:

@@ -158,7 +158,7 @@ class Parent:
             children=lambda: list(self._peers.values()),
             running=self._running,
             reload=self._reload,
-            helpers=lambda: needed(self._config),
+            helpers=self._helpers,
         )
         self._door = Door(
             self._logs,
@@ -235,6 +235,12 @@ class Parent:
                 )
         self._start("reg")
         self._start_helpers()
+
+    def _helpers(self) -> tuple[str, ...]:
+        """Those that a command can be for."""
+        if self._setting.mode is Mode.SINGLE:
+            raise InvalidArgument("a single process looks names up once, at start and reload")
+        return needed(self._config)
 
     def _start_helpers(self) -> None:
         """As units they wait idle; else those that the configuration needs, once it does."""
