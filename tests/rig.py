@@ -249,6 +249,10 @@ class Rig:
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
 
+    def use(self, make: Factory) -> None:
+        """The next engine is made so."""
+        self._make = make
+
     def restart(self) -> int:
         """A new engine with the same belongings; how many sessions it adopted."""
         self._start()

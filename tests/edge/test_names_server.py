@@ -149,7 +149,7 @@ def test_datagrams_wait_until_the_name_is_there(tmp_path: Path, zone: NameServer
             for number in range(12):
                 client.sendto(b"%d" % number, ("127.0.0.1", port))
             until(lambda: proxy.info("reg")["sessions-waiting"] == 1)
-            until(lambda: proxy.info("reg")["waiting-dropped"] == 4)
+            until(lambda: proxy.info("reg")["sessions-waiting-dropped"] == 4)
             assert proxy.sessions() == []
             zone.silent = False
             got = [client.recv(99) for _ in range(8)]

@@ -27,6 +27,9 @@ def lines() -> list[str]:
 
 
 def save(table: list[str]) -> None:
-    """Where it can be read after the run."""
+    """Where it can be read after the run, under what other runs have seen of other releases."""
     PLACE.parent.mkdir(exist_ok=True)
-    PLACE.write_text("\n".join(table) + "\n")
+    ours = {row[0] for row in _rows}
+    before = PLACE.read_text().splitlines() if PLACE.exists() else []
+    others = [line for line in before if line.split()[0] not in ours]
+    PLACE.write_text("\n".join([table[0], *others, *table[1:]]) + "\n")

@@ -285,7 +285,10 @@ def test_what_is_not_toml(text: str, line: int, told: str) -> None:
         (with_top("max-sessions-per-client = -1"), "max-sessions-per-client: expected a number"),
         (with_top('overflow = "drop"'), 'overflow: expected one of "refuse", "evict-idlest"'),
         (with_top("singleproc = 1"), "singleproc: expected true or false, found 1"),
-        (with_top("workers = 2"), "workers: workers = 2 is not built yet"),
+        (
+            with_top('workers = 2\nengine = "python"'),
+            'workers: more than one needs the native engine: engine is "python"',
+        ),
         (with_top("workers = 0"), "workers: expected a number from 1 to 64"),
         (with_top('engine = "fast"'), 'engine: expected one of "auto", "native", "python"'),
         (with_top('segmentation = "on"'), 'segmentation: expected one of "auto", "off"'),

@@ -22,6 +22,8 @@ def together(config: Config, listens: Listens, acls: Acls, ephemeral: Ports, not
     _overlaps(listens, notes)
     _ephemeral_ranges(listens, ephemeral, notes)
     _names(acls, notes)
+    if config.workers > 1 and config.engine == "python":
+        notes.wrong(("workers",), 'more than one needs the native engine: engine is "python"')
     for path, acl in acls:
         if acl.accept and acl.server is not None:
             _at_itself(path, acl, [listener for _, listener in listens], notes)

@@ -58,7 +58,7 @@ def top(table: Table) -> Config:
             "overflow", values.choice({"refuse": False, "evict-idlest": True}), plain.evict_idlest
         ),
         singleproc=take("singleproc", values.flag, plain.singleproc),
-        workers=take("workers", _workers, plain.workers),
+        workers=take("workers", values.whole(1, 64), plain.workers),
         engine=take("engine", values.one_of("auto", "native", "python"), plain.engine),
         segmentation=take("segmentation", values.one_of("auto", "off"), plain.segmentation),
         stop_timeout=take("stop-timeout", values.positive_duration, plain.stop_timeout),
@@ -73,12 +73,6 @@ def top(table: Table) -> Config:
         group=take("group", values.account, plain.group),
         tag=take("tag", values.printable, plain.tag),
     )
-
-
-def _workers(value: object) -> int:
-    if values.whole(1, 64)(value) > 1:
-        raise values.NotBuilt(f"workers = {value} is")
-    return 1
 
 
 def listen(table: Table) -> Listen | None:

@@ -68,7 +68,7 @@ class Commands:
             case "resolve-now":
                 return await self._resolve_now()
             case _:
-                return self._control.perform(verb, {})
+                return self._control.perform(verb, args)
 
     async def signalled(self, number: int) -> None:
         """The signal's verb; loglevel and reopen go on to the children (SPEC 2)."""

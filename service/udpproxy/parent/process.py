@@ -401,13 +401,13 @@ class Parent:
         if self._setting.mode is Mode.SINGLE:
             self._naming.look_up_all(new)
             self._naming.resume(self._peers["reg"].link)
-        self._naming.reloaded(new, self._peers)
-        self._start_helpers()
         ended = 0
         with contextlib.suppress(LinkError, KeyError):
             ended = await change.apply(self._peers.get("reg"))
             if old.log.level != new.log.level:
                 await self._peers["reg"].ask("loglevel", {"level": str(new.log.level)})
+        self._naming.reloaded(new, self._peers)
+        self._start_helpers()
         self._logs.say(messages.RELOADED, len(self._resources.listeners), len(new.acls))
         if ended:
             self._logs.say(messages.SESSIONS_WITHDRAWN, ended)

@@ -3,7 +3,6 @@ session table and the text of the configuration."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import socket
@@ -14,6 +13,7 @@ from udpproxy.engine import sockets
 from udpproxy.engine.interface import ListenerSocket
 from udpproxy.errors import UnitError
 from udpproxy.parent.carriers import Rows
+from udpproxy.parent.listening import RECEIVE_BUFFER, listening_sockets
 from udpproxy.parent.memory import TableMemory
 from udpproxy.parent.store import Store
 from udpproxy.process import messages, wire
@@ -21,8 +21,6 @@ from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs
 from udpproxy.session.table import Record, Table
 
-_RECEIVE_BUFFER = 4 << 20
-_SO_RCVBUFFORCE = 33
 _LOW_PORT = ": ports below 1024 need root or CAP_NET_BIND_SERVICE, see udp-proxy-units(7)"
 _SPARE = 64
 """Descriptors beside sockets: links, logs, the interpreter's own."""
@@ -59,7 +57,8 @@ def families(config: Config) -> list[socket.AddressFamily]:
 
 def check_descriptors(config: Config, limit: int) -> None:
     """UnitError, with both numbers, where the sessions cannot all have their sockets."""
-    needed = config.max_sessions * len(families(config)) + len(places(config)) + _SPARE
+    listening = len(places(config)) * config.workers
+    needed = config.max_sessions * len(families(config)) + listening + _SPARE
     if needed > limit:
         raise UnitError(
             "descriptors",
@@ -78,6 +77,7 @@ class Resources:
         self._logs = logs
         self._store = store
         self._numbers = 0
+        self._workers = config.workers
         self.listeners: dict[Place, ListenerSocket] = {}
         self.cut_off: list[Record] = []
         """Sessions that a smaller table had no place for: they end with our start."""
@@ -108,19 +108,30 @@ class Resources:
         self._text, self._origin = text, origin
 
     def _adopt_listeners(self, wanted: list[Place]) -> None:
-        for number, sock in (self._store.take_listeners() if self._store else {}).items():
+        for number, found in (self._store.take_listeners() if self._store else {}).items():
             self._numbers = max(self._numbers, number)
-            name = sock.getsockname()
+            name = found[0].getsockname()
             place = ip_address(name[0].partition("%")[0]), name[1]
-            if place in wanted and place not in self.listeners:
-                self.listeners[place] = ListenerSocket(number, sock, *place)
-            else:
-                self._forget(number, sock)
+            listener = ListenerSocket(number, found[0], *place, tuple(found[1:]))
+            if place not in wanted or place in self.listeners:
+                self._forget(listener)
+                continue
+            if len(found) != self._workers:
+                # Another number of workers: the place keeps its number, and so its sessions.
+                self._forget(listener)
+                listener = _listen(self._logs, place, number, self._workers)
+                self._keep(listener)
+            self.listeners[place] = listener
 
-    def _forget(self, number: int, sock: socket.socket) -> None:
-        sock.close()
+    def _keep(self, listener: ListenerSocket) -> None:
         if self._store:
-            self._store.drop_listener(number)
+            self._store.keep_listener(listener.number, [listener.socket, *listener.others])
+
+    def _forget(self, listener: ListenerSocket) -> None:
+        for sock in (listener.socket, *listener.others):
+            sock.close()
+        if self._store:
+            self._store.drop_listener(listener.number, 1 + len(listener.others))
 
     def bind(self, wanted: list[Place]) -> list[Place]:
         """Listen there, too; all or none. UnitError names the one that failed."""
@@ -128,23 +139,21 @@ class Resources:
         try:
             for place in wanted:
                 self._numbers += 1
-                sock = _listening_socket(self._logs, *place)
-                self.listeners[place] = ListenerSocket(self._numbers, sock, *place)
+                listener = _listen(self._logs, place, self._numbers, self._workers)
+                self.listeners[place] = listener
                 made.append(place)
         except UnitError:
             self.unbind(made)
             raise
-        if self._store:
-            for place in made:
-                listener = self.listeners[place]
-                self._store.keep_listener(listener.number, listener.socket)
+        for place in made:
+            self._keep(self.listeners[place])
         return made
 
     def unbind(self, unwanted: list[Place]) -> list[int]:
         """Listen there no longer; the listeners' numbers."""
         gone = [self.listeners.pop(place) for place in unwanted]
         for listener in gone:
-            self._forget(listener.number, listener.socket)
+            self._forget(listener)
         return [listener.number for listener in gone]
 
     def fill_pool(self, config: Config) -> list[socket.AddressFamily]:
@@ -177,52 +186,34 @@ class Resources:
 
     def lend_listeners(self, link: Link, wanted: list[Place]) -> None:
         """The sockets of these places."""
-        for start in range(0, len(wanted), wire.MOST_DESCRIPTORS):
-            part = [self.listeners[place] for place in wanted[start : start + 250]]
-            items: list[wire.Plain] = [
-                {"number": one.number, "address": str(one.address), "port": one.port}
-                for one in part
-            ]
-            link.send(wire.Lend("listeners", items), [one.socket.fileno() for one in part])
+        lent: list[tuple[wire.Plain, int]] = []
+        for one in (self.listeners[place] for place in wanted):
+            where: wire.Plain = {
+                "number": one.number, "address": str(one.address), "port": one.port,
+            }  # fmt: skip
+            lent += [(where, sock.fileno()) for sock in (one.socket, *one.others)]
+        for start in range(0, len(lent), wire.MOST_DESCRIPTORS):
+            part = lent[start : start + wire.MOST_DESCRIPTORS]
+            items = [item for item, _ in part]
+            link.send(wire.Lend("listeners", items), [descriptor for _, descriptor in part])
 
     def close(self) -> None:
         """Nothing of ours stays open; the store's duplicates are systemd's."""
         for listener in self.listeners.values():
-            listener.socket.close()
+            for sock in (listener.socket, *listener.others):
+                sock.close()
         self._rows.close()
         if self._memory:
             self._memory.close()
 
 
-def _listening_socket(logs: Logs, address: Address, port: int) -> socket.socket:
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    try:
-        _set_options(sock, wildcard=address.is_unspecified)
-        sock.bind((str(address), port))
-    except OSError as problem:
-        sock.close()
-        hint = _LOW_PORT if problem.errno == errno.EACCES and port < 1024 else ""
-        raise UnitError(f"listen on {address} port {port}", f"{problem.strerror}{hint}") from None
-    size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
-    if size < _RECEIVE_BUFFER:
-        logs.say(messages.RECEIVE_BUFFER, f"{address} port {port}", size, _RECEIVE_BUFFER)
-    return sock
-
-
-def _set_options(sock: socket.socket, *, wildcard: bool) -> None:
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
-    except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-    sockets.allow_fragments(sock)
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if wildcard:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-    elif wildcard:
-        sock.setsockopt(socket.IPPROTO_IP, sockets.IP_PKTINFO, 1)
+def _listen(logs: Logs, place: Place, number: int, workers: int) -> ListenerSocket:
+    address, port = place
+    first, *others = listening_sockets(address, port, workers)
+    size = first.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+    if size < RECEIVE_BUFFER:
+        logs.say(messages.RECEIVE_BUFFER, f"{address} port {port}", size, RECEIVE_BUFFER)
+    return ListenerSocket(number, first, address, port, tuple(others))
 
 
 def is_local(address: Address) -> bool:

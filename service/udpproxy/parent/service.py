@@ -132,6 +132,9 @@ class BusService:
         if path != ROOT:
             args["process"] = path.rpartition("/")[2]
         match member:
+            case "Info":
+                # Everybody on the bus may ask, as often as he likes: the log hears of a few.
+                args["quiet"] = self._damper.passes("info") is None
             case "LogLevel":
                 args["level"] = str(body[0])
             case "KillSession":

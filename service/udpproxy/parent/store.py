@@ -1,8 +1,8 @@
 """What systemd kept of ours over a restart: the descriptors in its store, by their names.
 
-Names: `table`, `listener-NUMBER`, `carrier-FAMILY-PLACE-COUNT` (the family's number, the carrier's
-place in its row, how many sockets it holds). What the new configuration does not claim is given
-back.
+Names: `table`, `listener-NUMBER` (`listener-NUMBER-WORKER` for workers after the first),
+`carrier-FAMILY-PLACE-COUNT` (the family's number, the carrier's place in its row, how many sockets
+it holds). What the new configuration does not claim is given back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from systemd import daemon
 from udpproxy.process.notify import Notifier
 
 TABLE = "table"
-_LISTENER = re.compile(r"listener-(\d+)")
+_LISTENER = re.compile(r"listener-(\d+)(?:-(\d+))?")
 _CARRIER = re.compile(r"carrier-(\d+)-(\d+)-(\d+)")
 
 
@@ -35,15 +35,15 @@ class Store:
         """The descriptor of the session table."""
         return self._found.pop(TABLE, None)
 
-    def take_listeners(self) -> dict[int, socket.socket]:
-        """By number."""
-        found: dict[int, socket.socket] = {}
+    def take_listeners(self) -> dict[int, list[socket.socket]]:
+        """By number; one socket for each worker, in order."""
+        places: dict[int, dict[int, socket.socket]] = {}
         for name in list(self._found):
             if match := _LISTENER.fullmatch(name):
                 sock = socket.socket(fileno=self._found.pop(name))
                 sock.settimeout(0)
-                found[int(match[1])] = sock
-        return found
+                places.setdefault(int(match[1]), {})[int(match[2] or 0)] = sock
+        return {number: [row[at] for at in sorted(row)] for number, row in places.items()}
 
     def take_carriers(self) -> dict[socket.AddressFamily, list[tuple[socket.socket, int]]]:
         """The rows with the carriers' counts, in order; a row ends where a place is missing."""
@@ -68,13 +68,15 @@ class Store:
         """It is of no use to this version."""
         self._notifier.unstore(TABLE)
 
-    def keep_listener(self, number: int, sock: socket.socket) -> None:
-        """From now on it survives us."""
-        self._notifier.store(f"listener-{number}", sock.fileno())
+    def keep_listener(self, number: int, found: list[socket.socket]) -> None:
+        """From now on they survive us."""
+        for worker, sock in enumerate(found):
+            self._notifier.store(_listener_name(number, worker), sock.fileno())
 
-    def drop_listener(self, number: int) -> None:
+    def drop_listener(self, number: int, workers: int) -> None:
         """It is listened to no longer."""
-        self._notifier.unstore(f"listener-{number}")
+        for worker in range(workers):
+            self._notifier.unstore(_listener_name(number, worker))
 
     def keep_carrier(
         self, family: socket.AddressFamily, place: int, count: int, sock: socket.socket
@@ -92,3 +94,7 @@ class Store:
             self._notifier.unstore(name)
             os.close(fd)
         self._found.clear()
+
+
+def _listener_name(number: int, worker: int) -> str:
+    return f"listener-{number}-{worker}" if worker else f"listener-{number}"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from udpproxy.errors import InvalidArgument
 from udpproxy.process import messages, signals
-from udpproxy.process.logs import Damper, Logs, level_from, level_name
+from udpproxy.process.logs import Logs, level_from, level_name
 from udpproxy.process.wire import Plain
 
 Figures = dict[str, Plain]
@@ -25,16 +25,13 @@ class Control:
         self._logs = logs
         self._figures = figures
         self._leave = leave
-        self._damper = Damper()
 
-    def info(self) -> Figures:
-        """Log the state, at most once a second, and return it."""
+    def info(self, *, quiet: bool = False) -> Figures:
+        """Log the state, unless `quiet`, and return it."""
         figures = self._figures() | {"log-level": level_name(self._logs.level)}
-        # Everybody on the bus may ask, as often as he likes.
-        held = self._damper.passes("info")
-        if held is not None:
+        if not quiet:
             text = " ".join(f"{name}={value}" for name, value in figures.items())
-            self._logs.say(messages.INFO, text, held)
+            self._logs.say(messages.INFO, text)
         return figures
 
     def loglevel(self, word: str) -> str:
@@ -57,7 +54,7 @@ class Control:
         """A verb by its name, as it comes over a link."""
         match verb:
             case "info":
-                return self.info()
+                return self.info(quiet=args.get("quiet") is True)
             case "loglevel":
                 return self.loglevel(str(args.get("level", "")))
             case "reopen":

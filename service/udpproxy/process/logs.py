@@ -98,6 +98,14 @@ class Logs:
         if not keep_level:
             self.level = config.level
 
+    def follow(self, config: LogConfig) -> None:
+        """configure() for a child, whose parent could open what we cannot: the log goes on where
+        it went, and says so."""
+        try:
+            self.configure(config, keep_level=True)
+        except UnitError as problem:
+            self.say(messages.LOG_STAYS, problem)
+
     def check(self, config: LogConfig) -> None:
         """UnitError where configure() would fail; nothing changes."""
         trial = Logs(self.who)

@@ -54,7 +54,7 @@ RECEIVE_BUFFER = Message(
     "receive buffer of %s is %d bytes, not %d: raise net.core.rmem_max or bursts are lost",
 )
 CHILD_STARTED = Message("UDPS-200-D", "%s started as process %d")
-CHILD_ENDED = Message("UDPS-201-W", "%s (process %d) ended unasked: %s; it is replaced")
+CHILD_ENDED = Message("UDPS-201-W", "%s (process %d) ended unasked: %s")
 CHILD_SILENT = Message("UDPS-202-E", "%s (process %d) does not answer: killed")
 CHILD_KILLED = Message("UDPS-203-E", "%s (process %d) did not go within %g s: killed")
 CHILD_LEFT_ALONE = Message("UDPS-207-E", "%s (process %d) did not let go within %g s")
@@ -66,11 +66,14 @@ TABLE_LAYOUT = Message("UDPS-211-W", "%s; sessions start anew")
 LEVEL = Message("UDPS-300-I", "log level is %s")
 REOPENED = Message("UDPS-301-I", "log reopened")
 LINES_LOST = Message("UDPS-306-W", "%d log lines are lost: nobody took them in time")
-INFO = Message("UDPS-302-I", "info: %s%s")
+INFO = Message("UDPS-302-I", "info: %s")
 RELOADED = Message("UDPS-303-I", "configuration reloaded: %d listening, %d rules")
 SESSIONS_WITHDRAWN = Message("UDPS-305-I", "%d sessions ended, which the new rules refuse")
 RELOAD_FAILED = Message("UDPS-304-W", "configuration not reloaded: %s")
 SIGNAL_UNANSWERED = Message("UDPS-311-W", "a signal's verb did not reach everybody: %s")
+LOG_STAYS = Message(
+    "UDPS-307-W", "%s: this process cannot write there, its log goes on where it went"
+)
 COMMAND_REFUSED = Message("UDPS-310-W", "command %s from uid %d refused: %s")
 TOO_MANY_ENDS = Message(
     "UDPS-510-C", "too many terminated children: %s ended %d times within %g s; giving up"

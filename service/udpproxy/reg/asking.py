@@ -56,14 +56,14 @@ class Asking:
     def want(self, kind: str, name: str) -> None:
         """Ask that, unless it is asked already or too much is wanted at once."""
         need = kind, name
-        if need not in self._wanted and not self.refuses():
+        if need not in self._wanted and not self.refuses(*need):
             self._wanted[need] = time.monotonic()
             self._queue[need] = None
             self._send()
 
-    def refuses(self) -> bool:
-        """Is too much wanted to ask another question? Counted."""
-        full = len(self._wanted) >= MOST_WANTED
+    def refuses(self, kind: str, name: str) -> bool:
+        """Is too much wanted to ask that, too? Counted."""
+        full = len(self._wanted) >= MOST_WANTED and (kind, name) not in self._wanted
         self.totals["look-ups-refused"] += full
         return full
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+from dataclasses import replace
 from ipaddress import ip_address
 
 from udpproxy.config.load import parse
@@ -48,11 +49,20 @@ class Lent:
                 self._versions |= {_VERSIONS[int(str(family))] for family in items}
                 self.carriers += [socket.socket(fileno=fd) for fd in descriptors]
             case "listeners", _:
-                self.listeners += map(_listener, items, descriptors)
+                for item, descriptor in zip(items, descriptors, strict=True):
+                    self._listen(_listener(item, descriptor))
             case _:
                 for fd in descriptors:
                     os.close(fd)
                 raise LinkError(f"lent {what} of an unknown form")
+
+    def _listen(self, one: ListenerSocket) -> None:
+        """A second one of the same number is for another worker."""
+        last = self.listeners[-1] if self.listeners else None
+        if last is not None and last.number == one.number:
+            self.listeners[-1] = replace(last, others=(*last.others, one.socket))
+        else:
+            self.listeners.append(one)
 
 
 def _listener(item: wire.Plain, descriptor: int) -> ListenerSocket:

@@ -14,6 +14,9 @@ from udpproxy.config.model import Address
 MOST_CLIENTS = 16_384
 """Clients whose names are kept: some 8 MB."""
 
+LEAST = 1.0
+"""Seconds that an answer of APR holds at least: those who waited for it must still find it."""
+
 Unknown = Callable[[Address], tuple[str, ...] | None]
 
 
@@ -57,15 +60,23 @@ class KnownNames:
         """By APR. True: the name had no address before."""
         if self.addresses(name) or not addresses:
             return False
-        self._found[name] = addresses, self._clock() + ttl
+        self._found[name] = addresses, self._clock() + max(ttl, LEAST)
         return True
+
+    def expired(self) -> list[tuple[str, tuple[Address, ...]]]:
+        """APR's answers whose time is over, with what they were: nobody has them any more."""
+        now = self._clock()
+        gone = [(name, found) for name, (found, until) in self._found.items() if until <= now]
+        for name, _ in gone:
+            del self._found[name]
+        return gone
 
     def client(self, client: Address, names: tuple[str, ...], ttl: float) -> None:
         """The client's verified names, or that it has none."""
         self._clients.pop(client, None)
         while len(self._clients) >= MOST_CLIENTS:
             del self._clients[next(iter(self._clients))]
-        self._clients[client] = names, self._clock() + ttl
+        self._clients[client] = names, self._clock() + max(ttl, LEAST)
 
     def keep(self, names: Iterable[str]) -> None:
         """Another configuration: other names are forgotten."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from ipaddress import ip_address
 
@@ -62,7 +63,7 @@ class Naming:
         self._asking = Asking(reactor, logs, answered=self._answered)
         self._acr: Link | None = None
         self._room = WaitingRoom()
-        self._ready: list[Waiter] = []
+        self._ready: deque[tuple[Waiter, bool]] = deque()
         self._injecting: Waiter | None = None
         self._timer: Timer | None = None
         self._damper = Damper()
@@ -133,9 +134,15 @@ class Naming:
             self._asking.want(waiting.kind, waiting.name)
         self._arm()
 
+    def reconsider(self) -> None:
+        """The rules have changed: whoever waits may not need to any more."""
+        self._go_on(self._room.everybody())
+
     def look(self) -> None:
-        """Now and then: what is late?"""
+        """Now and then: what is late, what has ended?"""
         self._asking.look(self._late)
+        for name, old in self.known.expired():
+            self._changed(Change(name, old, (), 0.0))
 
     def figures(self) -> dict[str, int]:
         """For info."""
@@ -143,7 +150,7 @@ class Naming:
             **self.known.figures(),
             **self._asking.figures(),
             "sessions-waiting": len(self._room) + len(self._ready),
-            "waiting-dropped": self._room.dropped,
+            "sessions-waiting-dropped": self._room.dropped,
             "sessions-unresolved": self._ended,
         }
 
@@ -153,7 +160,7 @@ class Naming:
             called, ttl = self._blocking(client)
             self.known.client(client, called, ttl or NO_ANSWER)
             return called
-        return () if self._asking.refuses() else None
+        return () if self._asking.refuses("client", str(client)) else None
 
     def _told(self, link: Link, message: wire.Message, descriptors: list[int]) -> None:
         for fd in descriptors:
@@ -199,26 +206,29 @@ class Naming:
 
     def _time_over(self) -> None:
         self._timer = None
-        for waiter in self._room.due(time.monotonic()):
-            if waiter.wait.kind == "client":
-                # No answer counts as no match.
-                if self.known.cached(ip_address(waiter.wait.name)) is None:
-                    self.known.client(ip_address(waiter.wait.name), (), NO_ANSWER)
-                self._go_on([waiter])
-            else:
-                self._ended += 1
-                self._unresolved(waiter)
+        over = self._room.due(time.monotonic())
+        for waiter in over:
+            client = waiter.wait.name if waiter.wait.kind == "client" else None
+            # No answer counts as no match, for the client's other datagrams too.
+            if client and self.known.cached(ip_address(client)) is None:
+                self.known.client(ip_address(client), (), NO_ANSWER)
+        self._go_on(over, over=True)
         self._arm()
 
-    def _go_on(self, waiters: list[Waiter]) -> None:
+    def _go_on(self, waiters: list[Waiter], *, over: bool = False) -> None:
+        """They wait no longer: the name is there, or their time is `over`."""
         idle = not self._ready
-        self._ready += waiters
+        self._ready.extend((waiter, over) for waiter in waiters)
         if idle and waiters:
             self._work()
 
     def _work(self) -> None:
-        part, self._ready = self._ready[:_PART], self._ready[_PART:]
-        for waiter in part:
+        for _ in range(min(_PART, len(self._ready))):
+            waiter, over = self._ready.popleft()
+            if over and waiter.wait.kind == "server":
+                self._ended += 1
+                self._unresolved(waiter)
+                continue
             self._injecting = waiter
             self._inject(waiter)
             self._injecting = None

@@ -166,7 +166,7 @@ class Reg:
         if self._lent.config is None or table is None or self._engine:
             raise LinkError("told to relay without what it takes")
         config, generation = self._lent.config
-        self._logs.configure(config.log, keep_level=True)
+        self._logs.follow(config.log)
         self._naming.configure(config)
         table.words[STARTS] += 1
         verdicts = Verdicts(config, generation, self._naming.known, self._lent.versions)
@@ -224,7 +224,7 @@ class Reg:
         if not self._engine or not self._host or not self._lent.config:
             raise InvalidArgument("still starting: try again")
         config, generation = self._lent.config
-        self._logs.configure(config.log, keep_level=True)
+        self._logs.follow(config.log)
         self._naming.configure(config)
         before = self._host.verdicts
         self._host.verdicts = Verdicts(
@@ -237,6 +237,7 @@ class Reg:
             self._engine.remove_listener(number)
         self._take_listeners()
         self._engine.reconsider()
+        self._naming.reconsider()
         self._engine.segment(on=config.segmentation == "auto")
         return sessions - self._engine.sessions
 

@@ -90,6 +90,13 @@ class WaitingRoom:
             self._leave(waiter)
         return found
 
+    def everybody(self) -> list[Waiter]:
+        """They wait no longer."""
+        found = list(self._by_key.values())
+        for waiter in found:
+            self._leave(waiter)
+        return found
+
     def due(self, now: float) -> list[Waiter]:
         """Whose time is over; they wait no longer."""
         found = []

@@ -185,7 +185,7 @@ class Helper(ABC):
     def _configure(self, config: Config, level: int) -> None:
         self.config = config
         self._logs.level = level
-        self._logs.configure(config.log, keep_level=True)
+        self._logs.follow(config.log)
         known, self._known = self._known, []
         self.configured(known)
         status = "resolving" if self.works else "idle: the configuration has no work for it"

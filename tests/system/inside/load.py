@@ -63,8 +63,10 @@ class Load:
             if fd:
                 self.take(self.numbers[fd])
                 continue
-            word = sys.stdin.readline().strip()
-            if word != "mark":
+            word = sys.stdin.readline()
+            if not word:
+                sys.exit("nobody wants to know any more")
+            if word != "mark\n":
                 return True
             self.mark = len(self.sent_at)
             self.unmarked = set(range(len(self.sockets)))

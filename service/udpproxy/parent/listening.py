@@ -1,0 +1,102 @@
+"""Sockets that listen: one for each worker of the relay, all on the same address and port.
+
+Which of them gets a datagram is decided by a small filter (SO_ATTACH_REUSEPORT_CBPF), not by the
+kernel's hash: a client always comes to the same worker, also after a restart. The sum is the
+relay's own (worker_of in engine/relay/sessions.c): the last 32 bits of the client's address and
+its port, modulo the number of workers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import socket
+import struct
+
+from udpproxy.config.model import Address
+from udpproxy.engine import sockets
+from udpproxy.errors import UnitError
+
+RECEIVE_BUFFER = 4 << 20
+_SO_RCVBUFFORCE = 33
+_SO_ATTACH_REUSEPORT_CBPF = 51
+_LOW_PORT = ": ports below 1024 need root or CAP_NET_BIND_SERVICE"
+
+_NET = -0x100000 & 0xFFFFFFFF  # SKF_NET_OFF: from the IP header on
+_LOAD_WORD, _LOAD_HALF, _LOAD_BYTE, _LOAD_HALF_AT_X = 0x20, 0x28, 0x30, 0x48
+_AND, _SHIFT_LEFT, _ADD_X, _MODULO = 0x54, 0x64, 0x0C, 0x94
+_TO_X, _RETURN = 0x07, 0x16
+
+Program = list[tuple[int, int]]
+
+
+def listening_sockets(address: Address, port: int, workers: int) -> list[socket.socket]:
+    """All of them, or UnitError."""
+    made: list[socket.socket] = []
+    try:
+        for _ in range(workers):
+            family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            made.append(sock)
+            _set_options(sock, wildcard=address.is_unspecified)
+            if workers > 1:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind((str(address), port))
+        if workers > 1:
+            steer(made[0], workers)
+    except OSError as problem:
+        for sock in made:
+            sock.close()
+        hint = _LOW_PORT if problem.errno == errno.EACCES and port < 1024 else ""
+        raise UnitError(f"listen on {address} port {port}", f"{problem.strerror}{hint}") from None
+    return made
+
+
+def steer(sock: socket.socket, workers: int) -> None:
+    """For all sockets that are bound as this one is, in the order in which they were bound."""
+    program = _program4(workers) if sock.family == socket.AF_INET else _program6(workers)
+    code = b"".join(struct.pack("=HBBI", word, 0, 0, value) for word, value in program)
+    buffer = ctypes.create_string_buffer(code)
+    filter_program = struct.pack("@HP", len(program), ctypes.addressof(buffer))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, filter_program)
+
+
+def _program4(workers: int) -> Program:
+    return [
+        (_LOAD_BYTE, _NET),  # the header's length, in words
+        (_AND, 0x0F),
+        (_SHIFT_LEFT, 2),
+        (_TO_X, 0),
+        (_LOAD_HALF_AT_X, _NET),  # source port
+        (_TO_X, 0),
+        (_LOAD_WORD, _NET + 12),  # source address
+        (_ADD_X, 0),
+        (_MODULO, workers),
+        (_RETURN, 0),
+    ]
+
+
+def _program6(workers: int) -> Program:
+    return [
+        (_LOAD_HALF, _NET + 40),
+        (_TO_X, 0),
+        (_LOAD_WORD, _NET + 20),
+        (_ADD_X, 0),
+        (_MODULO, workers),
+        (_RETURN, 0),
+    ]
+
+
+def _set_options(sock: socket.socket, *, wildcard: bool) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    sockets.allow_fragments(sock)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if wildcard:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    elif wildcard:
+        sock.setsockopt(socket.IPPROTO_IP, sockets.IP_PKTINFO, 1)

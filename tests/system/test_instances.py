@@ -1,0 +1,86 @@
+"""Several instances on one machine: each by itself, and all of them by their target."""
+
+from __future__ import annotations
+
+import pytest
+
+from system.machine import Machine
+from system.service import ROLES, Instance, load, serve_echo
+from system.waiting import until
+
+
+@pytest.fixture
+def pair(host: Machine) -> tuple[Instance, Instance]:
+    serve_echo(host)
+    both = (Instance(host, "inner", 5353), Instance(host, "outer-2", 5354))
+    for one in both:
+        one.configure()
+    return both
+
+
+def states(instance: Instance) -> set[str]:
+    return {instance.state(role) for role in ROLES}
+
+
+def test_side_by_side(host: Machine, pair: tuple[Instance, Instance]) -> None:
+    inner, outer = pair
+    for one in pair:
+        one.start()
+    assert inner.on_bus()
+    assert not outer.busctl("status", "org.udpproxy1.outer", check=False).stdout
+    names = host.run("busctl", "list", "--acquired").stdout
+    assert "org.udpproxy1.inner " in names
+    with load(host, 20, 400, inner.port) as clients:
+        pids = [inner.pid(role) for role in ROLES]
+        outer.systemctl("restart", outer.unit)
+        outer.kill("parent")
+        until(lambda: states(outer) == {"active"})
+        outer.ctl("loglevel", "9")
+        outer.systemctl("stop", outer.unit)
+        clients.answered()
+        report = clients.report()
+    assert (report.lost, report.moved) == (0, [])
+    assert [inner.pid(role) for role in ROLES] == pids
+    assert inner.level("reg") == 6
+    assert host.run("ls", "/run/udp-proxy").stdout == "inner\n"
+    assert states(outer) == {"inactive"}
+
+
+def test_by_the_target(host: Machine, pair: tuple[Instance, Instance]) -> None:
+    inner, outer = pair
+    for one in pair:
+        one.systemctl("enable", one.unit)
+    wants = host.run("ls", "/etc/systemd/system/udp-proxy.target.wants").stdout.split()
+    assert wants == ["udp-proxy@inner.service", "udp-proxy@outer-2.service"]
+    inner.systemctl("start", "udp-proxy.target")
+    until(lambda: states(inner) == states(outer) == {"active"})
+    assert (
+        "udp-proxy.target"
+        in host.run("systemctl", "list-dependencies", "--plain", "multi-user.target").stdout
+    )
+
+    with load(host, 5, 100, outer.port) as clients:
+        inner.systemctl("restart", "udp-proxy.target")
+        until(lambda: states(inner) == states(outer) == {"active"})
+        clients.answered()
+        assert clients.report().moved == []
+
+    inner.systemctl("stop", "udp-proxy.target")  # returns at once
+    until(lambda: states(inner) == states(outer) == {"inactive"})
+    assert host.run("ls", "/run/udp-proxy").stdout == ""
+    inner.systemctl("disable", inner.unit)
+    inner.systemctl("start", "udp-proxy.target")
+    until(lambda: states(outer) == {"active"})
+    assert states(inner) == {"inactive"}
+
+
+def test_a_port_that_is_taken(host: Machine, pair: tuple[Instance, Instance]) -> None:
+    inner, _ = pair
+    rival = Instance(host, "rival", inner.port)
+    rival.configure()
+    inner.start()
+    assert rival.systemctl("start", rival.unit, check=False).returncode != 0
+    until(lambda: any("Address already in use" in text for text in rival.messages("UDPS-520-E")))
+    until(lambda: rival.state() == "failed")
+    assert rival.show("ExecMainStatus") == "71"
+    assert states(inner) == {"active"}
