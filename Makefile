@@ -6,18 +6,20 @@ PATH := /usr/sbin:/sbin:$(PATH)
 SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 BIN = .venv/bin
 
-BUILD_PACKAGES = python3-venv python3-systemd python3-dbus-next python3-sdnotify
+BUILD_PACKAGES = python3-venv python3-dev gcc libc6-dev python3-systemd python3-dbus-next python3-sdnotify
 RUN_PACKAGES = $(BUILD_PACKAGES) dnsmasq-base bind9-dnsutils procps
 TEST_PACKAGES = $(RUN_PACKAGES) tftp-hpa tftpd-hpa rsyslog bsdutils iproute2 man-db groff
 
-DEB_PACKAGES = build-essential debhelper dh-python pybuild-plugin-pyproject python3-all \
+DEB_PACKAGES = build-essential debhelper dh-python pybuild-plugin-pyproject python3-all-dev cython3 \
 	python3-setuptools python3-pytest python3-hypothesis python3-dnspython fakeroot
 
 .PHONY: build run test check deb install uninstall bench bench-full clean
 
 build: .venv/built
 
-.venv/built: pyproject.toml
+NATIVE = setup.py $(wildcard service/udpproxy/engine/*.pyx service/udpproxy/engine/relay/*)
+
+.venv/built: pyproject.toml $(NATIVE)
 	@tools/need $(BUILD_PACKAGES)
 	$(PYTHON) -m venv --system-site-packages .venv
 	$(BIN)/pip -q install -e '.[dev]'

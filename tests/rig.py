@@ -18,7 +18,16 @@ from typing import Protocol, TypeVar
 
 from udpproxy.config.model import Limits, SessionType
 from udpproxy.engine import sockets
-from udpproxy.engine.interface import Engine, Host, ListenerSocket, Reactor, Verdict, Wait, Way
+from udpproxy.engine.interface import (
+    Engine,
+    Host,
+    Lasting,
+    ListenerSocket,
+    Reactor,
+    Verdict,
+    Wait,
+    Way,
+)
 from udpproxy.engine.pool import Pool, make_carrier, peek_carrier
 from udpproxy.engine.python import PythonEngine
 from udpproxy.process.loop import EpollLoop
@@ -61,27 +70,31 @@ def _python(
     return PythonEngine(reactor, table, Pool(carriers), host, per_client=per_client, evict=evict)
 
 
-def _native(
-    reactor: Reactor,
-    table: Table,
-    carriers: list[socket.socket],
-    host: Host,
-    *,
-    per_client: int,
-    evict: bool,
-) -> Engine:
+def native_with(lasting: Lasting | None) -> Factory:
     """Without a thread of its own: nothing moves except while the test waits."""
-    return native.NativeEngine(
-        reactor,
-        table,
-        Pool(carriers),
-        host,
-        per_client=per_client,
-        evict=evict,
-        workers=1,
-        threads=False,
-        lasting=None,
-    )
+
+    def make(
+        reactor: Reactor,
+        table: Table,
+        carriers: list[socket.socket],
+        host: Host,
+        *,
+        per_client: int,
+        evict: bool,
+    ) -> Engine:
+        return native.NativeEngine(
+            reactor,
+            table,
+            Pool(carriers),
+            host,
+            per_client=per_client,
+            evict=evict,
+            workers=1,
+            threads=False,
+            lasting=lasting,
+        )
+
+    return make
 
 
 ENGINES: dict[str, Factory] = {"python": _python}
@@ -90,7 +103,7 @@ try:
 except ImportError:  # not built here
     pass
 else:
-    ENGINES["native"] = _native
+    ENGINES["native"] = native_with(None)
 
 
 def verdict(

@@ -309,3 +309,59 @@ def test_reg_knows_the_names_at_once_after_a_crash(tmp_path: Path, zone: NameSer
             until(lambda: len(proxy.processes()) == 4)
             assert not set(proxy.processes()) & (set(pids) - {proxy.pid})
             assert proxy.info("acr")["known"] == 1
+
+
+def test_the_family_of_the_client_is_wanted_first(tmp_path: Path, zone: NameServer) -> None:
+    """One server of both families on the same port, listeners of both families."""
+    zone.host(NAME, "127.0.0.1", "::1")
+    port = free_port()
+    four = Echo("127.0.0.1")
+    with four, Echo("::1", four.endpoint[1]) as six:
+        more = f'[[listen]]\naddress = "::1"\nport = {port}\n' + zone.section
+        text = config(port, f"{NAME}:{four.endpoint[1]}", more=more)
+        with Proxy(tmp_path, text) as proxy, udp() as client, udp("::1") as other:
+            until_known(proxy)
+            exchange(client, ("127.0.0.1", port), b"four")
+            exchange(other, ("::1", port), b"six")
+            assert ([data for data, _ in four.received], [data for data, _ in six.received]) == (
+                [b"four"],
+                [b"six"],
+            )
+            # Where the family is gone, the other serves.
+            zone.host(NAME, "::1")
+            until(lambda: proxy.said(f"name {NAME}: ::1, before 127.0.0.1, ::1"))
+            with udp() as late:
+                exchange(late, ("127.0.0.1", port), b"over six")
+            assert six.received[-1][0] == b"over six"
+
+
+def test_info_of_the_helpers(tmp_path: Path, zone: NameServer) -> None:
+    zone.host(NAME, "127.0.0.1")
+    text = config(free_port(), f"{NAME}:9", acl='from = ["gone.lab.test"]', more=zone.section)
+    with Proxy(tmp_path, text) as proxy:
+        until(lambda: proxy.info("acr")["failed"] == 1)
+        until_known(proxy)
+        figures = proxy.info("acr")
+        assert (figures["names"], figures["known"], figures["pending"]) == (2, 1, 0)
+        assert figures["failing"] == "gone.lab.test:nxdomain"
+        assert figures["slowest"].split()[0] in (NAME, "gone.lab.test")
+        for process in ("acr", "apr"):
+            obeys_the_four_verbs(proxy, process)
+        assert proxy.stop() == 0
+        assert proxy.processes() == {}
+
+
+def obeys_the_four_verbs(proxy: Proxy, process: str) -> None:
+    def pid() -> int:
+        return next((pid for pid, role in proxy.processes().items() if role == process), 0)
+
+    before = pid()
+    assert proxy.ask("--process", process, "loglevel", "8") == "trace (8)"
+    count = len(proxy.said(f"role={process}"))
+    os.kill(before, signal.SIGRTMIN)
+    until(lambda: len(proxy.said(f"role={process}")) > count)
+    os.kill(before, signal.SIGUSR2)
+    until(lambda: proxy.info(process)["log-level"] == "debug (7)")
+    assert proxy.ctl("--process", process, "terminate").returncode == 0
+    until(lambda: pid() not in (0, before))
+    until(lambda: proxy.ctl("--process", process, "info").returncode == 0)

@@ -6,6 +6,8 @@ from datetime import datetime
 from ipaddress import ip_address
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from udpproxy.config.load import parse
 from udpproxy.config.model import Address, Config
@@ -137,3 +139,35 @@ def test_nothing_is_known() -> None:
     nothing = Unresolved()
     assert nothing.addresses("a.test") == ()
     assert Policy(config(PATTERN)).decide(ask(), NOON, nothing) == Choice(None, by_name=True)
+
+
+NETWORKS = ["10.0.0.0/8", "10.0.0.0/30", "10.0.0.1", "10.0.0.6", "0.0.0.0/0", "2001:db8::/32"]
+NAMES = {"a.test": ["10.0.0.2", "10.0.0.9"], "b.test": [], "c.test": ["2001:db8::1"]}
+
+
+@given(
+    rules=st.lists(
+        st.lists(st.sampled_from([*NETWORKS, *NAMES]), min_size=1, max_size=4), max_size=4
+    ),
+    client=st.integers(0, 15),
+    other=st.integers(0, 15),
+)
+def test_an_answer_holds_for_all_with_the_same_bits(
+    rules: list[list[str]], client: int, other: int
+) -> None:
+    policy = Policy(config(*(f"from = {items!r}" for items in rules)))
+    known, base = Known(NAMES), int(ip_address("10.0.0.0"))
+    one, two = ip_address(base + client), ip_address(base + other)
+    shift = 32 - policy.bits(one, known)
+    if int(one) >> shift == int(two) >> shift:
+        answers = [policy.decide(Question(each, one, 53), NOON, known).acl for each in (one, two)]
+        assert answers[0] is answers[1]
+
+
+def test_bits_of_many_networks() -> None:
+    many = [f"10.{a}.{b}.0/24" for a in range(8) for b in range(200)]
+    policy = Policy(config(f"from = {many!r}"))
+    assert policy.bits(ip_address("10.1.1.1"), Unresolved()) == 24
+    assert policy.bits(ip_address("192.0.2.1"), Unresolved()) in range(1, 25)
+    assert policy.bits(ip_address("2001:db8::1"), Unresolved()) == 0
+    assert Policy(config("")).bits(ip_address("192.0.2.1"), Unresolved()) == 0

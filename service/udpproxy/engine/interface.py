@@ -116,7 +116,8 @@ class Host(Protocol):
 
 
 class Lasting(Protocol):
-    """For whom else and how long a decision holds: an engine need not ask for each session."""
+    """A host that spares an engine questions and answers: for whom else and how long a decision
+    holds, and many records at a time."""
 
     def lasting(self, listener: ListenerSocket, client: str, addressed: str) -> tuple[int, int]:
         """About what decide() just said: it is the same for all clients whose addresses begin
@@ -125,6 +126,13 @@ class Lasting(Protocol):
 
     def denied(self, listener: ListenerSocket, client: str, addressed: str, count: int) -> None:
         """So many more datagrams were refused, as decide() had said of others."""
+
+    def wants_texts(self) -> bool:
+        """Are lines all that is wanted of records? Then ended_texts() takes the place of ended(),
+        which costs much for each session."""
+
+    def ended_texts(self, texts: list[str]) -> None:
+        """Sessions ended; their records as session.record.text() writes them."""
 
 
 class Reactor(Protocol):

@@ -16,6 +16,7 @@ from libc.string cimport memcpy, memset
 import functools
 import os
 import socket
+import time
 
 from udpproxy.config.model import SessionType
 from udpproxy.engine import sockets
@@ -105,6 +106,7 @@ cdef extern from "relay/relay.h" nogil:
     void relay_answer(relay_ *, const question *, verdict *, unsigned, uint64_t)
     void relay_forget(relay_ *)
     uint32_t relay_drops(relay_ *, uint32_t)
+    int relay_describe(relay_ *, uint32_t, const char *, uint64_t, char *, size_t)
     int relay_ended(relay_ *, uint32_t, uint32_t *, uint64_t *)
     void relay_finish(relay_ *, const uint32_t *, uint32_t)
     verdict *relay_verdict(relay_ *)
@@ -149,6 +151,7 @@ _SPARE = 4096
 cdef enum:
     MOST_ENDED = 256
     MOST_SWEPT = 256
+    MOST_TEXT = 2048
     _INET6 = 10
 
 
@@ -381,17 +384,39 @@ cdef class NativeEngine:
 
     cdef _tell_ended(self, uint32_t count):
         """The host hears of each; then their slots are free."""
-        cdef uint32_t number
-        cdef uint64_t id
-        for i in range(count):
-            slot = self._slots[i]
-            reason = _REASONS[relay_ended(self._relay, slot, &number, &id)]
-            record = self._table.read(slot) or Record(id=id)
-            record.drops = relay_drops(self._relay, slot)
-            self._host.ended(record, self._verdicts[number].rule, reason)
+        if count and self._lasting is not None and self._lasting.wants_texts():
+            self._lasting.ended_texts(self._texts(count))
+        else:
+            for i in range(count):
+                self._tell_one_ended(self._slots[i])
         if count:
             with nogil:
                 relay_finish(self._relay, self._slots, count)
+
+    cdef _tell_one_ended(self, uint32_t slot):
+        cdef uint32_t number
+        cdef uint64_t id
+        reason = _REASONS[relay_ended(self._relay, slot, &number, &id)]
+        record = self._table.read(slot) or Record(id=id)
+        record.drops = relay_drops(self._relay, slot)
+        self._host.ended(record, self._verdicts[number].rule, reason)
+
+    cdef list _texts(self, uint32_t count):
+        """The records as lines, but for those that only Python can write."""
+        cdef char text[MOST_TEXT]
+        cdef uint64_t id, now = time.monotonic_ns()
+        cdef uint32_t number
+        cdef int length
+        texts = []
+        for i in range(count):
+            relay_ended(self._relay, self._slots[i], &number, &id)
+            rule = self._verdicts[number].rule.encode()
+            length = relay_describe(self._relay, self._slots[i], rule, now, text, MOST_TEXT)
+            if length < 0:
+                self._tell_one_ended(self._slots[i])
+            else:
+                texts.append(text[:length].decode())
+        return texts
 
     cdef verdict *_intern(self, decided) except NULL:
         """The relay's own copy of a verdict."""

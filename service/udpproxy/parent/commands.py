@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 
 from udpproxy.errors import InvalidArgument, LinkError
 from udpproxy.parent.peer import Peer
@@ -32,14 +32,17 @@ class Commands:
         running: asyncio.Event,
         reload: Callable[[], Awaitable[Plain]],
         helpers: Callable[[], tuple[str, ...]],
+        roles: Callable[[], Container[str]],
     ) -> None:
-        """`helpers` are the roles that the names in the configuration need."""
+        """`helpers` are the roles that the names in the configuration need, `roles` all that there
+        are to be."""
         self._control = control
         self._sessions = sessions
         self._children = children
         self._running = running
         self._reload = reload
         self._helpers = helpers
+        self._roles = roles
         self._turn = asyncio.Lock()
 
     async def perform(self, verb: str, args: Args) -> Plain:
@@ -101,6 +104,8 @@ class Commands:
                     if verb == "terminate":
                         return None  # it left before it could answer
                     raise
+        if role in self._roles():
+            raise LinkError(f"{role} is being replaced: try again")
         raise InvalidArgument(f"{role} is not running: the configuration does not need it")
 
     async def _ask_all(self, verb: str, args: Args) -> None:

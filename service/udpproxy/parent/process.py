@@ -159,6 +159,7 @@ class Parent:
             running=self._running,
             reload=self._reload,
             helpers=self._helpers,
+            roles=lambda: self._supervisor.children(),
         )
         self._door = Door(
             self._logs,

@@ -126,6 +126,16 @@ class Logs:
         entry = Entry(messages.RECORD.id, messages.RECORD.severity, text, _RECORD_ID, fields)
         (self._records or self._sink).emit(entry)
 
+    @property
+    def writes_lines(self) -> bool:
+        """Do records need no fields, as they do in the journal?"""
+        return not (self._records or self._sink).with_fields
+
+    def record_lines(self, texts: list[str]) -> None:
+        """Records of many sessions, as lines."""
+        sink = self._records or self._sink
+        sink.emit_lines(messages.RECORD.id, messages.RECORD.severity, texts)
+
     def failure(self, problem: BaseException) -> None:
         """A mistake of ours, with its traceback, a line each."""
         self.say(messages.INTERNAL, repr(problem))

@@ -55,6 +55,9 @@ class Entry:
 class Sink(ABC):
     """Entries in, and never a wait."""
 
+    with_fields = False
+    """Are an entry's fields written, or only its text?"""
+
     def __init__(self, who: str) -> None:
         """`who` is the sender's name in each line: instance and role."""
         self.who = who
@@ -69,6 +72,11 @@ class Sink(ABC):
                 self._waiting.append(line)
             else:
                 self.dropped += 1
+
+    def emit_lines(self, ident: str, severity: str, texts: list[str]) -> None:
+        """Several of one kind, without fields."""
+        for text in texts:
+            self.emit(Entry(ident, severity, text, "", {}))
 
     def flush(self) -> bool:
         """Write what waits; True: nothing waits any more."""
@@ -163,6 +171,13 @@ class FileSink(Sink):
         super().close()
         os.close(self._fd)
 
+    def emit_lines(self, ident: str, severity: str, texts: list[str]) -> None:
+        """All in one write, where nothing waits."""
+        head = self._line(Entry(ident, severity, "", "", {}))[:-1]
+        lines = [head + text.encode("utf-8", "backslashreplace") + b"\n" for text in texts]
+        if not texts or self._waiting or not self._write(b"".join(lines)):
+            super().emit_lines(ident, severity, texts)
+
     def _opened(self) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.open(self._path, flags, 0o640)
@@ -239,6 +254,8 @@ class SyslogSink(_DatagramSink):
 
 class JournalSink(_DatagramSink):
     """journald's native protocol: fields, so that `journalctl SESSION=7` works."""
+
+    with_fields = True
 
     def __init__(self, who: str) -> None:
         super().__init__(who, _JOURNAL)

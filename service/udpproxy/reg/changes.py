@@ -1,4 +1,5 @@
-"""A name has other addresses: what that means for the sessions to its server, and the log line.
+"""What names do to sessions: those that waited begin or end, and those to the server of a name
+that has other addresses stay, follow or end, with a log line.
 
 The sessions are gone through in parts, so that datagrams get their turn in between; changes that
 come meanwhile wait in line.
@@ -7,18 +8,20 @@ come meanwhile wait in line.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from udpproxy.config.model import Acl, Address
-from udpproxy.config.names import rules_with, server_name
+from udpproxy.config.names import names, rules_with, server_name
 from udpproxy.engine.interface import Engine
 from udpproxy.policy.acl import Known
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs
 from udpproxy.process.loop import Reactor
-from udpproxy.reg.verdicts import Verdicts, question
+from udpproxy.reg.host import RelayHost
+from udpproxy.reg.verdicts import question
+from udpproxy.reg.waiting import Waiter
 from udpproxy.session.reasons import Reason
 from udpproxy.session.table import Record, Table
 
@@ -41,8 +44,8 @@ class _Counts:
     numbers: dict[str, int] = field(default_factory=lambda: {"pin": 0, "follow": 0, "close": 0})
 
 
-class Changes:
-    """`verdicts` and `port` (of a listener by its number) are asked anew for each session."""
+class NamedSessions:
+    """All sessions of one engine, as far as names are their business."""
 
     def __init__(
         self,
@@ -50,26 +53,44 @@ class Changes:
         logs: Logs,
         table: Table,
         engine: Engine,
+        host: RelayHost,
         known: Known,
-        *,
-        verdicts: Callable[[], Verdicts],
-        port: Callable[[int], int | None],
     ) -> None:
         self._reactor = reactor
         self._logs = logs
         self._table = table
         self._engine = engine
+        self._host = host
         self._known = known
-        self._verdicts = verdicts
-        self._port = port
         self._waiting: deque[Iterator[None]] = deque()
         self._closed = False
 
-    def apply(self, change: Change) -> None:
-        """As soon as those before are done."""
+    def changed(self, change: Change) -> None:
+        """For new sessions now, for those that there are as soon as changes before are done."""
+        if self._closed:
+            return
+        self._host.verdicts.forget()
+        self._engine.forget_decisions()
         self._waiting.append(self._sweep(change))
         if len(self._waiting) == 1:
             self._work()
+
+    def look(self) -> None:
+        """Names may have changed while nobody looked after the sessions."""
+        for name in names(self._host.verdicts.config):
+            if addresses := self._known.addresses(name):
+                self.changed(Change(name, None, addresses, 0.0))
+
+    def begin(self, waiter: Waiter) -> None:
+        """Its name is there, or counts as no match."""
+        if not self._closed:
+            datagrams = list(waiter.datagrams)
+            self._engine.inject(waiter.listener.number, waiter.client, waiter.way, datagrams)
+
+    def give_up(self, waiter: Waiter) -> None:
+        """Its server has no address."""
+        if not self._closed:
+            self._host.unresolved(waiter)
 
     def close(self) -> None:
         """The engine is gone."""
@@ -87,7 +108,7 @@ class Changes:
 
     def _sweep(self, change: Change) -> Iterator[None]:
         counts = _Counts()
-        acls = self._verdicts().config.acls
+        acls = self._host.verdicts.config.acls
         numbers = {number for number, acl in enumerate(acls) if server_name(acl) == change.name}
         slots = self._table.of_rules(numbers) if numbers else []
         for start in range(0, len(slots), _PART):
@@ -100,7 +121,7 @@ class Changes:
             self._say(change, counts)
 
     def _judge(self, record: Record, name: str, counts: _Counts) -> None:
-        verdicts, port = self._verdicts(), self._port(record.listener)
+        verdicts, port = self._host.verdicts, self._host.port(record.listener)
         if record.generation != verdicts.generation or port is None:
             return
         acl = verdicts.config.acls[record.acl]
@@ -114,14 +135,14 @@ class Changes:
         if acl.resolve_policy == "close":
             self._engine.kill(record.id, Reason.UNRESOLVED if gone else Reason.POLICY)
             return "close"
-        server = self._verdicts().server(acl, question(record, port))
+        server = self._host.verdicts.server(acl, question(record, port))
         if acl.resolve_policy == "follow" and server is not None:
             self._engine.redirect(record.id, server)
             return "follow"
         return "pin"
 
     def _say(self, change: Change, counts: _Counts) -> None:
-        rules = ", ".join(rules_with(self._verdicts().config, change.name)) or "-"
+        rules = ", ".join(rules_with(self._host.verdicts.config, change.name)) or "-"
         old, new = _text(change.old or ()), _text(change.new)
         stay, follow, end = counts.numbers.values()
         self._logs.say(

@@ -147,6 +147,14 @@ class RelayHost:
         fields = session_record.fields(record, rule, reason, time.monotonic_ns())
         self._logs.record(session_record.text(fields), fields)
 
+    def wants_texts(self) -> bool:
+        """See engine.interface.Lasting."""
+        return self._logs.writes_lines
+
+    def ended_texts(self, texts: list[str]) -> None:
+        """See engine.interface.Lasting."""
+        self._logs.record_lines(texts)
+
     def refused(self, counter: str, client: tuple[str, int], listener: ListenerSocket) -> None:
         """A new session was refused for want of something."""
         held = self._damper.passes(counter)

@@ -22,7 +22,7 @@ from udpproxy.process.link import Link
 from udpproxy.process.logs import Damper, Logs
 from udpproxy.process.loop import Reactor, Timer
 from udpproxy.reg.asking import Asking
-from udpproxy.reg.changes import Change
+from udpproxy.reg.changes import Change, NamedSessions
 from udpproxy.reg.names import KnownNames
 from udpproxy.reg.waiting import Waiter, WaitingRoom
 from udpproxy.resolver.bounds import total
@@ -42,24 +42,13 @@ _PART = 64
 
 
 class Naming:
-    """`known` is what the rules ask. `changed`: a name has other addresses; `inject` and
-    `unresolved` end a wait. `blocking` (single mode) looks clients up at once."""
+    """`known` is what the rules ask; `sessions` are there once REG relays. `blocking` (single mode)
+    looks clients up at once."""
 
-    def __init__(
-        self,
-        reactor: Reactor,
-        logs: Logs,
-        *,
-        changed: Callable[[Change], None],
-        inject: Callable[[Waiter], None],
-        unresolved: Callable[[Waiter], None],
-        blocking: Blocking | None,
-    ) -> None:
+    def __init__(self, reactor: Reactor, logs: Logs, blocking: Blocking | None) -> None:
         self._reactor = reactor
         self._logs = logs
-        self._changed = changed
-        self._inject = inject
-        self._unresolved = unresolved
+        self.sessions: NamedSessions | None = None
         self._asking = Asking(reactor, logs, answered=self._answered)
         self._acr: Link | None = None
         self._room = WaitingRoom()
@@ -96,7 +85,9 @@ class Naming:
             raise LinkError(f"lent a way to {role}")
 
     def close(self) -> None:
-        """No way to anybody."""
+        """No way to anybody; whoever waits is forgotten."""
+        if self.sessions:
+            self.sessions.close()
         self._asking.disconnect()
         if self._acr:
             self._acr.close()
@@ -176,6 +167,10 @@ class Naming:
             case _:
                 raise LinkError(f"not from ACR: {type(message).__name__}")
 
+    def _changed(self, change: Change) -> None:
+        if self.sessions:
+            self.sessions.changed(change)
+
     def _lost(self, link: Link, reason: str) -> None:
         if link is self._acr:
             self._acr = None
@@ -223,14 +218,15 @@ class Naming:
             self._work()
 
     def _work(self) -> None:
+        assert self.sessions  # they have asked us to wait
         for _ in range(min(_PART, len(self._ready))):
             waiter, over = self._ready.popleft()
             if over and waiter.wait.kind == "server":
                 self._ended += 1
-                self._unresolved(waiter)
+                self.sessions.give_up(waiter)
                 continue
             self._injecting = waiter
-            self._inject(waiter)
+            self.sessions.begin(waiter)
             self._injecting = None
         if self._ready:
             self._reactor.call_later(0, self._work)

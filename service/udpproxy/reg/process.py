@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Callable
 
-from udpproxy.config.names import names
 from udpproxy.engine.interface import Engine
 from udpproxy.engine.pool import Pool
 from udpproxy.errors import InvalidArgument, LinkError
@@ -18,12 +17,11 @@ from udpproxy.process.logs import MOST, Logs
 from udpproxy.process.loop import Reactor
 from udpproxy.process.notify import Notifier
 from udpproxy.reg import engines
-from udpproxy.reg.changes import Change, Changes
+from udpproxy.reg.changes import NamedSessions
 from udpproxy.reg.host import RelayHost
 from udpproxy.reg.lent import Lent
 from udpproxy.reg.naming import Blocking, Naming
 from udpproxy.reg.verdicts import Verdicts
-from udpproxy.reg.waiting import Waiter
 from udpproxy.session.table import STARTS
 
 _BUSY_TICK, _IDLE_TICK = 0.1, 1.0
@@ -53,15 +51,7 @@ class Reg:
         self._lent = Lent()
         self._engine: Engine | None = None
         self._host: RelayHost | None = None
-        self._changes: Changes | None = None
-        self._naming = Naming(
-            reactor,
-            logs,
-            changed=self._changed,
-            inject=self._inject,
-            unresolved=self._unresolved,
-            blocking=blocking,
-        )
+        self._naming = Naming(reactor, logs, blocking)
         self._alive_at = 0.0
         self._followed = 0
         """The log level that the engine knows of."""
@@ -100,8 +90,6 @@ class Reg:
 
     def _stop(self) -> None:
         self._naming.close()
-        if self._changes:
-            self._changes.close()
         if self._engine:
             self._engine.close()
             self._engine = None
@@ -173,15 +161,14 @@ class Reg:
         host = self._host = RelayHost(self._logs, table, verdicts, self._naming.wait)
         engine = engines.make(self._reactor, table, Pool(self._lent.carriers), host, config)
         self._engine = engine
-        self._changes = Changes(
-            self._reactor, self._logs, table, engine, self._naming.known,
-            verdicts=lambda: host.verdicts, port=host.port,
-        )  # fmt: skip
+        sessions = self._naming.sessions = NamedSessions(
+            self._reactor, self._logs, table, engine, host, self._naming.known
+        )
         self._take_listeners()
         adopted = engine.adopt()
         if adopted:
             self._logs.say(messages.ADOPTED, adopted)
-            self._look_for_changes()
+            sessions.look()
         self._follow_level()
         self._notifier.ready(f"relaying, {adopted} sessions")
         self._link.send(wire.Tell("ready", {"engine": engine.name}))
@@ -195,29 +182,6 @@ class Reg:
             self._host.listening(listener)
             self._engine.add_listener(listener)
         self._lent.listeners.clear()
-
-    def _look_for_changes(self) -> None:
-        """Servers' names may have changed while nobody looked after the sessions."""
-        assert self._host
-        assert self._changes
-        for name in names(self._host.verdicts.config):
-            if addresses := self._naming.known.addresses(name):
-                self._changes.apply(Change(name, None, addresses, 0.0))
-
-    def _changed(self, change: Change) -> None:
-        if self._engine and self._host and self._changes:
-            self._host.verdicts.forget()
-            self._engine.forget_decisions()
-            self._changes.apply(change)
-
-    def _inject(self, waiter: Waiter) -> None:
-        if self._engine:
-            datagrams = list(waiter.datagrams)
-            self._engine.inject(waiter.listener.number, waiter.client, waiter.way, datagrams)
-
-    def _unresolved(self, waiter: Waiter) -> None:
-        if self._host:
-            self._host.unresolved(waiter)
 
     def _reconsider(self, removed: list[int]) -> int:
         """The new configuration was lent: it holds from now on. How many sessions it ended."""

@@ -20,7 +20,7 @@ from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
 from udpproxy.resolver.helper import Helper
 from udpproxy.resolver.names import Change, Names
-from udpproxy.resolver.result import Failure, Family, Result
+from udpproxy.resolver.result import DEFINITE, Failure, Family, Result
 
 PARALLEL = 32
 _PART = 100
@@ -136,6 +136,9 @@ class Acr(Helper):
             self._note(name, result)
         if change:
             self._tell([change])
+        elif result.failure in DEFINITE:
+            # An ACR before us may have died before it could say so.
+            self._tell([Change(name, (), (), 0.0)])
         self._go()
 
     def _note(self, name: str, result: Result) -> None:

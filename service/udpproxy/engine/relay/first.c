@@ -119,6 +119,16 @@ static bool evict_one(struct worker *worker)
     return false;
 }
 
+// Does an earlier datagram of the very same client wait? Then this one will share its session.
+static bool waits_already(const struct worker *worker, const struct first *first)
+{
+    for (const struct held *held = worker->held; held; held = held->next)
+        if (held->listener == first->listener && same_endpoint(&held->client, first->client) &&
+            !memcmp(held->addressed, first->addressed, packed_size(first->client)))
+            return true;
+    return false;
+}
+
 enum room { ROOM, CLIENT_FULL, TABLE_FULL, SOON, EVICT };
 
 // With the book locked.
@@ -171,6 +181,11 @@ void take_first(struct worker *worker, const struct first *first, const void *da
     }
     struct verdict *verdict = decision->verdict;
     enum room room = verdict ? room_for(worker, first->client) : ROOM;
+    if (room > CLIENT_FULL && waits_already(worker, first)) {
+        pthread_mutex_unlock(&relay->book);
+        hold(worker, first, data, size, asked);
+        return;
+    }
     uint32_t slot = verdict && room == ROOM ? take_slot(relay, first->client, verdict) : NOBODY;
     if (!verdict && !asked)
         deny(relay, decision, first);

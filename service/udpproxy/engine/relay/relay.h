@@ -8,6 +8,7 @@
 #define UDPPROXY_RELAY_H
 
 #include <netinet/in.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
 
@@ -128,6 +129,8 @@ void relay_answer(struct relay *relay, const struct question *question, struct v
                   unsigned bits, uint64_t until);
 void relay_forget(struct relay *relay);
 uint32_t relay_drops(struct relay *relay, uint32_t slot);
+int relay_describe(struct relay *relay, uint32_t slot, const char *rule, uint64_t now, char *text,
+                   size_t size);
 int relay_ended(struct relay *relay, uint32_t slot, uint32_t *verdict, uint64_t *id);
 void relay_finish(struct relay *relay, const uint32_t *slots, uint32_t count);
 

@@ -1,0 +1,59 @@
+// The record of an ended session as session/record.py writes it, for logs that want lines only.
+#include "inside.h"
+
+#include <arpa/inet.h>
+#include <stdio.h>
+
+static const struct {
+    const char *reason, *result;
+} ENDS[] = {
+    [IDLE] = {"idle", "OK"},
+    [LIFETIME] = {"lifetime", "OK"},
+    [OVER_UPLOAD_BYTES] = {"upload-bytes", "OK"},
+    [OVER_DOWNLOAD_BYTES] = {"download-bytes", "OK"},
+    [OVER_DOWNLOAD_DATAGRAMS] = {"download-datagrams", "OK"},
+    [UNEXPECTED_REPLY] = {"unexpected-reply", "FAILED"},
+    [UNREACHABLE] = {"unreachable", "FAILED"},
+    [UNRESOLVED] = {"unresolved", "FAILED"},
+    [POLICY] = {"policy", "ABORTED"},
+    [EVICTED_BY_NEWCOMER] = {"evicted", "ABORTED"},
+    [KILLED] = {"killed", "ABORTED"},
+    [TERMINATED] = {"terminated", "ABORTED"},
+    [FAULT] = {"error", "FAILED"},
+};
+
+// False: an address that Python and inet_ntop(3) write differently (::192.0.2.1).
+static bool name_address(const uint8_t *packed, unsigned size, char text[INET6_ADDRSTRLEN])
+{
+    static const uint8_t nothing[10];
+    if (size == 16 && !memcmp(packed, nothing, sizeof nothing))
+        return false;
+    return inet_ntop(size == 4 ? AF_INET : AF_INET6, packed, text, INET6_ADDRSTRLEN) != NULL;
+}
+
+// How long it is; -1: Python is to write this one.
+int relay_describe(struct relay *relay, uint32_t slot, const char *rule, uint64_t now, char *text,
+                   size_t size)
+{
+    const struct session *session = relay->sessions + slot;
+    const struct record *record = session->record;
+    char client[INET6_ADDRSTRLEN], server[INET6_ADDRSTRLEN];
+    const uint8_t *peer = record->pinned ? record->peer : record->server;
+    if (!name_address(record->client, record->client_size, client) ||
+        !name_address(peer, record->server_size, server))
+        return -1;
+    unsigned long long up = record->upload_bytes, down = record->download_bytes;
+    unsigned long long ups = record->uploads, downs = record->downloads;
+    int length = snprintf(
+        text, size,
+        "PROTOCOL=UDP CLIENT=%s CLIENT_ADDR=%s CLIENT_PORT=%u SERVER=%s SERVER_ADDR=%s "
+        "SERVER_PORT=%u BYTES_CIN=%llu BYTES_COUT=%llu BYTES_SIN=%llu BYTES_SOUT=%llu "
+        "DATAGRAMS_CIN=%llu DATAGRAMS_COUT=%llu DATAGRAMS_SIN=%llu DATAGRAMS_SOUT=%llu "
+        "DURATION=%.3f STATUS=ACCEPTED RESULT=%s RULE=%s REASON=%s SESSION=%llu",
+        client, client, record->client_port, server, server,
+        record->pinned ? record->peer_port : record->server_port, up, down, down, up, ups, downs,
+        downs + (unsigned long long)record->stray, ups, (double)(now - record->opened) / 1e9,
+        ENDS[session->reason].result, rule, ENDS[session->reason].reason,
+        (unsigned long long)record->id);
+    return length < (int)size ? length : -1;
+}

@@ -1,0 +1,121 @@
+"""What C and Python both know must be the same: the records' text, reasons, layout."""
+
+from __future__ import annotations
+
+import pytest
+
+from rig import ENGINES, Rig, native_with, verdict
+from udpproxy.config.model import Limits, SessionType
+from udpproxy.engine.interface import ListenerSocket
+from udpproxy.session import record as session_record
+from udpproxy.session.reasons import Reason
+
+pytestmark = pytest.mark.skipif("native" not in ENGINES, reason="not built here")
+
+
+class Texts:
+    """Wants records as texts; decisions last for everybody."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.refused = 0
+        self.bits, self.until = 0, 1 << 62
+
+    def lasting(self, listener: ListenerSocket, client: str, addressed: str) -> tuple[int, int]:
+        return self.bits, self.until
+
+    def denied(self, listener: ListenerSocket, client: str, addressed: str, count: int) -> None:
+        self.refused += count
+
+    def wants_texts(self) -> bool:
+        return True
+
+    def ended_texts(self, texts: list[str]) -> None:
+        self.texts += texts
+
+
+@pytest.fixture
+def heard() -> Texts:
+    return Texts()
+
+
+@pytest.fixture
+def rig(heard: Texts) -> Rig:
+    return Rig(native_with(heard))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "0.0.0.0"])
+@pytest.mark.parametrize("reason", list(Reason))
+@pytest.mark.parametrize("kind", [SessionType.NORMAL, SessionType.ANY_SOCK], ids=lambda k: k.value)
+def test_the_text_is_pythons(
+    rig: Rig, heard: Texts, kind: SessionType, reason: Reason, address: str
+) -> None:
+    rig.listen(address)
+    host = "::1" if ":" in address else "127.0.0.1"
+    client, server = rig.udp(host), rig.udp(host)
+    rig.host.policy = lambda _: verdict(server.getsockname()[:2], kind, rule="a rule")
+    rig.converse(client, server, (host, rig.where()[1]))
+    [(_, record)] = rig.table.records()
+    assert rig.engine.kill(1, reason)
+    rig.close()
+    if rig.host.records:  # an address that only Python writes
+        assert rig.host.reasons == {1: [reason]}
+        assert not heard.texts
+        return
+    [text] = heard.texts
+    duration = float(text.split("DURATION=")[1].split()[0])
+    fields = session_record.fields(record, "a rule", reason, record.opened)
+    fields["DURATION"] = f"{duration:.3f}"
+    assert text == session_record.text(fields)
+    assert 0 <= duration < 5
+
+
+def test_a_decision_is_asked_for_once(rig: Rig, heard: Texts) -> None:
+    rig.listen()
+    server = rig.udp()
+    rig.host.policy = lambda _: verdict(server.getsockname(), limits=Limits())
+    for number in range(1, 6):
+        rig.converse(rig.udp(f"127.0.0.{number}"), server, rig.where())
+    assert rig.host.asked == [(1, "127.0.0.1", "127.0.0.1")]
+    rig.engine.forget_decisions()
+    rig.converse(rig.udp(), server, rig.where())
+    assert len(rig.host.asked) == 2
+    rig.close()
+
+
+def test_a_decision_that_is_over_holds_for_who_asked(rig: Rig, heard: Texts) -> None:
+    heard.until = 1  # long ago
+    rig.listen()
+    server = rig.udp()
+    rig.host.policy = lambda _: verdict(server.getsockname())
+    for _ in range(3):
+        rig.converse(rig.udp(), server, rig.where())
+    assert len(rig.host.asked) == 3
+    rig.close()
+
+
+def test_refusals_are_counted_and_told_together(rig: Rig, heard: Texts) -> None:
+    rig.listen()
+    client = rig.udp()
+    rig.host.policy = lambda _: None
+    client.sendto(b"one", rig.where())
+    rig.until(lambda: rig.host.asked)
+    for _ in range(20):
+        client.sendto(b"more", rig.where())
+    rig.until(lambda: (rig.pass_time(0), heard.refused == 20)[1])
+    assert len(rig.host.asked) == 1
+    rig.close()
+
+
+def test_a_block_of_clients_has_its_own_answer(rig: Rig, heard: Texts) -> None:
+    heard.bits = 31
+    rig.listen()
+    server = rig.udp()
+    accept = verdict(server.getsockname())
+    rig.host.policy = lambda client: accept if client in ("127.0.0.2", "127.0.0.3") else None
+    refused = rig.udp("127.0.0.4")
+    for address in ("127.0.0.2", "127.0.0.3"):
+        refused.sendto(b"not me", rig.where())
+        rig.converse(rig.udp(address), server, rig.where())
+    assert sorted({asked[1] for asked in rig.host.asked}) == ["127.0.0.2", "127.0.0.4"]
+    rig.close()
