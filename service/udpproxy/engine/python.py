@@ -13,7 +13,7 @@ from typing import cast
 
 from udpproxy.engine import sockets
 from udpproxy.engine.continuity import Continuity
-from udpproxy.engine.interface import ListenerSocket, Way
+from udpproxy.engine.interface import ListenerSocket
 from udpproxy.engine.relayed import Listening, Relayed
 from udpproxy.session import table as t
 from udpproxy.session.limits import Verdict, judge_download, judge_upload
@@ -102,21 +102,6 @@ class PythonEngine(Continuity):
             session = get(key)
             if session is None:
                 session = self._open(listening, key, client, now, data, addressed, own, interface)
-            if session is not None:
-                self._upload(session, data, now)
-
-    def inject(
-        self, listener: int, client: tuple[str, int], way: Way, datagrams: list[bytes]
-    ) -> None:
-        """Datagrams that waited for a name, as if they came now."""
-        listening = self._listeners.get(listener)
-        now = time.monotonic_ns()
-        for data in datagrams if listening else ():
-            assert listening
-            key = (client, way.addressed) if listening.wildcard else client
-            session = cast("Relayed | None", listening.sessions.get(key)) or self._open(
-                listening, key, client, now, data, way.addressed, way.local, way.interface
-            )
             if session is not None:
                 self._upload(session, data, now)
 

@@ -17,6 +17,9 @@ from udpproxy.session.table import Table
 
 _VERSIONS = {int(socket.AF_INET): 4, int(socket.AF_INET6): 6}
 
+_ANY = (0, 0)
+"""The parent has judged ranges of ports by the kernel's; we may see another default."""
+
 
 class Lent:
     """`carriers` and `listeners` are those that nobody has taken yet."""
@@ -40,7 +43,7 @@ class Lent:
             case "config", [{"origin": str(origin), "generation": int(generation)}]:
                 with os.fdopen(descriptors[0], "rb") as file:
                     file.seek(0)
-                    self.config = parse(file.read().decode(), origin), generation
+                    self.config = parse(file.read().decode(), origin, ephemeral=_ANY), generation
             case "table", [{"capacity": int(capacity)}]:
                 memory = mmap.mmap(descriptors[0], 0)
                 os.close(descriptors[0])

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 
+_ANY = (0, 0)
+"""The parent has judged ranges of ports by the kernel's; we may see another default."""
+
 
 class Helper(ABC):
     """`left` is called with the reason when the parent's link has ended."""
@@ -160,7 +163,7 @@ class Helper(ABC):
             case wire.Lend("config", [{"origin": str(origin)}]) if len(descriptors) == 1:
                 with os.fdopen(descriptors[0], "rb") as file:
                     file.seek(0)
-                    self._lent = parse(file.read().decode(), origin)
+                    self._lent = parse(file.read().decode(), origin, ephemeral=_ANY)
             case wire.Lend("way", _) if len(descriptors) == 1:
                 self._connect(socket.socket(fileno=descriptors[0]))
             case wire.Tell("known", {"found": list(found)}):

@@ -205,6 +205,15 @@ void relay_reserve(struct relay *relay, const uint8_t *taken)
             relay->free[relay->free_count++] = slot;
 }
 
+// Somebody died while he opened or closed a session here.
+void relay_clear(struct relay *relay, uint32_t slot)
+{
+    for (int family = 0; family < 2; family++)
+        if (relay->sockets[family][slot] >= 0)
+            reset_socket(relay->sockets[family][slot], false);
+    free_record(relay->sessions[slot].record);
+}
+
 // ---- listeners ----
 
 static void enter_all(struct relay *relay)

@@ -394,12 +394,3 @@ int relay_redirect(struct relay *relay, uint64_t id, const union address *server
     }
     return 0;
 }
-
-// Somebody died while he opened or closed a session here.
-void relay_clear(struct relay *relay, uint32_t slot)
-{
-    for (int family = 0; family < 2; family++)
-        if (relay->sockets[family][slot] >= 0)
-            reset_socket(relay->sockets[family][slot], false);
-    free_record(relay->sessions[slot].record);
-}
