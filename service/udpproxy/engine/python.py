@@ -26,6 +26,9 @@ _write_carried = t.CARRIED.pack_into
 _LISTENER_BATCH = range(64)
 """Datagrams read from a listener before the servers get their turn."""
 
+_MOST_IN_VAIN = 8
+"""Of these that became no session: strangers cost most, and known sessions must not wait."""
+
 _MOST_BURST = 32
 _PATIENCE = 16
 """A session that had nothing more is read singly for so many turns."""
@@ -59,7 +62,7 @@ class PythonEngine(Continuity):
         receive = listening.receive
         get = cast("Callable[[Hashable], Relayed | None]", listening.sessions.get)
         memory = self._table.memory
-        now = time.monotonic_ns()
+        now, vain = time.monotonic_ns(), 0
         for _ in _LISTENER_BATCH:
             try:
                 data, client = receive(_LARGEST)
@@ -72,7 +75,10 @@ class PythonEngine(Continuity):
             if session is None:
                 session = self._open(listening, client, client, now, data)
                 if session is None:
-                    continue
+                    vain += 1
+                    if vain < _MOST_IN_VAIN:
+                        continue
+                    return
             if session.careful_up:
                 self._upload(session, data, now)
                 continue
@@ -88,7 +94,7 @@ class PythonEngine(Continuity):
     def _from_wildcard(self, listening: Listening) -> None:
         sock = listening.given.socket
         get = cast("Callable[[Hashable], Relayed | None]", listening.sessions.get)
-        now = time.monotonic_ns()
+        now, vain = time.monotonic_ns(), 0
         for _ in _LISTENER_BATCH:
             try:
                 data, control, client = sockets.receive_with_destination(sock)
@@ -104,6 +110,8 @@ class PythonEngine(Continuity):
                 session = self._open(listening, key, client, now, data, addressed, own, interface)
             if session is not None:
                 self._upload(session, data, now)
+            elif (vain := vain + 1) >= _MOST_IN_VAIN:
+                return
 
     def _upload(self, session: Relayed, data: bytes, now: int) -> None:
         """The long way: limits, and the host that wants to see."""

@@ -20,7 +20,7 @@ from udpproxy.errors import UnitError
 RECEIVE_BUFFER = 4 << 20
 _SO_RCVBUFFORCE = 33
 _SO_ATTACH_REUSEPORT_CBPF = 51
-_LOW_PORT = ": ports below 1024 need root or CAP_NET_BIND_SERVICE"
+_LOW_PORT = ": ports below 1024 need root or CAP_NET_BIND_SERVICE, see udp-proxy-units(7)"
 
 _NET = -0x100000 & 0xFFFFFFFF  # SKF_NET_OFF: from the IP header on
 _LOAD_WORD, _LOAD_HALF, _LOAD_BYTE, _LOAD_HALF_AT_X = 0x20, 0x28, 0x30, 0x48

@@ -21,7 +21,6 @@ from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs
 from udpproxy.session.table import Record, Table
 
-_LOW_PORT = ": ports below 1024 need root or CAP_NET_BIND_SERVICE, see udp-proxy-units(7)"
 _SPARE = 64
 """Descriptors beside sockets: links, logs, the interpreter's own."""
 

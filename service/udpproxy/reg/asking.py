@@ -19,6 +19,9 @@ MOST_WANTED = 4096
 PATIENCE = 10.0
 """Seconds after which nobody wants to know any more."""
 
+_MOST_FORGOTTEN = 128
+"""In one look: datagrams must not wait for it."""
+
 Need = tuple[str, str]
 Answered = Callable[[str, str, dict[str, wire.Plain]], None]
 
@@ -70,8 +73,7 @@ class Asking:
     def look(self, patience: float) -> None:
         """Now and then: forget what nobody wants, and say when answers are late."""
         now = time.monotonic()
-        while self._wanted:
-            need, since = next(iter(self._wanted.items()))
+        for need, since in list(itertools.islice(self._wanted.items(), _MOST_FORGOTTEN)):
             if since > now - PATIENCE:
                 break
             self._done(need)

@@ -201,7 +201,7 @@ class Naming:
 
     def _time_over(self) -> None:
         self._timer = None
-        over = self._room.due(time.monotonic())
+        over = self._room.due(time.monotonic(), _PART)
         for waiter in over:
             client = waiter.wait.name if waiter.wait.kind == "client" else None
             # No answer counts as no match, for the client's other datagrams too.

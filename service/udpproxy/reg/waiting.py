@@ -97,10 +97,10 @@ class WaitingRoom:
             self._leave(waiter)
         return found
 
-    def due(self, now: float) -> list[Waiter]:
-        """Whose time is over; they wait no longer."""
-        found = []
-        while (moment := self.deadline) is not None and moment <= now:
+    def due(self, now: float, most: int = MOST_SESSIONS) -> list[Waiter]:
+        """Whose time is over, but not more than `most` of them; they wait no longer."""
+        found: list[Waiter] = []
+        while len(found) < most and (moment := self.deadline) is not None and moment <= now:
             waiter = heapq.heappop(self._deadlines)[2]
             self._leave(waiter)
             found.append(waiter)
