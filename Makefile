@@ -35,7 +35,7 @@ test: build
 	$(BIN)/pytest tests/unit tests/edge tests/test_architecture.py $(PYTEST)
 	$(SUDO) env PATH="$(PATH)" $(BIN)/pytest -p no:cacheprovider tests/peers $(PYTEST)
 	$(SUDO) tests/system/install-tools.sh
-	$(SUDO) env PATH="$(PATH)" $(BIN)/pytest -p no:cacheprovider tests/system $(PYTEST)
+	$(SUDO) env PATH="$(PATH)" tests/system/side-by-side.sh $(BIN)/pytest -p no:cacheprovider $(PYTEST)
 
 check: build
 	$(BIN)/ruff format --check service tests bench
