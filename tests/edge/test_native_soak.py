@@ -14,7 +14,7 @@ import pytest
 
 from echo import Echo
 from host import free_port
-from proxy import Endpoint, Proxy, config, until
+from proxy import Proxy, config, until
 from udpproxy.reg.engines import NATIVE
 
 pytestmark = pytest.mark.skipif(not NATIVE, reason="the native engine is not built here")
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(not NATIVE, reason="the native engine is not bui
 SECONDS = float(os.environ.get("SOAK_SECONDS", "2"))
 SINGLE = "SOAK_SINGLE" in os.environ  # tools/sanitize: children are born without LD_PRELOAD
 SIZES = [0, 1, 40, 40, 40, 1200, 1200, 1200, 9000, 65_507]
+PACE = 0.001
 TYPES = ["normal", "normal", "any-port", "any-sock", "one-way"]
 
 
@@ -51,6 +52,9 @@ def traffic(luck: random.Random, port: int, seconds: float) -> list[tuple[bytes,
             socks.append(sock)
         while time.monotonic() < deadline:
             sock = luck.choice(socks)
+            # The server keeps up: where answers lag thousands of sessions behind, the kernel gives
+            # a new session the port of one that has ended and whose answer is still on its way.
+            time.sleep(PACE)
             mark = b"%d " % sock.getsockname()[1]
             data = (mark + bytes(luck.choice(SIZES)))[:65_507]
             for _ in range(luck.choice([1, 1, 8])):
@@ -62,26 +66,6 @@ def traffic(luck: random.Random, port: int, seconds: float) -> list[tuple[bytes,
                     if not answer.startswith(mark):
                         astray.append((answer[: answer.index(b" ") + 1], mark))
     return astray
-
-
-def rest(echo: Echo) -> None:
-    """The server has read all that waited for it."""
-    before = -1
-    while before != (now := len(echo.received)):
-        before = now
-        time.sleep(0.3)
-
-
-def unexplained(echo: Echo, astray: list[tuple[bytes, bytes]]) -> int:
-    """How many went astray although their sessions never had the same port of ours.
-
-    The kernel may give a session the port of one that has just ended, whose answer is still on
-    its way: with a thousand sessions a second that is seen now and then, with either engine.
-    """
-    ports: dict[bytes, set[Endpoint]] = {}
-    for data, source in list(echo.received):
-        ports.setdefault(data[: data.index(b" ") + 1], set()).add(source)
-    return sum(not ports.get(one, set()) & ports.get(other, set()) for one, other in astray)
 
 
 def test_soak(tmp_path: Path) -> None:
@@ -102,10 +86,7 @@ def test_soak(tmp_path: Path) -> None:
 
         with Proxy(tmp_path, text(0), single=SINGLE) as proxy:
             for number in range(1, 5):
-                astray = traffic(luck, port, SECONDS / 4)
-                rest(echo)
-                # One: what the server's full socket dropped cannot explain anything.
-                assert unexplained(echo, astray) <= 1
+                assert traffic(luck, port, SECONDS / 4) == []
                 proxy.write(text(number))
                 assert proxy.ctl("reload").returncode == 0
                 for row in proxy.sessions()[:3]:
