@@ -121,3 +121,11 @@ def test_what_info_says() -> None:
     assert (life.ends_counted, life.recent) == (2, 2)
     play(life, [("exited", 100, Do.SPAWN, S.STARTING)])
     assert (life.ends_counted, life.recent) == (3, 2)
+
+
+def test_rules_of_a_reload_hold_from_the_next_end_on() -> None:
+    life = Life(limit=5, window=60.0, stop_on_death=False)
+    life.start()
+    assert life.exited(0.0) is Do.SPAWN
+    life.judge_by(2, 60.0, stop=False)
+    assert life.exited(1.0) is Do.GIVE_UP

@@ -402,6 +402,8 @@ class Parent:
         if self._setting.mode is Mode.SINGLE:
             self._naming.look_up_all(new)
             self._naming.resume(self._peers["reg"].link)
+        for child in self._supervisor.children().values():
+            child.life.judge_by(new.crash_limit, new.crash_window, stop=new.stop_on_child_death)
         ended = 0
         with contextlib.suppress(LinkError, KeyError):
             ended = await change.apply(self._peers.get("reg"))

@@ -8,14 +8,21 @@ from udpproxy.parent.peer import Peer
 from udpproxy.parent.resources import Resources, places
 from udpproxy.process.wire import Plain
 
-_FIXED = ("max_sessions", "workers", "engine", "singleproc", "user", "group")
+_FIXED = {
+    "max_sessions": "max-sessions",
+    "max_sessions_per_client": "max-sessions-per-client",
+    "evict_idlest": "overflow",
+    "workers": "workers",
+    "engine": "engine",
+    "singleproc": "singleproc",
+    "user": "user",
+    "group": "group",
+}
 
 
 def refuse_restart_keys(old: Config, new: Config) -> None:
     """InvalidArgument for a change that only a restart can bring."""
-    changed = [
-        name.replace("_", "-") for name in _FIXED if getattr(old, name) != getattr(new, name)
-    ]
+    changed = [key for name, key in _FIXED.items() if getattr(old, name) != getattr(new, name)]
     if changed:
         raise InvalidArgument(f"{', '.join(changed)}: a change needs a restart")
 

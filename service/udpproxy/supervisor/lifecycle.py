@@ -45,6 +45,10 @@ class Life:
         """Unasked ends within the window at the last one."""
         return len(self._ends)
 
+    def judge_by(self, limit: int, window: float, *, stop: bool) -> None:
+        """The rules that hold from the next end on."""
+        self.limit, self.window, self.stop_on_death = limit, window, stop
+
     def start(self) -> Do:
         """The proxy wants the child."""
         if self.state is not State.STOPPED:
