@@ -22,12 +22,14 @@ ENTER = (
 
 def hierarchies() -> list[Path]:
     """Where systemd keeps units: the unified hierarchy and, on a hybrid host, its named one."""
-    found = []
+    found: dict[tuple[int, int], Path] = {}
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, place, kind, options, *_ = line.split(" ")
         if kind == "cgroup2" or (kind == "cgroup" and "name=systemd" in options.split(",")):
-            found.append(Path(place))
-    return found
+            status = Path(place).stat()
+            # A hierarchy can be mounted at several places, for a chroot for example.
+            found.setdefault((status.st_dev, status.st_ino), Path(place))
+    return list(found.values())
 
 
 class Group:
