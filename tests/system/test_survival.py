@@ -174,7 +174,9 @@ def test_a_child_that_never_says_hello(host: Machine) -> None:
     assert dns.systemctl("start", dns.unit, check=False).returncode != 0
     until(lambda: dns.state() == "failed", 20)
     assert dns.show("ExecMainStatus") == "69"
-    assert len(dns.messages("UDPS-510-C", "parent")) == 2
+    # A restart of REG's unit that is already under way pulls the parent up once more, by BindsTo=;
+    # it gives up again, and systemd's start limit bounds how often that can happen.
+    assert 2 <= len(dns.messages("UDPS-510-C", "parent")) <= 6
 
 
 def test_stop_in_a_crash_loop_stays_stopped(host: Machine) -> None:
