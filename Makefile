@@ -29,10 +29,11 @@ run: build
 	@tools/need $(RUN_PACKAGES)
 	@tools/demo
 
-# What needs network namespaces runs as root; the rest as whoever you are.
+# What needs network namespaces, capabilities or other accounts runs as root.
 test: build
 	@tools/need $(TEST_PACKAGES)
-	$(BIN)/pytest tests/unit tests/edge tests/test_architecture.py $(PYTEST)
+	$(BIN)/pytest tests/unit tests/test_architecture.py $(PYTEST)
+	$(SUDO) env PATH="$(PATH)" $(BIN)/pytest -p no:cacheprovider tests/edge $(PYTEST)
 	$(SUDO) env PATH="$(PATH)" $(BIN)/pytest -p no:cacheprovider tests/peers $(PYTEST)
 	$(SUDO) tests/system/install-tools.sh
 	$(SUDO) env PATH="$(PATH)" tests/system/side-by-side.sh $(BIN)/pytest -p no:cacheprovider $(PYTEST)
