@@ -109,6 +109,12 @@ class Machine:
                 self.state = self.run("systemctl", "is-system-running", check=False).stdout.strip()
         self.boot_seconds = time.monotonic() - begun
 
+    @property
+    def off(self) -> bool:
+        """Its systemd ended it. A command inside cannot tell: a shutdown stops all processes for a
+        moment, and nsenter stops itself with its child, which nobody resumes."""
+        return self._nspawn is None or self._nspawn.poll() is not None
+
     def stop(self) -> None:
         """Pulls the plug and leaves nothing behind. Stopping twice is no mistake."""
         process, self._nspawn = self._nspawn, None
