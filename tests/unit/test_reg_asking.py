@@ -133,6 +133,30 @@ def test_what_nobody_wants_any_more_is_forgotten(apr: Apr, monkeypatch: pytest.M
     assert apr.asking.figures()["look-ups-in-flight"] == 0
 
 
+def test_a_forgotten_question_that_comes_up_again_is_a_new_one(
+    apr: Apr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def answered(kind: str, name: str, value: dict[str, wire.Plain]) -> None:
+        told.append(name)
+        if len(told) == 1:
+            apr.asking.want(kind, name)
+
+    apr.asking = Asking(apr.loop, Logs("test", 3), answered=answered)
+    apr.connect()
+    apr.asking.want("client", "one")
+    old = apr.asked()["one"]
+    with monkeypatch.context() as impatient:
+        impatient.setattr(asking, "PATIENCE", 0.0)
+        apr.asking.look(5.0)
+    new = apr.asked()["one"]
+    apr.answer(wire.Answer(new, {}))
+    apr.answer(wire.Answer(old, {}))
+    assert told == ["one", "one"]
+    assert apr.asking.figures()["look-ups-in-flight"] == 0
+
+
 def test_late_answers_are_said_once(apr: Apr, capfd: pytest.CaptureFixture[str]) -> None:
     apr.asking = Asking(apr.loop, Logs("test", 6), answered=apr._answered)
     apr.connect()

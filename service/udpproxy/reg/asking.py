@@ -73,15 +73,17 @@ class Asking:
     def look(self, patience: float) -> None:
         """Now and then: forget what nobody wants, and say when answers are late."""
         now = time.monotonic()
-        for need, since in list(itertools.islice(self._wanted.items(), _MOST_FORGOTTEN)):
-            if since > now - PATIENCE:
-                break
+        some = itertools.islice(self._wanted.items(), _MOST_FORGOTTEN)
+        forgotten = [need for need, since in some if since <= now - PATIENCE]
+        for need in forgotten:
             self._done(need)
-            self.totals["look-ups-failed"] += 1
-            self._answered(*need, {})
+        # First of all: a need that comes up again by what is told now is a new question.
         self._in_flight = {
             number: need for number, need in self._in_flight.items() if need in self._wanted
         }
+        for need in forgotten:
+            self.totals["look-ups-failed"] += 1
+            self._answered(*need, {})
         self._send()
         oldest = now - next(iter(self._wanted.values()), now)
         if self._late != (oldest > patience):
