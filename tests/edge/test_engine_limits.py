@@ -38,6 +38,39 @@ def test_upload_datagrams_close_the_clients_side_only(rig: Rig, kind: SessionTyp
     assert [rig.host.records[n].downloads for n in (1, 2)] == [2, 1]
 
 
+@pytest.mark.parametrize("most", [4, 7, 19, 20, 21, 22])
+def test_upload_datagrams_are_counted_within_a_burst(rig: Rig, most: int) -> None:
+    rig.listen()
+    client, server = rig.udp(), rig.udp()
+    limits = Limits(upload_datagrams=most)
+    rig.host.policy = lambda _: verdict(server.getsockname(), limits=limits)
+    burst = [b"%02d" % number for number in range(20)]
+    rig.converse(client, server, rig.where())
+    for data in burst:
+        client.sendto(data, rig.where())
+    assert [rig.take(server)[0] for _ in burst] == burst
+    rig.converse(client, server, rig.where())
+    total = len(burst) + 2
+    sessions = -(-total // most)
+    assert rig.engine.sessions == sessions
+    rig.pass_time(61)
+    counts = [rig.host.records[number].uploads for number in range(1, sessions + 1)]
+    assert counts == [*[most] * (sessions - 1), total - most * (sessions - 1)]
+
+
+def test_upload_bytes_are_counted_within_a_burst(rig: Rig) -> None:
+    rig.listen()
+    client, server = rig.udp(), rig.udp()
+    rig.host.policy = lambda _: verdict(server.getsockname(), limits=Limits(upload_bytes=70))
+    burst = [bytes([number]) * 10 for number in range(10)]
+    for data in burst:
+        client.sendto(data, rig.where())
+    taken = [rig.take(server)[0] for _ in range(9)]
+    assert taken == burst[:7] + burst[8:]
+    record = rig.expect_end(1, Reason.UPLOAD_BYTES)
+    assert (record.uploads, record.upload_bytes) == (7, 70)
+
+
 def test_one_question_one_answer(rig: Rig) -> None:
     rig.listen()
     client, server = rig.udp(), rig.udp()

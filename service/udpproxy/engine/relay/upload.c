@@ -154,7 +154,7 @@ static bool resend(struct worker *worker, struct session *session, const struct 
     return true;
 }
 
-// Several datagrams of one session that has no limits. How many of them are dealt with; fewer
+// Several datagrams of one session that reaches no limit by them. How many of them are dealt with; fewer
 // than `count` where the session is gone.
 uint32_t upload_run(struct worker *worker, struct session *session, struct iovec *iov,
                     uint32_t count)
@@ -220,6 +220,18 @@ static bool is_same_flow(const struct listener *listener, const struct incoming 
     return memcmp(its.addressed, to->addressed, 16) == 0;
 }
 
+// May all of them go up without a limit being reached? The last one that a limit lets pass has to
+// be dealt with singly.
+static bool within_limits(const struct worker *worker, const struct session *session,
+                          const struct iovec *iov, uint32_t count)
+{
+    const struct budget *budget = &session->verdict->budget;
+    const struct record *record = session->record;
+    return !session->careful_up ||
+           (!worker->relay->watched && record->uploads + count < budget->upload_datagrams &&
+            record->upload_bytes + bytes_of(iov, count) <= budget->upload_bytes);
+}
+
 // A datagram, or a run of one client's; how many that were.
 static int pass_on(struct worker *worker, struct listener *listener, int at, int count)
 {
@@ -250,16 +262,15 @@ static int pass_on(struct worker *worker, struct listener *listener, int at, int
         }
     }
     int run = 1;
-    while (!session->careful_up && at + run < count &&
-           is_same_flow(listener, in, at, at + run, &to))
+    while (at + run < count && is_same_flow(listener, in, at, at + run, &to))
         run++;
-    if (run == 1) {
-        upload(worker, session, data, size);
-        return 1;
-    }
     struct iovec iov[BATCH];
     for (int i = 0; i < run; i++)
         iov[i] = (struct iovec){in->iov[at + i].iov_base, in->messages[at + i].msg_len};
+    if (run == 1 || !within_limits(worker, session, iov, (uint32_t)run)) {
+        upload(worker, session, data, size);
+        return 1;
+    }
     return (int)upload_run(worker, session, iov, (uint32_t)run);
 }
 
