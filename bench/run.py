@@ -83,7 +83,11 @@ def publish(about: About, samples: list[Sample]) -> None:
 def measure(options: argparse.Namespace) -> None:
     machine.prepare()
     form = form_of(options)
-    wanted = [peer for peer in peers() if not options.proxies or peer.name in options.proxies]
+    wanted = [
+        peer
+        for peer in peers()
+        if (peer.name in options.proxies if options.proxies else form.variants or not peer.points)
+    ]
     present: list[Peer] = []
     left_out: dict[str, str] = {}
     for peer in wanted:

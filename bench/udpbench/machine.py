@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PROXY_CPU, LOAD_CPU = 0, 1
+PROXY_CPUS, LOAD_CPUS, ALL_CPUS = {0}, {1}, {0, 1}
 _NICE = -10
 _QUIET_SHARE = 0.20
 _QUIET_LIMIT = 2.4
@@ -34,14 +34,14 @@ class Unfit(Exception):
 
 def prepare() -> None:
     """Inside the namespace, once: everything that all samples share."""
-    if not {PROXY_CPU, LOAD_CPU} <= os.sched_getaffinity(0):
-        raise Unfit(f"CPUs {PROXY_CPU} and {LOAD_CPU} are needed")
+    if not os.sched_getaffinity(0) >= ALL_CPUS:
+        raise Unfit("CPUs 0 and 1 are needed")
     _loopback_up()
     # Sessions take ephemeral ports: twice 10,000 for each sample, beside those still closing.
     Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("10000 65535")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    os.sched_setaffinity(0, {LOAD_CPU})
+    os.sched_setaffinity(0, LOAD_CPUS)
     # A session of its own is an autogroup of its own; without the right to it, we go on.
     with suppress(OSError):
         os.setsid()
@@ -59,10 +59,10 @@ def _loopback_up() -> None:
 
 
 @contextmanager
-def pinned(cpu: int) -> Iterator[None]:
-    """Processes started inside inherit this CPU."""
+def pinned(cpus: set[int]) -> Iterator[None]:
+    """Processes started inside inherit these CPUs."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cpu})
+    os.sched_setaffinity(0, cpus)
     try:
         yield
     finally:

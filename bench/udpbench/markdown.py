@@ -166,6 +166,7 @@ class Report:
                 *(_median(found.ratio(peer, base, point, measure)) for base in (STOCK, TUNED)),
             ]
             for peer in found.peers
+            if any(sample.good for sample in found.of(peer, point))
         ]
         ratios = [f"{first}, ratio to {base}" for base in (STOCK, TUNED)]
         title = POINTS[point].title
@@ -185,13 +186,20 @@ class Report:
         return self._grid(title, points, cell)
 
     def _saturation(self) -> list[str]:
-        def cell(peer: str, point: str) -> str:
+        def of_proxy(peer: str, point: str) -> str:
             if self._results.kind(peer) != "proxy":
                 return "-"
             return _median(self._results.spread(peer, point, lambda sample: sample.utilisation))
 
+        def of_load(peer: str, point: str) -> str:
+            return _median(self._results.spread(peer, point, lambda sample: sample.load_use))
+
         note = "Clearly below 1 in a closed loop: the load's CPU was the limit, not the proxy."
-        return self._grid("CPU use of the proxy", self._loaded, cell, note)
+        lines = self._grid("CPU use of the proxy", self._loaded, of_proxy, note)
+        note = "Two workers have what it leaves of its CPU."
+        return lines + self._grid(
+            "CPU use of generator and echo server", self._loaded, of_load, note
+        )
 
     def _faults(self) -> list[str]:
         failed = [s for s in self._results.samples if not s.good]

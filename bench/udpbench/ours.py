@@ -1,10 +1,13 @@
-"""udp-proxy itself, once for each engine, as `udp-proxy run` starts it."""
+"""udp-proxy itself, as `udp-proxy run` starts it: each engine with everything on, and the native
+one with single things switched off, or with two workers."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
+from . import machine
 from .build import PROJECT
 from .machine import first_line
 from .peers import ECHO_PORT, Peer
@@ -12,6 +15,8 @@ from .peers import ECHO_PORT, Peer
 _CONFIG = """\
 max-sessions = 12000
 engine = "{engine}"
+workers = {workers}
+segmentation = "{segmentation}"
 
 [[listen]]
 address = "127.0.0.1"
@@ -21,19 +26,39 @@ port = {port}
 name = "bench"
 from = ["127.0.0.0/8"]
 plug-to = "127.0.0.1:{echo}"
-limits = {{ idle = "60s" }}
+limits = {{ {limits} }}
 
 [log]
-level = 4
 target = "file"
 file = "{directory}/proxy.log"
 """
+_TIMES = 'idle = "60s", lifetime = "1h"'
+# Never reached: what is measured is the looking.
+_LIMITS = ", ".join(
+    f"{way}-{what} = 1000000000"
+    for way in ("upload", "download")
+    for what in ("datagrams", "bytes")
+)
 
 
 class UdpProxy(Peer):
-    def __init__(self, engine: str, port: int) -> None:
-        super().__init__(f"udp-proxy-{engine}", port)
+    def __init__(
+        self,
+        name: str,
+        port: int,
+        *,
+        engine: str = "native",
+        workers: int = 1,
+        segmentation: str = "auto",
+        limits: str = _LIMITS,
+        points: Collection[str] = (),
+    ) -> None:
+        super().__init__(f"udp-proxy-{name}", port)
+        self.points = points
+        self.cpus = machine.PROXY_CPUS if workers == 1 else machine.ALL_CPUS
         self._engine = engine
+        self._settings = {"engine": engine, "workers": workers, "segmentation": segmentation}
+        self._limits = f"{_TIMES}, {limits}" if limits else _TIMES
 
     def _program(self) -> str | None:
         """Of this checkout, else the installed one."""
@@ -50,8 +75,25 @@ class UdpProxy(Peer):
     def command(self, directory: Path) -> list[str]:
         config = directory / "bench.toml"
         config.write_text(
-            _CONFIG.format(engine=self._engine, port=self.port, echo=ECHO_PORT, directory=directory)
+            _CONFIG.format(
+                **self._settings,
+                limits=self._limits,
+                port=self.port,
+                echo=ECHO_PORT,
+                directory=directory,
+            )
         )
         runtime = directory / "run"
         runtime.mkdir()
         return [self._program() or "udp-proxy", "run", str(config), "--runtime-dir", str(runtime)]
+
+
+def variants() -> list[UdpProxy]:
+    """What the parts of the native engine cost or gain, and what a second worker does."""
+    one_each = "upload-datagrams = 1, download-datagrams = 1"
+    return [
+        UdpProxy("times-only", 9207, limits="", points=("1/64", "100/64", "churn")),
+        UdpProxy("no-segments", 9208, segmentation="off", points=("1/64", "100/1200/b8")),
+        UdpProxy("records", 9211, limits=one_each, points=("churn",)),
+        UdpProxy("two-workers", 9212, workers=2, points=("100/64", "1000/64")),
+    ]

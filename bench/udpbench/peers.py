@@ -12,10 +12,11 @@ import resource
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from pathlib import Path
 
 from .build import OUTPUT
-from .machine import first_line
+from .machine import PROXY_CPUS, first_line
 
 ECHO_PORT = 9100
 PACKAGES = OUTPUT / "packages"  # unpacked, never installed
@@ -30,6 +31,8 @@ def program(name: str, package: str) -> str | None:
 
 class Peer(ABC):
     kind = "proxy"  # "limit": no process of its own; "kernel": its CPU time is the sender's
+    points: Collection[str] = ()  # where it is measured; empty: everywhere
+    cpus = PROXY_CPUS
 
     def __init__(self, name: str, port: int) -> None:
         self.name = name

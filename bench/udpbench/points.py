@@ -39,6 +39,7 @@ class Form:
     points: tuple[str, ...]
     rounds: int
     budget: float | None  # seconds; no further round is begun that would not fit
+    variants: bool = False  # ours with parts switched off, too
 
 
 # 256 small datagrams or 64 large ones fill a default receive buffer; more would measure losses.
@@ -59,4 +60,4 @@ SHORT = Form(
     rounds=5,
     budget=300,
 )
-FULL = Form("full", tuple(POINTS), rounds=9, budget=None)
+FULL = Form("full", tuple(POINTS), rounds=9, budget=None, variants=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import sampling
 from .fetched import DockerProxy, Envoy
-from .ours import UdpProxy
+from .ours import UdpProxy, variants
 from .peers import Direct, KernelNat, Nginx, Peer
 from .points import POINTS, Form
 from .sample import Sample
@@ -24,8 +24,9 @@ def peers() -> list[Peer]:
         Nginx("nginx-multi-accept", 9202, "multi_accept on"),
         DockerProxy(),
         Envoy(),
-        UdpProxy("python", 9205),
+        UdpProxy("python", 9205, engine="python"),
         UdpProxy("native", 9206),
+        *variants(),
     ]
 
 
@@ -56,6 +57,8 @@ def run(form: Form, present: list[Peer], window: float, file: Path) -> list[Samp
     for number, order in enumerate(_orders(present, form.rounds), start=1):
         for point in form.points:
             for peer in order:
+                if peer.points and point not in peer.points:
+                    continue
                 sample = sampling.take(peer, POINTS[point], number, window)
                 samples.append(sample)
                 _report(sample)

@@ -59,6 +59,10 @@ class Sample:
         return self.peer_cpu / self.elapsed if self.elapsed else 0.0
 
     @property
+    def load_use(self) -> float:
+        return self.load_cpu / self.elapsed if self.elapsed else 0.0
+
+    @property
     def session_kib(self) -> float:
         return (self.busy_kib - self.idle_kib) / self.primed if self.primed else 0.0
 

@@ -56,7 +56,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def _echo_server() -> Iterator[int]:
-    with machine.pinned(machine.LOAD_CPU):
+    with machine.pinned(machine.LOAD_CPUS):
         process = subprocess.Popen([compiled("echo"), str(ECHO_PORT)])
     try:
         yield process.pid
@@ -110,7 +110,7 @@ def running(peer: Peer) -> Iterator[int | None]:
         process = None
         try:
             if command:
-                with machine.pinned(machine.PROXY_CPU), (place / "output.log").open("wb") as output:
+                with machine.pinned(peer.cpus), (place / "output.log").open("wb") as output:
                     process = subprocess.Popen(
                         command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
                     )
@@ -155,7 +155,7 @@ def _line(stream: IO[str] | None, expected: str) -> str:
 def _generator(peer: Peer, point: Point, window: float) -> Iterator[subprocess.Popen[str]]:
     command = [str(compiled("udpload")), *point.arguments(window)]
     command += ["--target", f"127.0.0.1:{peer.port}"]
-    with machine.pinned(machine.LOAD_CPU):
+    with machine.pinned(machine.LOAD_CPUS):
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
