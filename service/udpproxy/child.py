@@ -14,13 +14,14 @@ import time
 from pathlib import Path
 
 from udpproxy import __version__
-from udpproxy.process import signals
+from udpproxy.process import messages, signals
 from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
 from udpproxy.process.privileges import drop_capabilities, raise_descriptor_limit
 
 CONNECT_LIMIT = 10.0
-_INTERNAL = 70
+_NO_PARENT, _INTERNAL = 69, 70
+"""After the first our unit is not started again: the next parent's unit does that."""
 
 
 def main(argv: list[str]) -> int:
@@ -31,7 +32,12 @@ def main(argv: list[str]) -> int:
     try:
         raise_descriptor_limit()
         drop_capabilities()
-        sock = _connect(Path(os.environ["RUNTIME_DIRECTORY"]) / "control.sock", caught)
+        path = Path(os.environ["RUNTIME_DIRECTORY"]) / "control.sock"
+        try:
+            sock = _connect(path, caught)
+        except OSError as problem:
+            logs.say(messages.START_FAILED, f"no parent: {path}: {problem.strerror}")
+            return _NO_PARENT
         if sock is not None:
             _run(role, logs, sock, caught)
     except Exception as problem:
@@ -43,7 +49,7 @@ def main(argv: list[str]) -> int:
 
 
 def _connect(path: Path, caught: signals.Signals) -> socket.socket | None:
-    """The parent may still be starting. None: told to go meanwhile."""
+    """The parent may still be starting. None: told to go meanwhile; OSError: there is none."""
     deadline = time.monotonic() + CONNECT_LIMIT
     while True:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
