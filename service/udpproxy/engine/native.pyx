@@ -206,7 +206,6 @@ cdef class NativeEngine:
     cdef uint32_t _workers
     cdef uint64_t _dropped
     cdef object _next_second
-    cdef uint32_t _slots[MOST_ENDED]
 
     def __cinit__(self):
         self._relay = NULL
@@ -226,7 +225,9 @@ cdef class NativeEngine:
         self._threads = threads
         self._workers = workers
         self._next_second = 0
-        PyObject_GetBuffer(table.memory, &self._memory, PyBUF_WRITABLE)
+        # Of the mapping itself: the collector clears a memoryview that a cycle holds, whoever else
+        # still has its buffer, and Python crashes when that view is freed.
+        PyObject_GetBuffer(table.memory.obj, &self._memory, PyBUF_WRITABLE)
         self._mapped = True
         relay_spare_descriptors(2 * table.capacity + _SPARE)
         self._relay = relay_new(self._memory.buf, table.capacity, workers, per_client, evict)
@@ -275,10 +276,11 @@ cdef class NativeEngine:
     def _tell(self, *, once):
         """Tell the host what happened, until nothing more does; was there anything?"""
         cdef news told
+        cdef uint32_t[MOST_ENDED] slots  # a host that calls us back meanwhile has its own
         cdef bint any_news, heard = False
         while True:
             with nogil:
-                relay_news(self._relay, &told, self._slots, MOST_ENDED)
+                relay_news(self._relay, &told, slots, MOST_ENDED)
             any_news = told.events != NULL or told.questions != NULL or told.ended
             if not any_news:
                 return heard
@@ -288,7 +290,7 @@ cdef class NativeEngine:
                 self._answer_all(told.questions)
             finally:
                 relay_free_news(&told)
-            self._tell_ended(told.ended)
+            self._tell_ended(slots, told.ended)
             if once:
                 return True
 
@@ -382,16 +384,16 @@ cdef class NativeEngine:
         with nogil:
             relay_inject(self._relay, number, &where, addressed, local, interface, payload, size)
 
-    cdef _tell_ended(self, uint32_t count):
+    cdef _tell_ended(self, const uint32_t *slots, uint32_t count):
         """The host hears of each; then their slots are free."""
         if count and self._lasting is not None and self._lasting.wants_texts():
-            self._lasting.ended_texts(self._texts(count))
+            self._lasting.ended_texts(self._texts(slots, count))
         else:
             for i in range(count):
-                self._tell_one_ended(self._slots[i])
+                self._tell_one_ended(slots[i])
         if count:
             with nogil:
-                relay_finish(self._relay, self._slots, count)
+                relay_finish(self._relay, slots, count)
 
     cdef _tell_one_ended(self, uint32_t slot):
         cdef uint32_t number
@@ -401,7 +403,7 @@ cdef class NativeEngine:
         record.drops = relay_drops(self._relay, slot)
         self._host.ended(record, self._verdicts[number].rule, reason)
 
-    cdef list _texts(self, uint32_t count):
+    cdef list _texts(self, const uint32_t *slots, uint32_t count):
         """The records as lines, but for those that only Python can write."""
         cdef char text[MOST_TEXT]
         cdef uint64_t id, now = time.monotonic_ns()
@@ -409,11 +411,11 @@ cdef class NativeEngine:
         cdef int length
         texts = []
         for i in range(count):
-            relay_ended(self._relay, self._slots[i], &number, &id)
+            relay_ended(self._relay, slots[i], &number, &id)
             rule = self._verdicts[number].rule.encode()
-            length = relay_describe(self._relay, self._slots[i], rule, now, text, MOST_TEXT)
+            length = relay_describe(self._relay, slots[i], rule, now, text, MOST_TEXT)
             if length < 0:
-                self._tell_one_ended(self._slots[i])
+                self._tell_one_ended(slots[i])
             else:
                 texts.append(text[:length].decode())
         return texts
