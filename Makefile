@@ -29,14 +29,16 @@ run: build
 	@tools/need $(RUN_PACKAGES)
 	@tools/demo
 
+AS_ROOT = $(SUDO) env PATH="$(PATH)" PYTHON_ENGINE_ONLY="$(PYTHON_ENGINE_ONLY)"
+
 # What needs network namespaces, capabilities or other accounts runs as root.
 test: build
 	@tools/need $(TEST_PACKAGES)
 	$(BIN)/pytest tests/unit tests/test_architecture.py $(PYTEST)
-	$(SUDO) env PATH="$(PATH)" $(BIN)/pytest -p no:cacheprovider tests/edge $(PYTEST)
-	$(SUDO) env PATH="$(PATH)" $(BIN)/pytest -p no:cacheprovider tests/peers $(PYTEST)
+	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/edge $(PYTEST)
+	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/peers $(PYTEST)
 	$(SUDO) tests/system/install-tools.sh
-	$(SUDO) env PATH="$(PATH)" tests/system/side-by-side.sh $(BIN)/pytest -p no:cacheprovider $(PYTEST)
+	$(AS_ROOT) tests/system/side-by-side.sh $(BIN)/pytest -p no:cacheprovider $(PYTEST)
 
 check: build
 	$(BIN)/ruff format --check service tests bench

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from built import expect_native
 from rig import ENGINES, Rig
 
 
@@ -48,6 +49,12 @@ def _nothing_left() -> Iterator[None]:
         gc.collect()
         left = _belongings() - before
     assert not left, f"left behind: {sorted(left)}"
+
+
+@pytest.fixture
+def native() -> None:
+    """The native engine is here, or the test fails."""
+    expect_native()
 
 
 @pytest.fixture(params=ENGINES)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_network
 from typing import Protocol, TypeVar
 
+from built import NAMES, expect_native
 from udpproxy.config.model import Limits, SessionType
 from udpproxy.engine import sockets
 from udpproxy.engine.interface import (
@@ -82,7 +83,10 @@ def native_with(lasting: Lasting | None) -> Factory:
         per_client: int,
         evict: bool,
     ) -> Engine:
-        return native.NativeEngine(
+        expect_native()
+        from udpproxy.engine.native import NativeEngine
+
+        return NativeEngine(
             reactor,
             table,
             Pool(carriers),
@@ -97,13 +101,8 @@ def native_with(lasting: Lasting | None) -> Factory:
     return make
 
 
-ENGINES: dict[str, Factory] = {"python": _python}
-try:
-    from udpproxy.engine import native
-except ImportError:  # not built here
-    pass
-else:
-    ENGINES["native"] = native_with(None)
+_FACTORIES: dict[str, Factory] = {"python": _python, "native": native_with(None)}
+ENGINES = {name: _FACTORIES[name] for name in NAMES}
 
 
 def verdict(

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from built import NAMES
 from echo import Echo, exchange, silent, udp
 from host import free_port
 from nameserver import NameServer
 from proxy import Proxy, config, until
-from udpproxy.reg import engines
 
 CLIENT = "127.9.0.1"
 
@@ -175,9 +175,6 @@ class Traffic:
         return median, p99
 
 
-ENGINES = ["python", "native"] if engines.NATIVE else ["python"]
-
-
 def plain(port: int, echo: Echo, zone: NameServer, more: str = "", *, engine: str = "auto") -> str:
     """Rules by address and by name on two ports; a name in the configuration, so ACR runs."""
     named = f"""
@@ -232,7 +229,7 @@ def test_crashes_of_acr_and_apr_touch_no_session(
         traffic.report(f"{how.name} of ACR and APR")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", NAMES)
 def test_dead_name_servers_slow_nothing_down(tmp_path: Path, zone: NameServer, engine: str) -> None:
     """Known sessions and rules by address are as quick as ever while others wait in vain."""
     port = free_port()
@@ -270,7 +267,7 @@ def memory(pid: int) -> int:
     )
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", NAMES)
 def test_ten_thousand_clients_at_once(tmp_path: Path, zone: NameServer, engine: str) -> None:
     port = free_port()
     zone.silent = True

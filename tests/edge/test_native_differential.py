@@ -15,12 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from built import of_native
 from rig import ENGINES, Rig, verdict
 from udpproxy.config.model import Limits, SessionType
 from udpproxy.engine import sockets
 from udpproxy.session.table import TOTALS
 
-pytestmark = pytest.mark.skipif("native" not in ENGINES, reason="not built here")
+pytestmark = of_native
 
 CLIENTS = ["127.0.0.11", "127.0.0.12", "127.0.0.13"]
 DROPS = {"drops-listeners", "drops-sessions"}  # a matter of luck

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 import udpproxy
+from built import of_native
+
+pytestmark = of_native
 
 # The table is older than what forms the cycle, so the collector comes to its view first.
 _SCRIPT = """

@@ -10,14 +10,12 @@ import socket
 import time
 from pathlib import Path
 
-import pytest
-
+from built import of_native
 from echo import Echo
 from host import free_port
 from proxy import Proxy, config, until
-from udpproxy.reg.engines import NATIVE
 
-pytestmark = pytest.mark.skipif(not NATIVE, reason="the native engine is not built here")
+pytestmark = of_native
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "2"))
 SINGLE = "SOAK_SINGLE" in os.environ  # tools/sanitize: children are born without LD_PRELOAD

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from rig import ENGINES, Rig, native_with, verdict
+from built import of_native
+from rig import Rig, native_with, verdict
 from udpproxy.config.model import Limits, SessionType
 from udpproxy.engine.interface import ListenerSocket
 from udpproxy.session import record as session_record
 from udpproxy.session.reasons import Reason
 
-pytestmark = pytest.mark.skipif("native" not in ENGINES, reason="not built here")
+pytestmark = of_native
 
 
 class Texts:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from built import of_native
 from echo import Echo, clients, exchange, silent
 from host import free_port
 from proxy import Proxy, config, until
-from udpproxy.reg.engines import NATIVE
 
-pytestmark = pytest.mark.skipif(not NATIVE, reason="the native engine is not built here")
+pytestmark = of_native
+
 WORKERS = 3
 
 
