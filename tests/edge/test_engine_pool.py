@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from socket import AF_INET, AF_INET6
 
 import pytest
 
+from namespaces import Network
 from rig import Rig, has_nothing, verdict
 from udpproxy.config.model import SessionType
 from udpproxy.engine.pool import BATCH, Pool, is_full, make_carrier, peek_carrier
@@ -79,6 +82,39 @@ def test_ports_are_fresh(rig: Rig) -> None:
         ports.add(rig.converse(client, server, rig.where())[1])
         assert rig.engine.kill(number)
     assert len(ports) > 15
+
+
+@pytest.mark.parametrize("kind", [SessionType.NORMAL, SessionType.ANY_SOCK])
+def test_ports_rest_before_they_come_again(rig: Rig, kind: SessionType) -> None:
+    """Left to the kernel, some forty of these would have the port of one that has just ended."""
+    rig.listen()
+    client, server = rig.udp(), rig.udp()
+    rig.host.policy = lambda _: verdict(server.getsockname(), kind)
+    ports = []
+    for number in range(1, 1501):
+        client.sendto(b"question", rig.where())
+        ports.append(rig.take(server)[1][1])
+        assert rig.engine.kill(number)
+    assert len(set(ports)) == len(ports)
+
+
+def test_scarce_ports_are_used_all_the_same(new_rig: Callable[..., Rig]) -> None:
+    """With twenty ports in all, resting ones are better than none."""
+    with Network() as network:
+        network.add("host")
+        narrow = "echo 20000 20019 >/proc/sys/net/ipv4/ip_local_port_range"
+        subprocess.run([*network.prefix("host"), "sh", "-c", narrow], check=True)
+        rig = network.on("host", lambda: new_rig(sessions=4))
+        network.on("host", rig.listen)
+        client, server = network.on("host", lambda: (rig.udp(), rig.udp()))
+        rig.host.policy = lambda _: verdict(server.getsockname())
+        ports = set()
+        for number in range(1, 201):
+            ports.add(rig.converse(client, server, rig.where())[1])
+            assert rig.engine.kill(number)
+        assert rig.host.refusals == []
+        assert ports <= set(range(20000, 20020))
+        rig.close()
 
 
 def test_a_pool_can_grow_by_a_family() -> None:

@@ -61,7 +61,7 @@ class Continuity(Lifecycle):
             return False
         lost = sockets.drops(session.sock) - self._words[session.at + t.DROPS_BASE]
         self._reactor.remove_reader(session.sock.fileno())
-        self._pool.reset(session.sock, plain=session.plain)
+        self._pool.reset(session.sock, plain=session.plain, port=session.own[1])
         self._own.discard(session.own)
         packed = sockets.pack(server[0])
         session.aim(self._pool.get(sockets.family_of(packed), session.slot), server)

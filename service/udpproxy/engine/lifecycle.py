@@ -291,7 +291,7 @@ class Lifecycle(ABC):
         self._host.ended(record, session.verdict.rule, reason)
         table.set_state(slot, State.CLOSING)
         table.add(record)
-        self._pool.reset(session.sock, plain=session.plain)
+        self._pool.reset(session.sock, plain=session.plain, port=session.own[1])
         self._own.discard(session.own)
         self._book.close(session)
         table.free(slot)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import socket
+from collections.abc import Callable
 
 from udpproxy.engine import sockets
 from udpproxy.errors import UnitError
@@ -18,6 +19,10 @@ BATCH = 250
 """Sockets in a carrier; the kernel takes 253 descriptors in one message (SCM_MAX_FD)."""
 
 _RECEIVE_BUFFER = 1 << 20
+
+_MOST_RESTING = 4096
+"""Ports, of 28,232 that the kernel has by default."""
+_MOST_TRIES = 8
 
 
 def make_carrier(family: socket.AddressFamily, count: int) -> socket.socket:
@@ -66,12 +71,36 @@ def peek_carrier(carrier: socket.socket) -> list[socket.socket]:
     return [socket.socket(kind, socket.SOCK_DGRAM, 0, fileno=fd) for fd in fds]
 
 
+class RestingPorts:
+    """A port that was given back rests until so many others were: an answer to the old session may
+    still be on its way, and from the new one's server it would pass for its own."""
+
+    def __init__(self) -> None:
+        self._given_back: dict[int, int] = {}
+        self._count = 0
+        self._rest = 0
+
+    def add(self, port: int) -> None:
+        """It is given back now."""
+        self._count += 1
+        self._given_back[port] = self._count
+        self._rest = min(self._rest + 1, _MOST_RESTING)
+
+    def __contains__(self, port: int) -> bool:
+        return self._count - self._given_back.get(port, -_MOST_RESTING) < self._rest
+
+    def rest_less(self) -> None:
+        """Ports are scarce here: half of those that rest have rested enough."""
+        self._rest //= 2
+
+
 class Pool:
     """Socket i of each family belongs to slot i of the table."""
 
     def __init__(self, carriers: list[socket.socket]) -> None:
         """See extend()."""
         self._sockets: dict[int, list[socket.socket]] = {socket.AF_INET: [], socket.AF_INET6: []}
+        self._resting = RestingPorts()
         self.extend(carriers)
 
     def extend(self, carriers: list[socket.socket]) -> None:
@@ -95,10 +124,22 @@ class Pool:
     def connect(self, sock: socket.socket, server: Endpoint) -> Endpoint:
         """Only `server` may reply from now on. Our own end of the association; OSError where
         there is no port (EAGAIN) or no route."""
-        sock.connect(server)
+        own = self._get_port(sock, lambda: sock.connect(server))
         # The kernel picks the port a moment before it notes the peer: whoever hit that moment
         # is thrown away, for we have sent nothing that could be answered.
         sockets.drain(sock)
+        return own
+
+    def _get_port(self, sock: socket.socket, attach: Callable[[], None]) -> Endpoint:
+        """The kernel picks one, again while that still rests; where all do, the last one is it."""
+        for _ in range(_MOST_TRIES - 1):
+            attach()
+            own = _name(sock)
+            if own[1] not in self._resting:
+                return own
+            sockets.disconnect(sock)
+        self._resting.rest_less()
+        attach()
         return _name(sock)
 
     def bind(self, sock: socket.socket, server: Endpoint, *, broadcast: bool) -> Endpoint:
@@ -108,9 +149,10 @@ class Pool:
         sock.connect(server)
         address, _ = _name(sock)
         sockets.disconnect(sock)
-        sock.bind(("0.0.0.0" if sock.family == socket.AF_INET else "::", 0))
+        anywhere = "0.0.0.0" if sock.family == socket.AF_INET else "::"
+        _, port = self._get_port(sock, lambda: sock.bind((anywhere, 0)))
         sockets.report_errors(sock, on=True)
-        return address, _name(sock)[1]
+        return address, port
 
     def pin(self, sock: socket.socket, peer: Endpoint) -> None:
         """From now on only `peer` may reply; what others sent before still has to be judged."""
@@ -118,8 +160,11 @@ class Pool:
         sockets.report_errors(sock, on=False)
         sockets.take_errors(sock)
 
-    def reset(self, sock: socket.socket, *, plain: bool) -> None:
-        """As it was made: no port, no peer, nothing waiting. `plain`: it was connected only."""
+    def reset(self, sock: socket.socket, *, plain: bool, port: int = 0) -> None:
+        """As it was made: no port, no peer, nothing waiting. `plain`: it was connected only;
+        `port`: what a session had, which rests."""
+        if port:
+            self._resting.add(port)
         if plain:
             sockets.disconnect(sock)
             sockets.drain(sock)

@@ -224,6 +224,27 @@ void leave_port(struct relay *relay, struct session *session)
         link = &relay->sessions[*link - 1].same_port;
     if (*link)
         *link = session->same_port;
+    uint32_t count = __atomic_add_fetch(&relay->given_back_count, 1, __ATOMIC_RELAXED);
+    __atomic_store_n(relay->given_back + session->record->source_port, count, __ATOMIC_RELAXED);
+    if (relay->rest < MOST_RESTING)
+        __atomic_add_fetch(&relay->rest, 1, __ATOMIC_RELAXED);
+}
+
+// A port that was given back rests until so many others were: an answer to the old session may
+// still be on its way, and from the new one's server it would pass for its own.
+bool is_resting(const struct relay *relay, const union address *own)
+{
+    uint32_t last = __atomic_load_n(relay->given_back + port_of(own), __ATOMIC_RELAXED);
+    uint32_t now = __atomic_load_n(&relay->given_back_count, __ATOMIC_RELAXED);
+    return last && now - last < __atomic_load_n(&relay->rest, __ATOMIC_RELAXED);
+}
+
+// Ports are scarce here: half of those that rest have rested enough.
+void rest_less(struct relay *relay)
+{
+    pthread_mutex_lock(&relay->book);
+    __atomic_store_n(&relay->rest, relay->rest / 2, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&relay->book);
 }
 
 static bool is_loopback(const union address *address)

@@ -28,6 +28,7 @@ enum {
     CONTROL = 64,
     TOGETHER = 64000, // bytes in a run of datagrams that are handed over in one go
     NOBODY = UINT32_MAX,
+    MOST_RESTING = 4096, // ports, of 28,232 that the kernel has by default
 };
 
 struct listener {
@@ -147,6 +148,7 @@ struct relay {
     uint32_t *free, free_count;
     uint32_t ended, ended_last, ended_count;
     uint32_t *ports; // our own: the first session of each
+    uint32_t *given_back, given_back_count, rest; // ports, see book.c
     struct client *clients;
     uint32_t client_mask;
     struct decision **decisions;
@@ -203,7 +205,8 @@ void enter(struct worker *worker);
 void leave(struct worker *worker);
 
 // sockets.c
-int attach(int fd, enum type type, const union address *server, union address *own);
+int attach(struct relay *relay, int fd, enum type type, const union address *server,
+           union address *own);
 int fix_peer(int fd, const union address *peer);
 void reset_socket(int fd, bool plain);
 uint32_t worker_of(const struct relay *relay, const union address *client);
@@ -227,6 +230,8 @@ void list_unanswered(struct worker *worker, struct session *session);
 void unlist_unanswered(struct worker *worker, struct session *session);
 void enter_port(struct relay *relay, struct session *session);
 void leave_port(struct relay *relay, struct session *session);
+bool is_resting(const struct relay *relay, const union address *own);
+void rest_less(struct relay *relay);
 bool is_ours(struct relay *relay, const union address *client, const struct listener *listener,
              const uint8_t *local);
 void widen(uint8_t wide[16], const void *packed, unsigned size);

@@ -75,6 +75,7 @@ static bool make_shared(struct relay *relay)
     relay->sessions = calloc(capacity, sizeof *relay->sessions);
     relay->free = calloc(capacity, sizeof *relay->free);
     relay->ports = calloc(65536, sizeof *relay->ports);
+    relay->given_back = calloc(65536, sizeof *relay->given_back);
     relay->decisions = calloc(DECISION_BUCKETS, sizeof(struct decision *));
     relay->workers = calloc(relay->worker_count, sizeof *relay->workers);
     for (uint32_t i = 0; relay->workers && i < relay->worker_count; i++)
@@ -90,8 +91,8 @@ static bool make_shared(struct relay *relay)
         for (uint32_t i = 0; relay->sockets[family] && i < capacity; i++)
             relay->sockets[family][i] = -1;
     }
-    return relay->sessions && relay->free && relay->ports && relay->decisions && relay->workers &&
-           relay->notice >= 0 && (!relay->per_client || relay->clients) && relay->sockets[0] &&
+    return relay->sessions && relay->free && relay->ports && relay->given_back && relay->decisions &&
+           relay->workers && relay->notice >= 0 && (!relay->per_client || relay->clients) && relay->sockets[0] &&
            relay->sockets[1];
 }
 
@@ -184,6 +185,7 @@ void relay_free(struct relay *relay)
     free(relay->decisions);
     free(relay->clients);
     free(relay->ports);
+    free(relay->given_back);
     free(relay->free);
     free(relay->sessions);
     free(relay->sockets[0]);

@@ -168,7 +168,8 @@ struct session *open_session(struct worker *worker, const struct first *first,
         return refuse_session(worker, first, session, EAFNOSUPPORT);
     // A slot has a socket for each family, and each of them counts on for ever.
     put(&record->drops_base, socket_drops(session->fd));
-    if (attach(session->fd, verdict->type, &verdict->server, &own) || !poll_session(worker, session))
+    if (attach(relay, session->fd, verdict->type, &verdict->server, &own) ||
+        !poll_session(worker, session))
         return refuse_session(worker, first, session, errno);
     begin_change(record);
     record->source_port = port_of(&own);
@@ -275,9 +276,11 @@ void relay_finish(struct relay *relay, const uint32_t *slots, uint32_t count)
         uint32_t drops = relay_drops(relay, slots[i]);
         __atomic_store_n(&session->record->state, CLOSING, __ATOMIC_RELEASE);
         add_up(relay, session->record, drops);
+        pthread_mutex_lock(&relay->book);
+        leave_port(relay, session); // it rests before anybody can have it
+        pthread_mutex_unlock(&relay->book);
         reset_socket(session->fd, session->plain);
         pthread_mutex_lock(&relay->book);
-        leave_port(relay, session);
         free_record(session->record);
         session->verdict->uses--;
         relay->ended_count--;
@@ -357,7 +360,7 @@ static void aim(struct worker *worker, struct session *session, const union addr
     session->fd = relay->sockets[is_v6(server)][slot];
     session->pinned = false;
     put(&record->drops_base, (uint32_t)(socket_drops(session->fd) - dropped));
-    if (attach(session->fd, record->type, server, &own) || !poll_session(worker, session)) {
+    if (attach(relay, session->fd, record->type, server, &own) || !poll_session(worker, session)) {
         tell_failed(worker, FOLLOW_SERVER, errno);
         close_session(worker, session, FAULT);
         return;

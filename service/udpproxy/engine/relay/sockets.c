@@ -7,7 +7,7 @@
 #ifndef SO_MEMINFO
 #define SO_MEMINFO 55
 #endif
-enum { MOST_DRAINED = 10000, DROPS_WORD = 8, MEMINFO_WORDS = 9 };
+enum { MOST_DRAINED = 10000, MOST_TRIES = 8, DROPS_WORD = 8, MEMINFO_WORDS = 9 };
 
 void make_address(union address *address, const uint8_t *packed, unsigned size, uint16_t port,
                   uint32_t scope)
@@ -69,30 +69,17 @@ static int associate(int fd, const union address *server)
 }
 
 // Only the server may reply from now on.
-static int attach_connected(int fd, const union address *server, union address *own)
+static int connect_once(int fd, const union address *server, union address *own)
 {
-    if (associate(fd, server))
-        return -1;
-    // The kernel picks the port a moment before it notes the peer: whoever hit that moment is
-    // thrown away, for we have sent nothing that could be answered.
-    drain(fd);
-    return name_of(fd, own);
+    return associate(fd, server) || name_of(fd, own) ? -1 : 0;
 }
 
-// Anybody may reply; `own` is our end as the server will see it.
-static int attach_open(int fd, const union address *server, bool broadcast, union address *own)
+// Anybody may reply; the address of `own` stays as it is.
+static int bind_once(int fd, const union address *server, union address *own)
 {
     union address any = {0}, bound;
-    if (broadcast)
-        allow_broadcast(fd, 1);
-    if (associate(fd, server) || name_of(fd, own))
-        return -1;
-    disconnect(fd);
     any.any.sa_family = server->any.sa_family;
-    if (bind(fd, &any.any, length_of(&any)))
-        return -1;
-    report_errors(fd, 1);
-    if (name_of(fd, &bound))
+    if (bind(fd, &any.any, length_of(&any)) || name_of(fd, &bound))
         return -1;
     if (is_v6(own))
         own->v6.sin6_port = bound.v6.sin6_port;
@@ -101,11 +88,55 @@ static int attach_open(int fd, const union address *server, bool broadcast, unio
     return 0;
 }
 
-int attach(int fd, enum type type, const union address *server, union address *own)
+// The kernel picks a port, again while that one still rests; where all do, the last one is it.
+static int get_port(struct relay *relay, int fd, const union address *server, union address *own,
+                    int (*once)(int, const union address *, union address *))
+{
+    for (int tries = 1;; tries++) {
+        if (once(fd, server, own))
+            return -1;
+        if (!is_resting(relay, own))
+            return 0;
+        if (tries == MOST_TRIES) {
+            rest_less(relay);
+            return 0;
+        }
+        disconnect(fd);
+    }
+}
+
+static int attach_connected(struct relay *relay, int fd, const union address *server,
+                            union address *own)
+{
+    if (get_port(relay, fd, server, own, connect_once))
+        return -1;
+    // The kernel picks the port a moment before it notes the peer: whoever hit that moment is
+    // thrown away, for we have sent nothing that could be answered.
+    drain(fd);
+    return 0;
+}
+
+// `own` is our end as the server will see it.
+static int attach_open(struct relay *relay, int fd, const union address *server, bool broadcast,
+                       union address *own)
+{
+    if (broadcast)
+        allow_broadcast(fd, 1);
+    if (associate(fd, server) || name_of(fd, own))
+        return -1;
+    disconnect(fd);
+    if (get_port(relay, fd, server, own, bind_once))
+        return -1;
+    report_errors(fd, 1);
+    return 0;
+}
+
+int attach(struct relay *relay, int fd, enum type type, const union address *server,
+           union address *own)
 {
     if (type == NORMAL || type == ONE_WAY)
-        return attach_connected(fd, server, own);
-    return attach_open(fd, server, type == BROADCAST, own);
+        return attach_connected(relay, fd, server, own);
+    return attach_open(relay, fd, server, type == BROADCAST, own);
 }
 
 // From now on only `peer` may reply; what others sent before still has to be judged.
