@@ -14,6 +14,8 @@ from host import free_port, is_bound
 from proxy import Endpoint, Proxy, config, until
 
 SESSIONS = 12
+UNCLEAN = 1
+"""Exit status where a child did not leave in order."""
 
 
 @contextmanager
@@ -77,9 +79,11 @@ def test_child_that_does_not_go_is_killed_and_named(tmp_path: Path) -> None:
     text = config(port, "127.0.0.1:9", top="max-sessions = 5\nstop-timeout = 0.5")
     with Proxy(tmp_path, text) as proxy:
         stopped = proxy.kill(signal.SIGSTOP, "reg")
-        assert proxy.stop() == 0
+        assert proxy.stop() == UNCLEAN
         (line,) = proxy.said("UDPS-203-E")
         assert f"reg (process {stopped}) did not go within 0.5 s: killed" in line
+        (line,) = proxy.said("UDPS-221-W")
+        assert f"reg (process {stopped}) did not leave in order: signal SIGKILL" in line
         assert proxy.processes() == {}
 
 

@@ -149,7 +149,7 @@ def _is_status(node: ast.expr) -> bool:
 
 def test_exit_statuses_are_in_the_manual() -> None:
     own = {2}  # argparse's
-    for path in ("parent/process.py", "parent/start.py", "child.py", "cli/offline.py"):
+    for path in ("parent/setting.py", "parent/start.py", "child.py", "cli/offline.py"):
         assert statuses(path), path
         own |= statuses(path)
     text = section("udp-proxy.8", "EXIT STATUS")

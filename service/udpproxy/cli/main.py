@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     match words.command:
         case "run":
             from udpproxy.parent import start
-            from udpproxy.parent.process import Mode
+            from udpproxy.parent.setting import Mode
 
             return start.run(
                 words.file,

@@ -19,13 +19,14 @@ from udpproxy.errors import UnitError
 
 RECEIVE_BUFFER = 4 << 20
 _SO_RCVBUFFORCE = 33
+_SO_ATTACH_FILTER = 26
 _SO_ATTACH_REUSEPORT_CBPF = 51
 _LOW_PORT = ": ports below 1024 need root or CAP_NET_BIND_SERVICE, see udp-proxy-units(7)"
 
 _NET = -0x100000 & 0xFFFFFFFF  # SKF_NET_OFF: from the IP header on
 _LOAD_WORD, _LOAD_HALF, _LOAD_BYTE, _LOAD_HALF_AT_X = 0x20, 0x28, 0x30, 0x48
 _AND, _SHIFT_LEFT, _ADD_X, _MODULO = 0x54, 0x64, 0x0C, 0x94
-_TO_X, _RETURN = 0x07, 0x16
+_TO_X, _RETURN, _RETURN_NUMBER = 0x07, 0x16, 0x06
 
 Program = list[tuple[int, int]]
 
@@ -52,13 +53,23 @@ def listening_sockets(address: Address, port: int, workers: int) -> list[socket.
     return made
 
 
+def refuse_all(sock: socket.socket) -> None:
+    """The kernel drops what arrives from now on; nothing else can be done with sockets that
+    another process reads."""
+    _attach(sock, _SO_ATTACH_FILTER, [(_RETURN_NUMBER, 0)])
+
+
 def steer(sock: socket.socket, workers: int) -> None:
     """For all sockets that are bound as this one is, in the order in which they were bound."""
     program = _program4(workers) if sock.family == socket.AF_INET else _program6(workers)
+    _attach(sock, _SO_ATTACH_REUSEPORT_CBPF, program)
+
+
+def _attach(sock: socket.socket, option: int, program: Program) -> None:
     code = b"".join(struct.pack("=HBBI", word, 0, 0, value) for word, value in program)
     buffer = ctypes.create_string_buffer(code)
     filter_program = struct.pack("@HP", len(program), ctypes.addressof(buffer))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, filter_program)
+    sock.setsockopt(socket.SOL_SOCKET, option, filter_program)
 
 
 def _program4(workers: int) -> Program:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+
+from udpproxy.config import load
 from udpproxy.config.model import Config
-from udpproxy.errors import InvalidArgument, UnitError
+from udpproxy.errors import ConfigError, InvalidArgument, LinkError, UnitError
+from udpproxy.parent.children import Children
+from udpproxy.parent.names import Naming, check_name_servers
 from udpproxy.parent.peer import Peer
 from udpproxy.parent.resources import Resources, places
+from udpproxy.parent.setting import Mode
+from udpproxy.process import messages
+from udpproxy.process.logs import Logs
 from udpproxy.process.wire import Plain
 
 _FIXED = {
@@ -58,3 +67,49 @@ class Change:
         numbers: list[Plain] = [*self._resources.unbind(self._removed)]
         ended = await reg.ask("reconsider", {"removed": numbers}, limit=10.0)
         return int(str(ended))
+
+
+class Current:
+    """`config` is the configuration that holds."""
+
+    def __init__(self, logs: Logs, path: Path, config: Config) -> None:
+        self._logs = logs
+        self._path = path
+        self.config = config
+
+    async def reload(
+        self, mode: Mode, resources: Resources, naming: Naming, children: Children
+    ) -> int:
+        """The file as it is now takes its place; how many sessions that ended. InvalidArgument
+        and nothing changed where it has mistakes."""
+        try:
+            text = load.read_text(self._path)
+            new = load.parse(text, str(self._path), ephemeral=load.ephemeral_ports())
+            refuse_restart_keys(self.config, new)
+            self._logs.check(new.log)
+            check_name_servers(new)
+            change = Change(resources, new)
+        except (ConfigError, InvalidArgument, UnitError) as problem:
+            self._logs.say(messages.RELOAD_FAILED, problem)
+            raise InvalidArgument(str(problem)) from None
+        old, self.config = self.config, new
+        resources.set_text(text, str(self._path))
+        self._logs.configure(new.log, keep_level=old.log.level == new.log.level)
+        for warning in new.warnings:
+            self._logs.say(messages.CONFIG_WARNING, warning)
+        if mode is Mode.SINGLE:
+            naming.look_up_all(new)
+            naming.resume(children.peers["reg"].link)
+        for child in children.all().values():
+            child.life.judge_by(new.crash_limit, new.crash_window, stop=new.stop_on_child_death)
+        ended = 0
+        with contextlib.suppress(LinkError, KeyError):
+            ended = await change.apply(children.peers.get("reg"))
+            if old.log.level != new.log.level:
+                await children.peers["reg"].ask("loglevel", {"level": str(new.log.level)})
+        naming.reloaded(new, children.peers)
+        children.start_helpers()
+        self._logs.say(messages.RELOADED, len(resources.listeners), len(new.acls))
+        if ended:
+            self._logs.say(messages.SESSIONS_WITHDRAWN, ended)
+        return ended

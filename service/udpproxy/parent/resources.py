@@ -13,7 +13,7 @@ from udpproxy.engine import sockets
 from udpproxy.engine.interface import ListenerSocket
 from udpproxy.errors import UnitError
 from udpproxy.parent.carriers import Rows
-from udpproxy.parent.listening import RECEIVE_BUFFER, listening_sockets
+from udpproxy.parent.listening import RECEIVE_BUFFER, listening_sockets, refuse_all
 from udpproxy.parent.memory import TableMemory
 from udpproxy.parent.store import Store
 from udpproxy.process import messages, wire
@@ -195,6 +195,12 @@ class Resources:
             part = lent[start : start + wire.MOST_DESCRIPTORS]
             items = [item for item, _ in part]
             link.send(wire.Lend("listeners", items), [descriptor for _, descriptor in part])
+
+    def stop_taking(self) -> None:
+        """No datagram comes in any more, even where REG does not obey: the end has begun."""
+        for listener in self.listeners.values():
+            for sock in (listener.socket, *listener.others):
+                refuse_all(sock)
 
     def close(self) -> None:
         """Nothing of ours stays open; the store's duplicates are systemd's."""

@@ -77,12 +77,13 @@ class SingleSupervisor:
     def left(self, role: str) -> None:
         """Its process tells us more."""
 
-    async def stop(self, limit: float) -> None:
+    async def stop(self, limit: float) -> bool:
         """At once: there is no process to wait for."""
         for inner in self._inner.values():
             inner.life.stop()
         if self._reg:
             self._reg.leave("the proxy ends")
+        return True
 
     def close(self) -> None:
         """Nothing is left."""

@@ -13,10 +13,12 @@ from udpproxy.config.model import Config, Name
 from udpproxy.errors import ConfigError, UnitError
 from udpproxy.parent.names import check_name_servers
 from udpproxy.parent.place import AlreadyRunning, Place, runtime_directory
-from udpproxy.parent.process import INTERNAL, Mode, Parent, Setting
+from udpproxy.parent.process import Parent
 from udpproxy.parent.resources import check_descriptors, is_local
+from udpproxy.parent.setting import INTERNAL, Mode, Setting
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs, level_from
+from udpproxy.process.notify import Notifier
 from udpproxy.process.privileges import Account, raise_descriptor_limit
 from udpproxy.process.signals import Signals
 from udpproxy.reg import engines
@@ -82,7 +84,8 @@ def _start(setting: Setting, text: str, config: Config, logs: Logs, signals: Sig
         logs.say(messages.STARTING, __version__, setting.instance)
         for warning in config.warnings:
             logs.say(messages.CONFIG_WARNING, warning)
-        return asyncio.run(Parent(setting, text, config, logs=logs, signals=signals).run())
+        parent = Parent(setting, text, config, logs=logs, signals=signals, notifier=Notifier())
+        return asyncio.run(parent.run())
     finally:
         place.leave()
 

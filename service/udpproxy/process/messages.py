@@ -49,6 +49,7 @@ SINGLE = Message(
     "single process, for debugging: nothing restarts it, sessions end with it, names are looked "
     "up once and look-ups block",
 )
+CLEAN_UP_FAILED = Message("UDPS-120-E", "clean-up of %s failed: %s")
 RECEIVE_BUFFER = Message(
     "UDPS-112-N",
     "receive buffer of %s is %d bytes, not %d: raise net.core.rmem_max or bursts are lost",
@@ -58,6 +59,8 @@ CHILD_ENDED = Message("UDPS-201-W", "%s (process %d) ended unasked: %s")
 CHILD_SILENT = Message("UDPS-202-E", "%s (process %d) does not answer: killed")
 CHILD_KILLED = Message("UDPS-203-E", "%s (process %d) did not go within %g s: killed")
 CHILD_LEFT_ALONE = Message("UDPS-207-E", "%s (process %d) did not let go within %g s")
+CHILD_LEFT = Message("UDPS-220-D", "%s (process %d) left: %s")
+CHILD_LEFT_BADLY = Message("UDPS-221-W", "%s (process %d) did not leave in order: %s")
 LINK_LOST = Message("UDPS-204-D", "link to %s closed: %s")
 LINK_REFUSED = Message("UDPS-205-W", "a connection to the control socket was refused: %s")
 POOL_REMADE = Message("UDPS-206-E", "carrier %d of the socket pool was emptied and is made anew")

@@ -2,7 +2,7 @@
 
 The child's contract is the one that systemd keeps: RUNTIME_DIRECTORY, NOTIFY_SOCKET,
 WATCHDOG_USEC. A pidfd tells of its end and carries every signal, so that no recycled process
-number is ever hit.
+number is ever hit. At the end all are asked, waited for, and killed where that takes too long.
 """
 
 from __future__ import annotations
@@ -13,41 +13,23 @@ import os
 import signal
 import socket
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs
+from udpproxy.supervisor.forked import Forked, describe, in_order
 from udpproxy.supervisor.lifecycle import Do, Life, State
 
 WATCHDOG = 5.0
 """Seconds without a sign of life after which a child is killed."""
 START_LIMIT = 10.0
 """Seconds that a child may take until it is ready."""
+KILL_LIMIT = 2.0
+"""Seconds that the system may take to end a child that was killed."""
 
 _CREDENTIALS = struct.Struct("=iII")
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "PYTHONUNBUFFERED", "JOURNAL_STREAM")
-
-
-class Forked:
-    """One child and what is known of its present process."""
-
-    def __init__(self, role: str, life: Life) -> None:
-        self.role = role
-        self.life = life
-        self.pid = 0
-        self.pidfd = -1
-        self.last_sign = 0.0
-        self.process: subprocess.Popen[bytes] | None = None
-        self.gone = asyncio.Event()
-
-    def signal(self, number: int) -> None:
-        """To this very process, if it is still there."""
-        if self.pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, number)
 
 
 class ForkSupervisor:
@@ -70,6 +52,7 @@ class ForkSupervisor:
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._children: dict[str, Forked] = {}
+        self._left_in_order = True
         self._notify = self._listen(directory / "notify")
         self._loop.add_reader(self._notify.fileno(), self._notified)
         self._timer = self._loop.call_later(1.0, self._look)
@@ -98,19 +81,29 @@ class ForkSupervisor:
     def left(self, role: str) -> None:
         """Its process tells us more."""
 
-    async def stop(self, limit: float) -> None:
-        """End all children: asked first, killed and named after `limit` seconds."""
+    async def stop(self, limit: float) -> bool:
+        """End all children: asked first, killed and named after `limit` seconds. False: not every
+        one left by itself and in order."""
         for child in self._children.values():
             child.life.stop()
             child.signal(signal.SIGTERM)
-        waits = [child.gone.wait() for child in self._children.values()]
+        await self._all_gone(limit)
+        for child in self._running():
+            self._logs.say(messages.CHILD_KILLED, child.role, child.pid, limit, PROCESS=child.role)
+            child.signal(signal.SIGKILL)
+        await self._all_gone(KILL_LIMIT)
+        for child in self._running():
+            self._logs.say(messages.CHILD_LEFT_ALONE, child.role, child.pid, KILL_LIMIT)
+            self._left_in_order = False
+        return self._left_in_order
+
+    def _running(self) -> list[Forked]:
+        return [child for child in self._children.values() if child.pid]
+
+    async def _all_gone(self, limit: float) -> None:
+        waits = [child.gone.wait() for child in self._running()]
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*waits), limit)
-        for child in self._children.values():
-            if not child.gone.is_set():
-                self._logs.say(messages.CHILD_KILLED, child.role, child.pid, limit)
-                child.signal(signal.SIGKILL)
-                await child.gone.wait()
 
     def close(self) -> None:
         """After stop()."""
@@ -134,33 +127,23 @@ class ForkSupervisor:
             "NOTIFY_SOCKET": str(self._directory / "notify"),
             "WATCHDOG_USEC": str(int(WATCHDOG * 1e6)),
         }
-        # -P: nothing is imported from where we happen to stand. A group of its own: Ctrl-C on
-        # the terminal is for the parent, who ends the children in order.
-        child.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "udpproxy.child", child.role, self._instance],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            process_group=0,
-        )
-        child.pid = child.process.pid
-        child.pidfd = os.pidfd_open(child.pid)
+        child.spawn(self._instance, environment)
         child.last_sign = self._loop.time()
-        child.gone.clear()
         self._loop.add_reader(child.pidfd, self._exited, child)
         self._logs.say(messages.CHILD_STARTED, child.role, child.pid)
 
     def _exited(self, child: Forked) -> None:
-        assert child.process
         self._loop.remove_reader(child.pidfd)
-        status = child.process.wait()
-        os.close(child.pidfd)
-        pid, child.pid, child.pidfd = child.pid, 0, -1
-        child.gone.set()
+        pid, end = child.pid, child.reap()
         asked = child.life.state is State.STOPPING
         what = child.life.exited(self._loop.time())
         if asked:
+            orderly = in_order(end)
+            self._left_in_order = self._left_in_order and orderly
+            message = messages.CHILD_LEFT if orderly else messages.CHILD_LEFT_BADLY
+            self._logs.say(message, child.role, pid, describe(end), PROCESS=child.role)
             return
-        self._logs.say(messages.CHILD_ENDED, child.role, pid, describe(status), PROCESS=child.role)
+        self._logs.say(messages.CHILD_ENDED, child.role, pid, describe(end), PROCESS=child.role)
         self._ended(child.role, child.life.ends_counted)
         if what is Do.SPAWN:
             self._spawn(child)
@@ -186,22 +169,13 @@ class ForkSupervisor:
     def _look(self) -> None:
         """Kill who is silent; his end is then seen like any other."""
         self._timer = self._loop.call_later(1.0, self._look)
-        for child in self._children.values():
+        for child in self._running():
+            if child.life.state is State.STOPPING:
+                continue  # stop() has a limit of its own
             patience = START_LIMIT if child.life.state is State.STARTING else WATCHDOG
-            if child.pid and self._loop.time() - child.last_sign > patience:
-                if child.life.state in (State.STARTING, State.READY):
-                    self._logs.say(messages.CHILD_SILENT, child.role, child.pid)
+            if self._loop.time() - child.last_sign > patience:
+                self._logs.say(messages.CHILD_SILENT, child.role, child.pid)
                 child.signal(signal.SIGKILL)
-
-
-def describe(status: int) -> str:
-    """How a process ended, in words."""
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return f"signal {signal.Signals(-status).name}"
-    except ValueError:
-        return f"signal {-status}"
 
 
 def _sender(control: list[tuple[int, int, bytes]]) -> int:

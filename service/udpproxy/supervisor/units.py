@@ -104,9 +104,9 @@ class UnitSupervisor:
             )
             self._count(unit)
 
-    async def stop(self, limit: float) -> None:
+    async def stop(self, limit: float) -> bool:
         """What matters is that REG has let go. Where systemd stops us it stops the units, too;
-        where we end by ourselves it does so only after us."""
+        where we end by ourselves it does so only after us. How they ended it tells itself."""
         deadline = self._loop.time() + limit
         for unit in self._units.values():
             unit.life.stop()
@@ -120,7 +120,8 @@ class UnitSupervisor:
                 for unit in self._units.values():
                     if unit.pid:
                         self._logs.say(messages.CHILD_LEFT_ALONE, unit.role, unit.pid, limit)
-                return
+                break
+        return True
 
     def close(self) -> None:
         """After stop()."""

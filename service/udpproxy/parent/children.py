@@ -1,0 +1,160 @@
+"""The parent's children: who starts them, what each is given, and what they tell."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+
+from udpproxy.config.model import Config
+from udpproxy.config.names import names, needed
+from udpproxy.errors import InvalidArgument, LinkError
+from udpproxy.parent.door import Door
+from udpproxy.parent.names import HELPERS, Naming, client_look_up
+from udpproxy.parent.peer import Peer
+from udpproxy.parent.resources import Resources
+from udpproxy.parent.setting import Mode, Setting
+from udpproxy.parent.single import Inner, SingleSupervisor
+from udpproxy.parent.systemd import Systemd
+from udpproxy.process import messages, wire
+from udpproxy.process.logs import Logs
+from udpproxy.supervisor.fork import ForkSupervisor
+from udpproxy.supervisor.forked import Forked
+from udpproxy.supervisor.lifecycle import Life
+from udpproxy.supervisor.units import Unit, UnitSupervisor
+
+Child = Forked | Unit | Inner
+
+
+class Children:
+    """`peers` are those that have come, by role; `running` is set while REG relays."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        logs: Logs,
+        resources: Resources,
+        naming: Naming,
+        config: Callable[[], Config],
+        *,
+        relays: Callable[[str], None],
+        ended: Callable[[str, int], None],
+        given_up: Callable[[str], None],
+    ) -> None:
+        """`relays` is told REG's engine each time that it is ready; `ended` of each end that
+        nobody asked for; `given_up` where a child cannot be kept alive."""
+        self._setting = setting
+        self._logs = logs
+        self._resources = resources
+        self._naming = naming
+        self._config = config
+        self._relays = relays
+        self._ended = ended
+        self._given_up = given_up
+        self._supervisor: ForkSupervisor | SingleSupervisor | UnitSupervisor
+        self.peers: dict[str, Peer] = {}
+        self.running = asyncio.Event()
+
+    def begin(self, door: Door, systemd: Systemd) -> None:
+        """REG, and the helpers that there are to be."""
+        setting, config = self._setting, self._config
+        match setting.mode:
+            case Mode.SINGLE:
+                self._logs.say(messages.SINGLE)
+                logs = Logs(f"udp-proxy/{setting.instance}/reg", self._logs.level)
+                self._naming.look_up_all(config())
+                blocking = client_look_up(lambda: config().resolver)
+                self._supervisor = SingleSupervisor(
+                    logs, door, given_up=self._give_up, blocking=blocking
+                )
+            case Mode.UNITS:
+                self._supervisor = UnitSupervisor(
+                    self._logs,
+                    restarts=systemd.restarts,
+                    dismiss=self._dismiss,
+                    given_up=self._give_up,
+                    ended=self._ended,
+                )
+            case Mode.FORK:
+                self._supervisor = ForkSupervisor(
+                    self._logs,
+                    setting.instance,
+                    setting.directory,
+                    given_up=self._give_up,
+                    ended=self._ended,
+                )
+        self._start("reg")
+        self.start_helpers()
+
+    def all(self) -> Mapping[str, Child]:
+        """Those that there are to be, by role."""
+        return self._supervisor.children()
+
+    def helpers(self) -> tuple[str, ...]:
+        """Those that a command can be for."""
+        if self._setting.mode is Mode.SINGLE:
+            raise InvalidArgument("a single process looks names up once, at start and reload")
+        return needed(self._config())
+
+    def start_helpers(self) -> None:
+        """As units they wait idle; else those that the configuration needs, once it does."""
+        roles = {Mode.UNITS: HELPERS, Mode.FORK: needed(self._config()), Mode.SINGLE: ()}
+        for role in roles[self._setting.mode]:
+            if role not in self.all():
+                self._start(role)
+
+    async def stop(self) -> bool:
+        """End them all; `stop-timeout` is the limit. False: not all left in order."""
+        orderly = await self._supervisor.stop(self._config().stop_timeout)
+        self._supervisor.close()
+        return orderly
+
+    def admit(self, role: str, pid: int) -> bool:
+        """May that process be our child in that role?"""
+        return self._supervisor.knows(role, pid)
+
+    def entered(self, peer: Peer) -> None:
+        """A child has come: it gets everything it needs, and then the word to begin."""
+        self.peers[peer.role] = peer
+        self._supervisor.entered(peer.role, peer.link.peer[0])
+        if peer.role == "reg":
+            self._resources.lend_all(peer.link)
+            self._naming.resume(peer.link)
+            peer.link.send(wire.Tell("relay", {"level": self._logs.level}))
+        self._naming.entered(peer, self.peers)
+
+    def heard(self, peer: Peer, news: wire.Tell) -> None:
+        """What a child tells unasked."""
+        if news.what == "names" and peer.role == "acr":
+            self._naming.found.heard(news.args.get("found"), names(self._config()))
+        if news.what == "ready":
+            self._supervisor.ready(peer.role)
+            if peer.role == "reg":
+                self.running.set()
+                self._relays(str(news.args.get("engine")))
+
+    def left(self, peer: Peer) -> None:
+        """A child's link is closed."""
+        if self.peers.get(peer.role) is peer:
+            del self.peers[peer.role]
+            self._supervisor.left(peer.role)
+            if peer.role == "reg":
+                self.running.clear()
+
+    def _start(self, role: str) -> None:
+        config = self._config()
+        life = Life(
+            limit=config.crash_limit,
+            window=config.crash_window,
+            stop_on_death=config.stop_on_child_death,
+        )
+        self._supervisor.start(role, life)
+
+    def _dismiss(self, role: str) -> None:
+        with contextlib.suppress(LinkError, OSError):
+            self.peers[role].link.send(wire.Ask(0, "terminate", {}))
+
+    def _give_up(self, role: str) -> None:
+        life = self.all()[role].life
+        self._logs.say(messages.TOO_MANY_ENDS, role, life.recent, life.window, PROCESS=role)
+        self._given_up(role)

@@ -1,0 +1,80 @@
+"""The parent's state, as `info`, the status line and the bus show it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from udpproxy import __version__
+from udpproxy.config.model import Config
+from udpproxy.parent.children import Children
+from udpproxy.parent.resources import Resources
+from udpproxy.parent.setting import Setting
+from udpproxy.process.control import Figures
+
+
+class State:
+    """`word` is starting, running or stopping."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        resources: Resources,
+        children: Children,
+        config: Callable[[], Config],
+    ) -> None:
+        self._setting = setting
+        self._resources = resources
+        self._children = children
+        self._config = config
+        self._born = time.monotonic()
+        self.word = "starting"
+
+    def figures(self) -> Figures:
+        """All of it; sessions are REG's business, but their number is in the table."""
+        return self.brief() | self._of_children() | {**self._resources.table.figures()}
+
+    def brief(self) -> Figures:
+        """What everybody on the bus may see."""
+        config = self._config()
+        figures: Figures = {
+            "version": __version__,
+            "instance": self._setting.instance,
+            "role": "parent",
+            "mode": self._setting.mode.value,
+            "state": self.word,
+            "pid": os.getpid(),
+            "uptime": round(time.monotonic() - self._born, 1),
+            "listening": len(self._resources.listeners),
+            "rules": len(config.acls),
+            "sessions": self.sessions,
+            "max-sessions": config.max_sessions,
+        }
+        return figures | ({"tag": config.tag} if config.tag else {})
+
+    @property
+    def sessions(self) -> int:
+        """How many there are now."""
+        return self._resources.table.count_live()
+
+    def process(self, role: str) -> tuple[int, str, int]:
+        """(pid, state, unasked ends) of the process in that role."""
+        if role == "parent":
+            return os.getpid(), "ready" if self.word == "running" else self.word, 0
+        child = self._children.all().get(role)
+        if child is None:
+            return 0, "stopped", 0
+        return child.pid, child.life.state.value, child.life.ends_counted
+
+    def line(self) -> str:
+        """For `systemctl status`."""
+        listening, most = len(self._resources.listeners), self._config().max_sessions
+        return f"{self.word}: listening {listening}, sessions {self.sessions}/{most}"
+
+    def _of_children(self) -> Figures:
+        figures: Figures = {}
+        for role in self._children.all():
+            pid, state, ends = self.process(role)
+            figures |= {f"{role}-pid": pid, f"{role}-state": state, f"{role}-ends": ends}
+        return figures

@@ -1,0 +1,79 @@
+"""One child process: started, signalled through its pidfd, and reaped with all that it started.
+
+A child leads a process group of its own, so Ctrl-C on a terminal is for the parent alone, and
+what a child started itself can be found: until the child is reaped, nobody else can have its
+number, and the group that bears it is signalled just before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+from udpproxy.supervisor.lifecycle import Life
+
+
+class Forked:
+    """A role, and what is known of its present process; `pid` is 0 while there is none."""
+
+    def __init__(self, role: str, life: Life) -> None:
+        self.role = role
+        self.life = life
+        self.pid = 0
+        self.pidfd = -1
+        self.last_sign = 0.0
+        self.gone = asyncio.Event()
+        self.gone.set()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def spawn(self, instance: str, environment: dict[str, str]) -> None:
+        """Start its process."""
+        # -P: nothing is imported from where we happen to stand.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "udpproxy.child", self.role, instance],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+        )
+        self.pid = self._process.pid
+        self.pidfd = os.pidfd_open(self.pid)
+        self.gone.clear()
+
+    def signal(self, number: int) -> None:
+        """To this very process, if it is still there."""
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, number)
+
+    def reap(self) -> os.waitid_result:
+        """It has ended: how. Whatever it left in its group is killed."""
+        assert self._process
+        end = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOWAIT)
+        assert end is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+        os.close(self.pidfd)
+        self.pid, self.pidfd = 0, -1
+        self.gone.set()
+        return end
+
+
+def in_order(end: os.waitid_result) -> bool:
+    """Did it leave by itself and say that all is well?"""
+    return end.si_code == os.CLD_EXITED and end.si_status == 0
+
+
+def describe(end: os.waitid_result) -> str:
+    """How a process ended, in words."""
+    if end.si_code == os.CLD_EXITED:
+        return f"exit status {end.si_status}"
+    try:
+        name = signal.Signals(end.si_status).name
+    except ValueError:
+        name = str(end.si_status)
+    return f"signal {name}{', core dumped' * (end.si_code == os.CLD_DUMPED)}"
