@@ -64,6 +64,10 @@ class Network:
             ip("-n", name, "addr", "add", address, "dev", "eth0", *more)
         ip("-n", name, "link", "set", "eth0", "up")
 
+    def name(self, host: str) -> str:
+        """The namespace's, for `ip -n`."""
+        return self._name(host)
+
     def prefix(self, host: str) -> list[str]:
         """What makes a command run on that host."""
         return [tool("ip"), "netns", "exec", self._name(host)]

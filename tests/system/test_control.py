@@ -281,6 +281,7 @@ LOG_CONTROL = "/org/freedesktop/LogControl1 org.freedesktop.DBus.Properties"
         (f"{PROXY} Explain a{{sv}} 1 from s nonsense", "nonsense"),
         (f"{PROXY} Explain a{{sv}} 0", "from is missing"),
         (f"{PROXY} ResolveNow", "no names"),
+        (f"{PROXY} Segmentation s perhaps", "perhaps"),
         (f"{PROCESS} Reload", "no method"),
         (f"{PROCESS} LogLevel s 99", "99"),
         ("/org/udpproxy1/nobody org.udpproxy1.Process Info", "no such object"),
@@ -315,6 +316,9 @@ def test_the_rest_of_ctl(asked: Instance) -> None:
     (record,) = [each for each in asked.records() if each["REASON"] == "killed"]
     assert record["SESSION"] == number
     assert asked.ctl("kill", number, check=False).returncode == 1
+    for mode, on in ("off", 0), ("auto", 1):
+        asked.call("Segmentation", "s", mode)
+        assert asked.info("reg")["segmentation"] == on
     explained = asked.call("Explain", "a{sv}", "1", "from", "s", "127.0.0.1").stdout
     assert '"rule" s "local"' in explained
     asked.write("nonsense = 1\n")

@@ -24,6 +24,7 @@ CHANGES = [
     ("", "KillSession", "t", "1"),
     ("", "Explain", "a{sv}", "1", "from", "s", "127.0.0.1"),
     ("", "ResolveNow"),
+    ("", "Segmentation", "s", "off"),
     ("parent", "Terminate"),
     ("reg", "LogLevel", "s", "9"),
     ("acr", "Reopen"),

@@ -48,6 +48,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     kill = _verb(verbs, "kill", "end one session")
     kill.add_argument("session", metavar="ID", help="its number")
     _verb(verbs, "resolve-now", "look up all names again")
+    segmentation = _verb(verbs, "segmentation", "datagrams to the kernel several at once, or not")
+    segmentation.add_argument("mode", metavar="auto|off", help="as in the configuration")
 
 
 def _verb(
@@ -85,6 +87,8 @@ def _arguments(words: argparse.Namespace) -> dict[str, wire.Plain]:
         arguments["process"] = words.process
     if words.verb == "loglevel":
         arguments["level"] = words.level
+    elif words.verb == "segmentation":
+        arguments["mode"] = words.mode
     elif words.verb == "kill":
         # What cannot be one goes as it is: the proxy says what is wrong with it.
         number = words.session.isdecimal() and len(words.session) < 20

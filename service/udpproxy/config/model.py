@@ -10,6 +10,8 @@ import enum
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+SEGMENTATION = ("auto", "off")
+
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
@@ -187,7 +189,7 @@ class Config:
     singleproc: bool = False
     workers: int = 1
     engine: str = "auto"
-    segmentation: str = "auto"
+    segmentation: str = SEGMENTATION[0]
     stop_timeout: float = 10.0
     crash_limit: int = 5
     crash_window: float = 60.0

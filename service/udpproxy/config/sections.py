@@ -6,7 +6,16 @@ The defaults stand in model.py alone; here they are asked of an object made with
 from __future__ import annotations
 
 from udpproxy.config import addresses, values
-from udpproxy.config.model import Address, Config, Limits, Listen, Log, Ports, Resolver
+from udpproxy.config.model import (
+    SEGMENTATION,
+    Address,
+    Config,
+    Limits,
+    Listen,
+    Log,
+    Ports,
+    Resolver,
+)
 from udpproxy.config.table import Table
 
 LEVELS = {
@@ -60,7 +69,7 @@ def top(table: Table) -> Config:
         singleproc=take("singleproc", values.flag, plain.singleproc),
         workers=take("workers", values.whole(1, 64), plain.workers),
         engine=take("engine", values.one_of("auto", "native", "python"), plain.engine),
-        segmentation=take("segmentation", values.one_of("auto", "off"), plain.segmentation),
+        segmentation=take("segmentation", values.one_of(*SEGMENTATION), plain.segmentation),
         stop_timeout=take("stop-timeout", values.positive_duration, plain.stop_timeout),
         crash_limit=take("crash-limit", values.whole(1, 1000), plain.crash_limit),
         crash_window=take("crash-window", values.positive_duration, plain.crash_window),

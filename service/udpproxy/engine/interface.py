@@ -156,8 +156,8 @@ class Engine(Protocol):
     def announce(self, *, openings: bool) -> None:
         """Whether the host is told of each session that opens; at first it is."""
 
-    def segment(self, *, on: bool) -> None:
-        """Hand runs of equal datagrams over in one go where the engine can; at first it does."""
+    def segment(self, *, on: bool) -> bool:
+        """Hand runs of equal datagrams over in one go, as at first. False: it never can."""
 
     def forget_decisions(self) -> None:
         """What the host said of clients may not hold any more: ask again."""

@@ -485,6 +485,7 @@ cdef class NativeEngine:
     def segment(self, *, on):
         """UDP_SEGMENT, from now on."""
         relay_segment(self._relay, on)
+        return True
 
     def forget_decisions(self):
         """What the host said about clients may not hold any more: ask again."""

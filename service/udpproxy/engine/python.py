@@ -39,8 +39,9 @@ class PythonEngine(Continuity):
 
     name = "python"
 
-    def segment(self, *, on: bool) -> None:
+    def segment(self, *, on: bool) -> bool:
         """Every datagram goes alone here."""
+        return False
 
     def forget_decisions(self) -> None:
         """None are kept here: the host is asked for each session."""

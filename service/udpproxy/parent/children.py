@@ -52,6 +52,7 @@ class Children:
         self._ended = ended
         self._given_up = given_up
         self._supervisor: ForkSupervisor | SingleSupervisor | UnitSupervisor
+        self._segmentation = config().segmentation
         self.peers: dict[str, Peer] = {}
         self.running = asyncio.Event()
 
@@ -120,7 +121,9 @@ class Children:
         if peer.role == "reg":
             self._resources.lend_all(peer.link)
             self._naming.resume(peer.link)
-            peer.link.send(wire.Tell("relay", {"level": self._logs.level}))
+            peer.link.send(
+                wire.Tell("relay", {"level": self._logs.level, "segmentation": self._segmentation})
+            )
         self._naming.entered(peer, self.peers)
 
     def heard(self, peer: Peer, news: wire.Tell) -> None:
@@ -132,6 +135,10 @@ class Children:
             if peer.role == "reg":
                 self.running.set()
                 self._relays(str(news.args.get("engine")))
+
+    def segmented(self, mode: str) -> None:
+        """What every REG that comes is told, until the configuration says something else."""
+        self._segmentation = mode
 
     def left(self, peer: Peer) -> None:
         """A child's link is closed."""

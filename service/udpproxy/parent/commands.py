@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Container
 
+from udpproxy.config.model import SEGMENTATION
 from udpproxy.errors import InvalidArgument, LinkError
 from udpproxy.parent.peer import Peer
 from udpproxy.parent.sessions import Sessions
@@ -33,9 +34,11 @@ class Commands:
         reload: Callable[[], Awaitable[Plain]],
         helpers: Callable[[], tuple[str, ...]],
         roles: Callable[[], Container[str]],
+        segmented: Callable[[str], None],
     ) -> None:
         """`helpers` are the roles that the names in the configuration need, `roles` all that there
-        are to be."""
+        are to be; `segmented` hears each mode of segmentation that REG has taken."""
+        self._segmented = segmented
         self._control = control
         self._sessions = sessions
         self._children = children
@@ -70,8 +73,18 @@ class Commands:
                 return await self._kill(args.get("session"))
             case "resolve-now":
                 return await self._resolve_now()
+            case "segmentation":
+                return await self._segment(str(args.get("mode", "")))
             case _:
                 return self._control.perform(verb, args)
+
+    async def _segment(self, mode: str) -> Plain:
+        """From now on, whatever the file says; InvalidArgument for other words than its own."""
+        if mode not in SEGMENTATION:
+            raise InvalidArgument(f"no segmentation {mode!r}: give {' or '.join(SEGMENTATION)}")
+        await self._to_child("reg", "segmentation", {"mode": mode})
+        self._segmented(mode)
+        return None
 
     async def signalled(self, number: int) -> None:
         """The signal's verb; loglevel and reopen go on to the children (SPEC 2)."""

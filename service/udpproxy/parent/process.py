@@ -124,6 +124,7 @@ class Parent:
             reload=self._reload,
             helpers=children.helpers,
             roles=children.all,
+            segmented=children.segmented,
         )
         self._door = Door(
             self._logs,

@@ -94,6 +94,8 @@ class Current:
             raise InvalidArgument(str(problem)) from None
         old, self.config = self.config, new
         resources.set_text(text, str(self._path))
+        if old.segmentation != new.segmentation:
+            children.segmented(new.segmentation)
         self._logs.configure(new.log, keep_level=old.log.level == new.log.level)
         for warning in new.warnings:
             self._logs.say(messages.CONFIG_WARNING, warning)

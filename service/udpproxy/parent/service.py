@@ -33,6 +33,7 @@ _VERBS = {
     "ListSessions": "sessions",
     "KillSession": "kill",
     "ResolveNow": "resolve-now",
+    "Segmentation": "segmentation",
 }
 _TOTALS = {
     "SessionsOpened": ("sessions-opened",),
@@ -137,6 +138,8 @@ class BusService:
                 args["quiet"] = self._damper.passes("info") is None
             case "LogLevel":
                 args["level"] = str(body[0])
+            case "Segmentation":
+                args["mode"] = str(body[0])
             case "KillSession":
                 args["session"] = int(str(body[0]))
             case "ListSessions":

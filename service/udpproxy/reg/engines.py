@@ -36,7 +36,7 @@ def make(reactor: Reactor, table: Table, pool: Pool, host: RelayHost, config: Co
     per_client, evict = config.max_sessions_per_client, config.evict_idlest
     if config.engine == "python" or not NATIVE:
         return PythonEngine(reactor, table, pool, host, per_client=per_client, evict=evict)
-    engine = NativeEngine(
+    return NativeEngine(
         reactor,
         table,
         pool,
@@ -47,5 +47,3 @@ def make(reactor: Reactor, table: Table, pool: Pool, host: RelayHost, config: Co
         threads=True,
         lasting=host,
     )
-    engine.segment(on=config.segmentation == "auto")
-    return engine

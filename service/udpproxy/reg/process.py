@@ -102,9 +102,9 @@ class Reg:
                 self._lent.take(what, items, descriptors)
             case wire.Tell("known", {"found": found}):
                 self._naming.resume(found)
-            case wire.Tell("relay", {"level": int(level)}):
+            case wire.Tell("relay", {"level": int(level), "segmentation": str(mode)}):
                 self._logs.level = level
-                self._relay()
+                self._relay(mode)
             case wire.Ask(number, verb, args):
                 try:
                     value = self._perform(verb, args)
@@ -123,9 +123,9 @@ class Reg:
                 if not self._engine or not self._engine.kill(number):
                     raise InvalidArgument(f"there is no session {number}")
                 return None
-            case "segmentation", {"on": bool(on)}:
-                if self._engine:
-                    self._engine.segment(on=on)
+            case "segmentation", {"mode": str(mode)}:
+                if not self._engine or not self._engine.segment(on=mode == "auto"):
+                    raise InvalidArgument("the Python engine sends every datagram singly")
                 return None
             case "resolve-now", _:
                 self._naming.known.forget_clients()
@@ -148,7 +148,7 @@ class Reg:
             self._engine.announce(openings=self._logs.seen(messages.OPENED))
             self._engine.forget_decisions()
 
-    def _relay(self) -> None:
+    def _relay(self, segmentation: str) -> None:
         """Everything is here."""
         table = self._lent.table
         if self._lent.config is None or table is None or self._engine:
@@ -161,6 +161,7 @@ class Reg:
         host = self._host = RelayHost(self._logs, table, verdicts, self._naming.wait)
         engine = engines.make(self._reactor, table, Pool(self._lent.carriers), host, config)
         self._engine = engine
+        engine.segment(on=segmentation == "auto")
         sessions = self._naming.sessions = NamedSessions(
             self._reactor, self._logs, table, engine, host, self._naming.known
         )
@@ -202,7 +203,8 @@ class Reg:
         self._take_listeners()
         self._engine.reconsider()
         self._naming.reconsider()
-        self._engine.segment(on=config.segmentation == "auto")
+        if before.config.segmentation != config.segmentation:  # else a command's word holds
+            self._engine.segment(on=config.segmentation == "auto")
         return sessions - self._engine.sessions
 
     def _tick(self) -> None:

@@ -296,6 +296,7 @@ enum outcome after_failed_send(struct worker *worker, struct session *session,
 bool may_segment(const struct relay *relay, const struct session *session);
 uint32_t run_of(const struct iovec *iov, uint32_t count);
 void add_segment(struct msghdr *message, uint8_t *control, size_t size);
+bool means_unsegmented(int problem);
 void refuse_segments(struct relay *relay, struct session *session);
 
 #endif

@@ -42,9 +42,17 @@ void add_segment(struct msghdr *message, uint8_t *control, size_t size)
     message->msg_controllen += CMSG_SPACE(sizeof segment);
 }
 
-// EIO: the device cannot; EINVAL: the datagrams are larger than the way carries unfragmented.
+// EIO: the device cannot. EINVAL, from newer kernels EMSGSIZE: the datagrams are larger than the way
+// carries unfragmented.
+bool means_unsegmented(int problem)
+{
+    return problem == EIO || problem == EINVAL || problem == EMSGSIZE;
+}
+
 void refuse_segments(struct relay *relay, struct session *session)
 {
+    if (session->singly)
+        return; // a second message of the same batch
     session->singly = true;
     if (__atomic_add_fetch(&relay->unsegmented, 1, __ATOMIC_RELAXED) >= MOST_REFUSALS)
         __atomic_store_n(&relay->segmentation, 0, __ATOMIC_RELAXED);

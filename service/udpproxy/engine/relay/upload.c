@@ -138,7 +138,7 @@ static bool resend(struct worker *worker, struct session *session, const struct 
                    uint32_t count, int problem)
 {
     uint32_t i = 0;
-    if (count > 1 && (problem == EIO || problem == EINVAL)) {
+    if (count > 1 && means_unsegmented(problem)) {
         refuse_segments(worker->relay, session);
     } else {
         enum outcome outcome = after_failed_send(worker, session, iov, problem);

@@ -1,0 +1,127 @@
+"""UDP_SEGMENT, switched by the file, by a command, and by itself where the kernel refuses it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from socket import socket
+
+import pytest
+
+from built import of_native
+from host import free_port
+from namespaces import Network, ip
+from proxy import Proxy, config, until
+from rig import Rig, verdict
+
+LOW, LOW6 = "1000", "1290"
+"""MTUs that datagrams of 1,250 bytes are too large for: they travel as fragments."""
+
+SESSIONS = 64
+"""So many that were refused make all do without."""
+
+TOP = "max-sessions = 10"
+
+
+def is_on(proxy: Proxy) -> bool:
+    figures = until(lambda: proxy.info("reg"))
+    return bool(figures["segmentation"])
+
+
+class TestSwitch:
+    """What holds after which command."""
+
+    pytestmark = of_native
+
+    def test_by_command(self, tmp_path: Path) -> None:
+        with Proxy(tmp_path, config(free_port(), "127.0.0.1:9", top=TOP)) as proxy:
+            assert is_on(proxy)
+            assert proxy.ask("segmentation", "off") is None
+            assert not is_on(proxy)
+            proxy.next_reg(proxy.kill(signal.SIGKILL, "reg"))
+            until(proxy.ready)
+            until(lambda: proxy.ctl("--process", "reg", "info").returncode == 0)
+            assert not is_on(proxy)
+            proxy.ask("reload")
+            assert not is_on(proxy)  # the file says nothing new
+            proxy.ask("segmentation", "auto")
+            assert is_on(proxy)
+
+    def test_by_file(self, tmp_path: Path) -> None:
+        off = f'{TOP}\nsegmentation = "off"'
+        with Proxy(tmp_path, config(port := free_port(), "127.0.0.1:9", top=off)) as proxy:
+            assert not is_on(proxy)
+            proxy.ask("segmentation", "auto")
+            assert is_on(proxy)
+            proxy.write(config(port, "127.0.0.1:9", top=TOP))
+            proxy.ask("segmentation", "off")
+            proxy.ask("reload")
+            assert is_on(proxy)
+
+    def test_other_words_are_refused(self, tmp_path: Path) -> None:
+        with Proxy(tmp_path, config(free_port(), "127.0.0.1:9", top=TOP)) as proxy:
+            for word in ("on", "perhaps", ""):
+                done = proxy.ctl("segmentation", word)
+                assert (done.returncode, "auto or off" in done.stderr) == (1, True)
+            assert is_on(proxy)
+
+
+def test_the_python_engine_refuses(tmp_path: Path) -> None:
+    top = f'{TOP}\nengine = "python"'
+    with Proxy(tmp_path, config(port := free_port(), "127.0.0.1:9", top=top)) as proxy:
+        done = proxy.ctl("segmentation", "auto")
+        assert (done.returncode, "singly" in done.stderr) == (1, True)
+        proxy.write(config(port, "127.0.0.1:9", top=f'{top}\nsegmentation = "off"'))
+        proxy.ask("reload")
+
+
+def runs(number: int) -> list[bytes]:
+    """Equal ones, a shorter one, a longer one: no two the same."""
+    sizes = [1200] * 6 + [1100] + [1250] * 3
+    return [b"%d %d ".ljust(size, b".") % (number, i) for i, size in enumerate(sizes)]
+
+
+def pass_all(
+    rig: Rig, sender: socket, receiver: socket, where: tuple[str, int], number: int
+) -> None:
+    """In one batch, and out as they were."""
+    for data in runs(number):
+        sender.sendto(data, where)
+    assert [rig.take(receiver)[0] for _ in runs(number)] == runs(number)
+
+
+@pytest.fixture(params=[4, 6])
+def narrow(request: pytest.FixtureRequest) -> Iterator[tuple[Network, dict[str, str]]]:
+    """A client, a proxy and a server with a low MTU between them: the network, their addresses."""
+    prefix, bits, mtu = ("10.9.0.", 24, LOW) if request.param == 4 else ("fd00:9::", 64, LOW6)
+    hosts = {name: f"{prefix}{number}" for number, name in enumerate("cps", 1)}
+    with Network() as network:
+        for name, address in hosts.items():
+            network.add(name, f"{address}/{bits}")
+            ip("-n", network.name(name), "link", "set", "eth0", "mtu", mtu)
+        yield network, hosts
+
+
+def test_where_the_way_is_narrow(
+    new_rig: Callable[..., Rig], narrow: tuple[Network, dict[str, str]]
+) -> None:
+    """The kernel refuses runs of datagrams larger than the MTU: not one is lost."""
+    network, hosts = narrow
+    rig = network.on("p", lambda: new_rig(sessions=SESSIONS + 1))
+    network.on("p", lambda: rig.listen(hosts["p"]))
+    server = network.on("s", lambda: rig.udp(hosts["s"]))
+    rig.host.policy = lambda _: verdict(server.getsockname()[:2])
+    for number in range(1, SESSIONS + 2):
+        client = network.on("c", lambda: rig.udp(hosts["c"]))
+        client.sendto(b"first", rig.where())
+        _, source = rig.take(server)
+        pass_all(rig, client, server, rig.where(), number)
+        pass_all(rig, server, client, source, number)
+        figures = rig.engine.figures()
+        if "segmentation" in figures:  # the native engine's
+            assert figures["segmentation-refused"] == min(number, SESSIONS)
+            assert figures["segmentation"] == (number < SESSIONS)
+    assert rig.count("send-errors") == 0
+    assert rig.count("upload-datagrams") == (SESSIONS + 1) * (1 + len(runs(0)))
+    assert rig.count("download-datagrams") == (SESSIONS + 1) * len(runs(0))
