@@ -11,6 +11,7 @@ import pytest
 
 from rig import Endpoint, Rig, verdict
 from udpproxy.config.model import SessionType
+from udpproxy.engine.interface import Verdict
 from udpproxy.session.reasons import Reason
 
 KINDS = [SessionType.NORMAL, SessionType.ANY_PORT]
@@ -102,18 +103,38 @@ def test_the_datagram_after_an_error_is_not_lost(rig: Rig, kind: SessionType) ->
     assert rig.count("send-errors") == 0
 
 
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
-def test_the_error_may_meet_the_next_datagram_and_end_the_session(
-    rig: Rig, kind: SessionType
+def test_the_error_ends_the_session_before_the_next_datagrams(
+    rig: Rig, kind: SessionType, address: str, *, watched: bool
 ) -> None:
-    rig.listen()
+    """They came after it: the first of them opens another session."""
+    rig.listen(address)
     client, where = rig.udp(), nobody(rig)
-    rig.host.policy = lambda _: verdict(where, kind, close_on_unreachable=True)
-    for data in (b"one", b"two"):
-        client.sendto(data, rig.where())
+    to = ("127.0.0.1", rig.where()[1])
+    servers: list[socket.socket] = []
+
+    def decide(_: str) -> Verdict:
+        if rig.host.opened_ids or len(rig.host.asked) > 1:
+            servers.append(rig.udp(*where))
+        return verdict(where, kind, close_on_unreachable=True)
+
+    rig.host.policy = decide
+    rig.engine.watch(on=watched)
+    sent = [b"one", b"two", b"three", b"four!"]
+    for data in sent:
+        client.sendto(data, to)
     record = rig.expect_end(1, Reason.UNREACHABLE)
     assert (record.uploads, record.icmp) == (1, 1)
-    assert rig.engine.sessions == 0
+    rig.until(lambda: servers)
+    got = [rig.take(servers[0]) for _ in sent[1:]]
+    assert [data for data, _ in got] == sent[1:]
+    servers[0].sendto(b"answer", got[0][1])
+    assert rig.take(client) == (b"answer", to)
+    assert rig.host.opened_ids == [1, 2]
+    assert rig.count("upload-datagrams") == len(sent)
+    assert rig.count("send-errors") == 0
 
 
 def forge(code: int, source: Endpoint, server: Endpoint) -> None:
@@ -146,7 +167,12 @@ def test_a_firewall_on_the_way_refuses(rig: Rig, kind: SessionType, *, closing: 
     rig.engine.watch(on=True)
     client.sendto(b"two", rig.where())
     if closing:
-        assert rig.expect_end(1, Reason.UNREACHABLE).icmp == 1
+        record = rig.expect_end(1, Reason.UNREACHABLE)
+        data, again = rig.take(server)
+        # A connected socket cannot tell it from a missing route, but by sending.
+        plain = kind is SessionType.NORMAL
+        assert (record.icmp, record.uploads) == (1, 1 + plain)
+        assert (data, again == source) == (b"two", plain)
         return
     assert rig.take(server) == (b"two", source)
     assert rig.count("icmp-errors") == 1

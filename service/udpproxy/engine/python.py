@@ -86,7 +86,7 @@ class PythonEngine(Continuity):
             try:
                 session.send(data)
             except OSError as problem:
-                if not self._sent_after_all(session, data, problem):
+                if not self._sent_after_all(session, data, problem, now):
                     continue
             session.uploads = count = session.uploads + 1
             session.upload_bytes = volume = session.upload_bytes + len(data)
@@ -126,20 +126,25 @@ class PythonEngine(Continuity):
         try:
             session.send(data)
         except OSError as problem:
-            if not self._sent_after_all(session, data, problem):
+            if not self._sent_after_all(session, data, problem, now):
                 return
+        self._count_upload(session, size, now)
+        if verdict is Verdict.PASS_LAST:
+            self._close_upload(session)
+
+    def _count_upload(self, session: Relayed, size: int, now: int) -> None:
         session.uploads += 1
         session.upload_bytes += size
         counters = session.uploads, session.upload_bytes
         _write_carried(self._table.memory, session.upload_at, now, *counters)
-        if verdict is Verdict.PASS_LAST:
-            self._close_upload(session)
 
-    def _sent_after_all(self, session: Relayed, data: bytes, problem: OSError) -> bool:
+    def _sent_after_all(self, session: Relayed, data: bytes, problem: OSError, now: int) -> bool:
         # An ICMP error is reported by the next call, whatever that does: this datagram was not
-        # sent yet. Most numbers can also mean that there is no route: a second try tells.
+        # sent yet. Most numbers can also mean that there is no route: a second try tells, and has
+        # sent it.
         told = self._is_icmp(session, problem)
-        if told and self._unreachable(session):
+        if told and session.verdict.close_on_unreachable:
+            self._reopen(session, data, now)
             return False
         try:
             if not told and problem.errno not in sockets.UNREACHABLE:
@@ -151,7 +156,24 @@ class PythonEngine(Continuity):
         if told:
             return True
         self._words[session.at + t.ICMP] += 1
-        return not self._unreachable(session)
+        if session.verdict.close_on_unreachable:
+            self._count_upload(session, len(data), now)
+            self._unreachable(session)
+            return False
+        return True
+
+    def _reopen(self, session: Relayed, data: bytes, now: int) -> None:
+        """The session ends before this datagram, which is the first of another."""
+        way = self._table.read(session.slot)
+        self._unreachable(session)
+        if way is None:
+            return
+        another = self._open(
+            session.listener, session.key, session.address, now, data,
+            way.addressed, way.local, way.interface,
+        )  # fmt: skip
+        if another is not None:
+            self._upload(another, data, now)
 
     def _start(self, session: Relayed, *, keyed: bool = True) -> None:
         super()._start(session, keyed=keyed)

@@ -53,9 +53,7 @@ void retry_held(struct worker *worker)
         };
         struct session *session =
             find(worker, held->listener, &held->client, held->addressed, &first.hash);
-        if (session)
-            upload(worker, session, held->data, held->size);
-        else
+        if (!session || !upload(worker, session, held->data, held->size))
             take_first(worker, &first, held->data, held->size, held->asked);
         next = held->next;
         free(held);
@@ -267,9 +265,7 @@ void relay_inject(struct relay *relay, uint32_t number, const union address *cli
     enter(worker);
     worker->now = clock_now();
     struct session *session = find(worker, listener, client, addressed, &first.hash);
-    if (session)
-        upload(worker, session, data, size);
-    else
+    if (!session || !upload(worker, session, data, size))
         take_first(worker, &first, data, size, false);
     leave(worker);
 }

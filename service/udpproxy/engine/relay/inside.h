@@ -290,7 +290,8 @@ uint32_t upload_run(struct worker *worker, struct session *session, struct iovec
                     uint32_t count);
 void read_server(struct worker *worker, struct session *session);
 void flush(struct worker *worker);
-enum outcome { SENT, LOST, GONE };
+// UNSENT: the session is gone, and the datagram is the first of another one.
+enum outcome { SENT, LOST, GONE, UNSENT };
 enum outcome after_failed_send(struct worker *worker, struct session *session,
                                const struct iovec *iov, int problem);
 bool may_segment(const struct relay *relay, const struct session *session);

@@ -69,13 +69,13 @@ static void count_up(struct worker *worker, struct session *session, uint64_t da
 }
 
 // An ICMP error is reported by the next call, whatever that does: this datagram was not sent yet.
-// Most numbers can also mean that there is no route: a second try tells.
+// Most numbers can also mean that there is no route: a second try tells, and has sent it.
 enum outcome after_failed_send(struct worker *worker, struct session *session,
                                const struct iovec *iov, int problem)
 {
     bool told = is_icmp(session, problem);
     if (told && unreachable(worker, session))
-        return GONE;
+        return UNSENT;
     if (!told && !means_unreachable(problem)) {
         lost(worker, session, TO_SERVER, problem);
         return LOST;
@@ -84,6 +84,7 @@ enum outcome after_failed_send(struct worker *worker, struct session *session,
         lost(worker, session, TO_SERVER, errno);
         return LOST;
     }
+    count_up(worker, session, 1, iov->iov_len);
     if (told)
         return SENT;
     more(&session->record->icmp, 1);
@@ -93,25 +94,23 @@ enum outcome after_failed_send(struct worker *worker, struct session *session,
 static enum outcome upload_one(struct worker *worker, struct session *session,
                                const struct iovec *iov)
 {
-    enum outcome outcome = SENT;
     if (send_up(session, iov) < 0)
-        outcome = after_failed_send(worker, session, iov, errno);
-    if (outcome == SENT)
-        count_up(worker, session, 1, iov->iov_len);
-    return outcome;
+        return after_failed_send(worker, session, iov, errno);
+    count_up(worker, session, 1, iov->iov_len);
+    return SENT;
 }
 
-// One datagram, with limits. False: the session is gone.
+// One datagram, with limits. False: the session is gone, and this is the first of another.
 bool upload(struct worker *worker, struct session *session, const void *data, uint32_t size)
 {
     struct iovec iov = {(void *)data, size};
     if (!session->careful_up)
-        return upload_one(worker, session, &iov) != GONE;
+        return upload_one(worker, session, &iov) != UNSENT;
     const struct budget *budget = &session->verdict->budget;
     const struct record *record = session->record;
     if (record->upload_bytes + size > budget->upload_bytes) {
         close_session(worker, session, OVER_UPLOAD_BYTES);
-        return false;
+        return true;
     }
     bool last = record->uploads + 1 >= budget->upload_datagrams;
     if (worker->relay->watched)
@@ -122,7 +121,7 @@ bool upload(struct worker *worker, struct session *session, const void *data, ui
         leave_key(worker, session);
         __atomic_store_n(&session->record->state, UPLOAD_CLOSED, __ATOMIC_RELEASE);
     }
-    return outcome != GONE;
+    return outcome != UNSENT;
 }
 
 static uint64_t bytes_of(const struct iovec *iov, uint32_t count)
@@ -133,29 +132,29 @@ static uint64_t bytes_of(const struct iovec *iov, uint32_t count)
     return bytes;
 }
 
-// What a failed message held, one by one. False: the session is gone.
-static bool resend(struct worker *worker, struct session *session, const struct iovec *iov,
-                   uint32_t count, int problem)
+// What a failed message held, one by one. How many of them are dealt with; `gone`: so is the
+// session.
+static uint32_t resend(struct worker *worker, struct session *session, const struct iovec *iov,
+                       uint32_t count, int problem, bool *gone)
 {
+    enum outcome outcome = SENT;
     uint32_t i = 0;
     if (count > 1 && means_unsegmented(problem)) {
         refuse_segments(worker->relay, session);
     } else {
-        enum outcome outcome = after_failed_send(worker, session, iov, problem);
-        if (outcome == GONE)
-            return false;
-        if (outcome == SENT)
-            count_up(worker, session, 1, iov->iov_len);
-        i = 1;
+        outcome = after_failed_send(worker, session, iov, problem);
+        i = outcome != UNSENT;
     }
-    for (; i < count; i++)
-        if (upload_one(worker, session, iov + i) == GONE)
-            return false;
-    return true;
+    while (outcome < GONE && i < count) {
+        outcome = upload_one(worker, session, iov + i);
+        i += outcome != UNSENT;
+    }
+    *gone = outcome >= GONE;
+    return i;
 }
 
-// Several datagrams of one session that reaches no limit by them. How many of them are dealt with; fewer
-// than `count` where the session is gone.
+// Several datagrams of one session that reaches no limit by them. How many of them are dealt with;
+// fewer than `count` where the session is gone.
 uint32_t upload_run(struct worker *worker, struct session *session, struct iovec *iov,
                     uint32_t count)
 {
@@ -164,9 +163,11 @@ uint32_t upload_run(struct worker *worker, struct session *session, struct iovec
     uint32_t made = 0, done = 0, sent = 0;
     bool fold = may_segment(worker->relay, session) && (session->plain || session->pinned);
     if (!session->plain && !session->pinned) {
-        while (done < count)
-            if (upload_one(worker, session, iov + done++) == GONE)
-                break;
+        enum outcome outcome = SENT;
+        while (outcome < GONE && done < count) {
+            outcome = upload_one(worker, session, iov + done);
+            done += outcome != UNSENT;
+        }
         return done;
     }
     memset(messages, 0, sizeof messages[0] * count);
@@ -183,24 +184,26 @@ uint32_t upload_run(struct worker *worker, struct session *session, struct iovec
         int passed = sendmmsg(session->fd, messages + sent, made - sent, 0);
         if (passed < 0 && errno == EINTR)
             continue;
-        // It stops at an error and keeps that to itself; what is gone on a second try was ICMP's.
-        if (passed > 0 && stopped) {
-            more(&session->record->icmp, 1);
-            if (unreachable(worker, session))
-                return done;
-        }
-        stopped = passed > 0 && sent + (uint32_t)passed < made;
         if (passed < 0) {
             uint32_t held = (uint32_t)messages[sent++].msg_hdr.msg_iovlen;
-            if (!resend(worker, session, iov + done, held, errno))
-                return done + held;
-            done += held;
+            bool gone;
+            done += resend(worker, session, iov + done, held, errno, &gone);
+            if (gone)
+                return done;
+            stopped = false;
             continue;
         }
         uint32_t from = done;
         for (int i = 0; i < passed; i++)
             done += (uint32_t)messages[sent++].msg_hdr.msg_iovlen;
         count_up(worker, session, done - from, bytes_of(iov + from, done - from));
+        // It stops at an error and keeps that to itself; what is gone on a second try was ICMP's.
+        if (stopped) {
+            more(&session->record->icmp, 1);
+            if (unreachable(worker, session))
+                return done;
+        }
+        stopped = sent < made;
     }
     return count;
 }
@@ -268,7 +271,8 @@ static int pass_on(struct worker *worker, struct listener *listener, int at, int
     for (int i = 0; i < run; i++)
         iov[i] = (struct iovec){in->iov[at + i].iov_base, in->messages[at + i].msg_len};
     if (run == 1 || !within_limits(worker, session, iov, (uint32_t)run)) {
-        upload(worker, session, data, size);
+        if (!upload(worker, session, data, size))
+            take_first(worker, &first, data, size, false);
         return 1;
     }
     return (int)upload_run(worker, session, iov, (uint32_t)run);
