@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 
 from echo import Echo, clients, exchange, silent
 from host import free_port
-from proxy import Endpoint, Proxy, until
+from proxy import Endpoint, Proxy, command, until
 
 
 def file_text(
@@ -192,3 +195,45 @@ def test_reload_is_for_the_parent_only(lab: Lab) -> None:
     done = lab.proxy.ctl("reload", "--process", "reg")
     assert done.returncode == 1
     assert "knows no verb" in done.stderr
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """Hears what an instance tells systemd."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "supervisor"))
+        sock.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "supervisor"))
+        yield sock
+
+
+def told(supervisor: socket.socket) -> str:
+    """The next thing that is no mere status: READY, or RELOADING with the moment left out."""
+    while True:
+        state = dict(line.split("=", 1) for line in supervisor.recv(4096).decode().split("\n"))
+        if "RELOADING" in state:
+            assert 0 < int(state["MONOTONIC_USEC"]) < time.monotonic() * 1e6
+            return "RELOADING"
+        if "READY" in state:
+            assert state["STATUS"].startswith("running: listening ")
+            return "READY"
+
+
+def test_systemd_hears_of_it_and_of_its_end(tmp_path: Path, supervisor: socket.socket) -> None:
+    """Also where the file has a mistake or REG is being replaced: never one without the other."""
+    port = free_port()
+    good = file_text([port], [("one", "127.0.0.1", "127.0.0.1:9")])
+    with Proxy(tmp_path / "proxy", good) as proxy:
+        assert told(supervisor) == "READY"
+        for text, status in ((good, 0), ("colour = 1", 1), (good.replace("50", "60"), 1)):
+            proxy.write(text)
+            assert proxy.ctl("reload").returncode == status
+            assert [told(supervisor), told(supervisor)] == ["RELOADING", "READY"]
+        proxy.write(good)
+        reg = proxy.kill(signal.SIGSTOP, "reg")
+        asked = subprocess.Popen(command("ctl", "one", "--runtime-dir", proxy.runtime, "reload"))
+        assert told(supervisor) == "RELOADING"
+        os.kill(reg, signal.SIGKILL)
+        assert told(supervisor) == "READY"
+        assert asked.wait(10) == 0
+        assert proxy.next_reg(reg)

@@ -209,8 +209,13 @@ class Parent:
         self._bus.emit(ROOT, PROXY, "ProcessRestarted", "su", [role, count])
 
     async def _reload(self) -> wire.Plain:
-        ended = await self._current.reload(
-            self._setting.mode, self._resources, self._naming, self._children
-        )
+        self._notifier.reloading()
+        try:
+            ended = await self._current.reload(
+                self._setting.mode, self._resources, self._naming, self._children
+            )
+        finally:
+            # After a mistake, too: systemd would wait for it until the reload times out.
+            self._notifier.ready(self._state.line())
         self._bus.emit(ROOT, PROXY, "Reloaded", "", [])
         return {"sessions-ended": ended}

@@ -1,13 +1,16 @@
 """Readiness, watchdog and status, told to whoever supervises us by the sd_notify protocol.
 
-The socket never blocks: a supervisor that hangs must not hang the relay. Texts are ASCII, for
-sdnotify would lose others without a word.
+What comes again and again never blocks: a supervisor that hangs must not hang the relay. What is
+said once waits for it: a READY=1 that is lost is a start or a reload that fails. Texts are ASCII,
+for sdnotify would lose others without a word.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import time
 
 import sdnotify
 
@@ -53,8 +56,17 @@ class Notifier:
             sock.settimeout(0)
 
     def ready(self, status: str) -> None:
-        """The work can begin."""
-        self._notifier.notify(f"READY=1\nSTATUS={_ascii(status)}")
+        """The work can begin, or goes on after reloading()."""
+        self._insist(f"READY=1\nSTATUS={_ascii(status)}")
+
+    def reloading(self) -> None:
+        """A new configuration is tried; ready() must follow, whatever comes of it."""
+        moment = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._insist(f"RELOADING=1\nMONOTONIC_USEC={moment}")
+
+    def _insist(self, state: str) -> None:
+        with contextlib.suppress(OSError):  # it hangs or is gone: our work goes on
+            self._send(state, [])
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""
