@@ -13,7 +13,7 @@ TEST_PACKAGES = $(RUN_PACKAGES) tftp-hpa tftpd-hpa rsyslog bsdutils iproute2 man
 DEB_PACKAGES = build-essential debhelper dh-python pybuild-plugin-pyproject python3-all-dev cython3 \
 	python3-setuptools python3-pytest python3-hypothesis python3-dnspython fakeroot
 
-.PHONY: build run test check deb install uninstall bench bench-full clean
+.PHONY: build run test autopkgtest check deb install uninstall bench bench-full clean
 
 build: .venv/built
 
@@ -39,6 +39,11 @@ test: build
 	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/peers $(PYTEST)
 	$(SUDO) tests/system/install-tools.sh
 	$(AS_ROOT) tests/system/side-by-side.sh $(BIN)/pytest -p no:cacheprovider $(PYTEST)
+
+# debian/tests as Debian runs them, in a machine of each release; it needs apt's network.
+autopkgtest: build
+	$(SUDO) tests/system/install-tools.sh
+	$(SUDO) env PATH="$(PATH)" $(BIN)/python tests/system/autopkgtest.py
 
 check: build
 	$(BIN)/ruff format --check service tests bench

@@ -46,6 +46,15 @@ def build(release: str, builder_root: Path, *, version: str | None = None) -> Pa
     return Package(deb, (target / "lintian").read_text())
 
 
+def copy_tree(target: Path) -> None:
+    """The working tree without what is made from it."""
+    for path in _files():
+        if path.exists():
+            copy = target / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy, follow_symlinks=False)
+
+
 def _files() -> list[Path]:
     words = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -67,11 +76,7 @@ def _build(
 ) -> None:
     with tempfile.TemporaryDirectory() as work:
         source = Path(work) / "udp-proxy"
-        for path in _files():
-            if path.exists():
-                copy = source / path.relative_to(ROOT)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(path, copy, follow_symlinks=False)
+        copy_tree(source)
         if version:
             changelog = source / "debian" / "changelog"
             first, rest = changelog.read_text().split("\n", 1)
