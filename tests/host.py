@@ -18,9 +18,12 @@ _PACKAGES = {
     "in.tftpd": "tftpd-hpa",
     "ip": "iproute2",
     "logger": "bsdutils",
+    "logrotate": "logrotate",
+    "nsenter": "util-linux",
     "prlimit": "util-linux",
     "rsyslogd": "rsyslog",
     "tftp": "tftp-hpa",
+    "unshare": "util-linux",
 }
 
 

@@ -182,10 +182,14 @@ class Proxy:
                 elif b"udpproxy" in words and b"run" in words and mark in words:
                     yield int(entry.name), "parent"
 
+    def ctl_words(self, *words: object) -> list[str]:
+        """The command line of `udp-proxy ctl NAME ...`"""
+        return command("ctl", self.name, "--runtime-dir", self.runtime, *words)
+
     def ctl(self, *words: object) -> subprocess.CompletedProcess[str]:
         """`udp-proxy ctl NAME ...`"""
         return subprocess.run(
-            command("ctl", self.name, "--runtime-dir", self.runtime, *words),
+            self.ctl_words(*words),
             capture_output=True,
             text=True,
             timeout=30,

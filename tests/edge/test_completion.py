@@ -104,6 +104,8 @@ def test_verbs_are_those_of_the_program(script: Path) -> None:
         ("udp-proxy ctl --process ", PROCESSES),
         ("udp-proxy ctl --process reg --json d", ["dns"]),
         ("udp-proxy ctl dns info --process r", ["reg"]),
+        ("udp-proxy ctl dns info --", sorted([*CTL_OPTIONS, "--lines"])),
+        ("udp-proxy ctl dns info --lines ", []),
         ("udp-proxy ctl dns re", ["reload", "reopen", "resolve-now"]),
         ("udp-proxy ctl dns loglevel ", sorted(["+1", "-1", *LEVELS, *CTL_OPTIONS])),
         ("udp-proxy ctl dns loglevel -", sorted(["-1", *CTL_OPTIONS])),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import array
 import fcntl
 import os
+import re
+import resource
 import select
 import socket
 import struct
@@ -19,18 +21,12 @@ from hypothesis import strategies as st
 from udpproxy.config.model import Log
 from udpproxy.errors import InvalidArgument, UnitError
 from udpproxy.process import logs as logs_module
-from udpproxy.process import messages, sinks
+from udpproxy.process import messages, receivers, sinks, wire
+from udpproxy.process.files import FileSink
 from udpproxy.process.logs import Damper, Logs, clean, level_from, level_name
-from udpproxy.process.sinks import (
-    Entry,
-    FileSink,
-    JournalSink,
-    Sink,
-    StderrSink,
-    SyslogSink,
-    priority,
-    stderr_is_journal,
-)
+from udpproxy.process.memory import LastLines
+from udpproxy.process.receivers import JournalSink, SyslogSink
+from udpproxy.process.sinks import Entry, Sink, StderrSink, priority, stderr_is_journal
 
 ENTRY = Entry("UDPS-100-I", "I", "hello", "ab" * 16, {"SESSION": "7", "EMPTY": ""})
 
@@ -90,6 +86,7 @@ def test_level_names() -> None:
         ("\x1b[2J", "\\x1b[2J"),
         ("\x00\x7f\x85\x9b", "\\x00\\x7f\\x85\\x9b"),
         ("\u2028\u2029", "\\x2028\\x2029"),
+        ("\u202etxet\u2066", "\\x202etxet\\x2066"),
     ],
 )
 def test_clean(text: str, wanted: str) -> None:
@@ -139,12 +136,12 @@ class ListSink(Sink):
     def _format(self, entry: Entry) -> bytes:
         return entry.text.encode()
 
-    def _write(self, line: bytes) -> bool:
+    def _write(self, line: bytes) -> int:
         if not self.room:
-            return False
+            return 0
         self.room -= 1
         self.taken.append(line.decode())
-        return True
+        return len(line)
 
 
 def test_what_waits_keeps_its_order() -> None:
@@ -172,6 +169,19 @@ def test_what_does_not_fit_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sink.taken == ["0", "1", "2"]
 
 
+def test_what_waits_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sinks, "_MOST_BYTES", 100)
+    sink = ListSink(room=0)
+    for size in (60, 60, 40, 1):
+        sink.emit(entry("x" * size))
+    assert (sink.waiting, sink.dropped) == (2, 2)
+    sink.room = 100
+    assert sink.flush()
+    sink.room = 0
+    sink.emit(entry("y" * 100))
+    assert (sink.waiting, sink.dropped) == (1, 2)
+
+
 def lines(path: Path) -> list[str]:
     """The texts behind time, sender and id."""
     return [line.split(": UDPS-100-I ", 1)[1] for line in path.read_text().splitlines()]
@@ -197,7 +207,8 @@ def test_where_a_file_cannot_be_reopened_the_old_one_goes_on(tmp_path: Path) -> 
     sink = FileSink("who", folder / "log")
     moved = tmp_path / "moved"
     folder.rename(moved)
-    sink.reopen()
+    with pytest.raises(FileNotFoundError):
+        sink.reopen()
     sink.emit(entry("still here"))
     sink.close()
     assert lines(moved / "log") == ["still here"]
@@ -209,13 +220,74 @@ def test_a_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
         FileSink("who", tmp_path / "log")
 
 
-def test_a_full_disk_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_waited_for() -> None:
     """/dev/full is one for ever; in a real one there is room again some day."""
-    monkeypatch.setattr(sinks, "_LAST_PATIENCE", 0.0)
     sink = FileSink("who", Path("/dev/full"))
     sink.emit(entry("one"))
     assert not sink.flush()
     sink.close()
+
+
+@contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """As a disk that is full then: what fits is written, and no byte more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_no_half_line_stays_where_others_write(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    one, other = FileSink("one", path), FileSink("other", path)
+    one.emit(entry("first"))
+    many = [f"{number} {'x' * 100}" for number in range(5)]
+    with files_end_at(path.stat().st_size + 250):
+        one.emit_lines("UDPS-100-I", "I", many)
+    assert path.read_text().endswith("x\n")
+    assert (len(lines(path)), one.waiting) == (2, 4)
+    other.emit(entry("between"))
+    assert one.flush()
+    assert lines(path) == ["first", many[0], "between", *many[1:]]
+    one.close()
+    other.close()
+
+
+def test_held_lines_wait_for_the_reopening(tmp_path: Path) -> None:
+    sink = FileSink("who", tmp_path / "log")
+    sink.emit(entry("one"))
+    sink.held = True
+    sink.emit(entry("two"))
+    sink.emit_lines("UDPS-100-I", "I", ["three", "four"])
+    assert not sink.flush()
+    assert sink.waiting == 3
+    assert lines(tmp_path / "log") == ["one"]
+    os.truncate(tmp_path / "log", 0)
+    sink.reopen()
+    sink.emit(entry("five"))
+    sink.close()
+    assert lines(tmp_path / "log") == ["two", "three", "four", "five"]
+
+
+def test_a_hold_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Logs("who")
+    log.configure(Log(target="file", file=str(tmp_path / "log"), records=str(tmp_path / "records")))
+    clock = Clock()
+    monkeypatch.setattr(logs_module, "time", clock)
+    log.hold()
+    log.record("one", {})
+    log.say(messages.STOPPING, "two")
+    clock.now += logs_module.HOLD_LIMIT - 0.1
+    log.flush()
+    assert (tmp_path / "records").read_text() == ""
+    clock.now += 0.2
+    log.flush()
+    assert texts(tmp_path / "records") == ["UDPP-888-I one"]
+    assert texts(tmp_path / "log")[0] == "UDPS-103-I stopping: two"
+    assert texts(tmp_path / "log")[1].startswith("UDPS-309-W log files were held for 60 s")
+    log.close()
 
 
 def test_a_line_that_was_written_in_part_is_finished(tmp_path: Path) -> None:
@@ -309,7 +381,7 @@ def parsed(raw: bytes) -> dict[str, str]:
 
 
 def test_a_journal_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sinks, "_JOURNAL", str(tmp_path / "journal"))
+    monkeypatch.setattr(receivers, "_JOURNAL", str(tmp_path / "journal"))
     with listen(tmp_path / "journal") as journald:
         sink = JournalSink("udp-proxy/test/reg")
         sink.emit(ENTRY)
@@ -325,7 +397,7 @@ def test_a_journal_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("size", [100_000, 1_000_000])
 def test_a_large_journal_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(sinks, "_JOURNAL", str(tmp_path / "journal"))
+    monkeypatch.setattr(receivers, "_JOURNAL", str(tmp_path / "journal"))
     with listen(tmp_path / "journal") as journald:
         sink = JournalSink("who")
         sink.emit(entry("x" * size))
@@ -349,8 +421,8 @@ def test_a_receiver_that_is_restarted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     path = tmp_path / "receiver"
-    monkeypatch.setattr(sinks, "_JOURNAL", str(path))
-    monkeypatch.setattr(sinks, "_SYSLOG", str(path))
+    monkeypatch.setattr(receivers, "_JOURNAL", str(path))
+    monkeypatch.setattr(receivers, "_SYSLOG", str(path))
     sink = JournalSink("who") if kind == "journal" else SyslogSink("who", "daemon")
     sink.emit(entry("before it is there"))
     with listen(path) as receiver:
@@ -375,7 +447,7 @@ def test_a_receiver_that_is_restarted(
 
 
 def test_a_receiver_that_does_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sinks, "_SYSLOG", str(tmp_path / "syslog"))
+    monkeypatch.setattr(receivers, "_SYSLOG", str(tmp_path / "syslog"))
     with listen(tmp_path / "syslog") as receiver:
         sink = SyslogSink("who", "local3")
         for number in range(2000):
@@ -389,6 +461,52 @@ def test_a_receiver_that_does_not_read(tmp_path: Path, monkeypatch: pytest.Monke
     assert [int(line.rpartition(" ")[2]) for line in got] == list(range(2000))
     assert got[0].startswith(f"<{19 * 8 + 6}>")
     assert f" who[{os.getpid()}]: UDPS-100-I 0" in got[0]
+
+
+def test_a_line_that_no_daemon_ever_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is counted, and those behind it do not wait for ever."""
+    monkeypatch.setattr(receivers, "_SYSLOG", str(tmp_path / "syslog"))
+    monkeypatch.setattr(receivers, "_LONGEST", 1 << 24)
+    with listen(tmp_path / "syslog") as receiver:
+        sink = SyslogSink("who", "daemon")
+        sink.emit(entry("x" * (8 << 20)))
+        sink.emit(entry("short"))
+        assert receiver.recv(4096).endswith(b"UDPS-100-I short")
+        assert (sink.dropped, sink.waiting) == (1, 0)
+        sink.close()
+
+
+class KeptSyslog(SyslogSink):
+    """Keeps what it would send."""
+
+    def __init__(self, who: str, facility: str) -> None:
+        super().__init__(who, facility)
+        self.sent: list[str] = []
+
+    def _write(self, line: bytes) -> int:
+        self.sent.append(line.decode())
+        return len(line)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(min_size=1, max_size=20))
+def test_the_parts_of_a_long_line(piece: str) -> None:
+    """Each is text by itself, none is too long, and together they are the line."""
+    sink = KeptSyslog("who", "daemon")
+    sent, text = sink.sent, clean(piece) * 3000
+    sink.emit(entry(text))
+    assert all(len(line.encode()) <= 8000 for line in sent)
+    if len(sent) > 1:
+        parts = [
+            re.fullmatch(r"<\d+>.{15} who\[\d+\]: \S+ \[(\d+)/(\d+)\] (.*)", line) for line in sent
+        ]
+        found = [part.groups() for part in parts if part]
+        assert [part[:2] for part in found] == [
+            (str(number), str(len(sent))) for number in range(1, len(sent) + 1)
+        ]
+        assert "".join(part[2] for part in found) == text
+    else:
+        assert sent[0].endswith(f"UDPS-100-I {text}")
 
 
 def test_priorities() -> None:
@@ -507,8 +625,47 @@ def test_a_failure_has_its_traceback_line_by_line(log: Logs, tmp_path: Path) -> 
     assert said[-2:] == ["UDPS-530-C ValueError: two", "UDPS-530-C lines"]
 
 
+def test_the_last_lines_fit_into_an_answer() -> None:
+    last = LastLines("who")
+    for number in range(300):
+        last.add(entry(f"{number} short"))
+    assert [line.rpartition("UDPS-100-I ")[2] for line in last.newest(3)] == [
+        "297 short", "298 short", "299 short"
+    ]  # fmt: skip
+    assert len(last.newest(200)) == 200
+    assert last.newest(0) == []
+    for _ in range(200):
+        last.add(entry("\u00e9" * 5000))
+    shown = last.newest(200)
+    assert 30 < len(shown) < 200
+    assert shown[0].endswith("\u00e9... (5000 characters)")
+    assert wire.encode(wire.Answer(1, {"last-lines": [*shown]}))
+
+
+def test_lost_lines_stay_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the log is changed to."""
+    monkeypatch.setattr(receivers, "_SYSLOG", str(tmp_path / "syslog"))
+    monkeypatch.setattr(sinks, "_MOST_WAITING", 2)
+    clock = Clock()
+    monkeypatch.setattr(logs_module, "time", clock)
+    log = Logs("who")
+    log.configure(Log(target="syslog"))
+    for number in range(5):
+        log.say(messages.STOPPING, number)
+    log.configure(Log(target="file", file=str(tmp_path / "log")))
+    assert (log.dropped, log.waiting) == (3, 2)
+    log.flush()
+    clock.now += 60
+    log.flush()
+    assert (log.dropped, log.waiting) == (5, 0)
+    log.close()
+    assert [text[:30] for text in texts(tmp_path / "log")] == [
+        "UDPS-306-W 3 log lines are los", "UDPS-306-W 2 log lines are los"
+    ]  # fmt: skip
+
+
 def test_lost_lines_are_spoken_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sinks, "_SYSLOG", str(tmp_path / "syslog"))
+    monkeypatch.setattr(receivers, "_SYSLOG", str(tmp_path / "syslog"))
     monkeypatch.setattr(sinks, "_MOST_WAITING", 2)
     log = Logs("who")
     log.configure(Log(target="syslog"))

@@ -35,10 +35,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--json", action="store_true", help="for programs: one JSON document")
     parser.add_argument("--runtime-dir", metavar="D", type=Path, help="as given to run")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    _verb(verbs, "info", "log the state and print it")
+    info = _verb(verbs, "info", "log the state and print it")
+    info.add_argument(
+        "--lines", metavar="N", type=int, default=10, help="with its last log lines: 10, to 200"
+    )
     level = _verb(verbs, "loglevel", "set the log level")
     level.add_argument("level", metavar="L", help="+1, -1, 3 to 9, or a name")
     _verb(verbs, "reopen", "reopen log files")
+    _verb(verbs, "hold", "write no log file until reopen, for 60 s at most")
     _verb(verbs, "terminate", "end the proxy and all its sessions")
     _verb(verbs, "reload", "read the configuration again")
     sessions = _verb(verbs, "sessions", "list the sessions")
@@ -85,7 +89,9 @@ def _arguments(words: argparse.Namespace) -> dict[str, wire.Plain]:
     arguments: dict[str, wire.Plain] = {}
     if words.process:
         arguments["process"] = words.process
-    if words.verb == "loglevel":
+    if words.verb == "info":
+        arguments["lines"] = words.lines
+    elif words.verb == "loglevel":
         arguments["level"] = words.level
     elif words.verb == "segmentation":
         arguments["mode"] = words.mode
@@ -141,9 +147,12 @@ def _print(verb: str, value: wire.Plain, *, as_json: bool) -> None:
         for line in _table(value):
             print(line)
     elif isinstance(value, dict):
+        lines = value.pop("last-lines", None)
         width = max(map(len, value), default=0)
         for key, item in value.items():
             print(f"{key:<{width}}  {item}")
+        if isinstance(lines, list) and lines:
+            print("last-lines", *lines, sep="\n  ")
     elif value is not None:
         print(value)
 

@@ -61,8 +61,14 @@ class Commands:
             case "loglevel":
                 return await self._loglevel(str(args.get("level", "")))
             case "reopen":
-                self._control.reopen()
-                await self._ask_all("reopen", {})
+                try:
+                    self._control.reopen()
+                finally:
+                    await self._ask_all("reopen", {})
+                return None
+            case "hold":
+                self._control.hold()
+                await self._ask_all("hold", {})
                 return None
             case "reload":
                 async with self._turn:

@@ -22,7 +22,7 @@ from udpproxy.parent.store import Store
 from udpproxy.parent.systemd import Systemd
 from udpproxy.process import messages, wire
 from udpproxy.process.control import Control
-from udpproxy.process.logs import Logs
+from udpproxy.process.logs import SOON, Logs
 from udpproxy.process.notify import Notifier
 from udpproxy.process.privileges import group_number
 from udpproxy.process.signals import Signals
@@ -181,13 +181,12 @@ class Parent:
 
     def _pulse(self) -> None:
         """Once a second: a sign of life, the status line, changed properties."""
-        self._timer = self._loop.call_later(1.0, self._pulse)
+        self._timer = self._loop.call_later(SOON if self._logs.flush() else 1.0, self._pulse)
         interval = self._notifier.watchdog_interval
         now = self._loop.time()
         if interval and now - self._alive_at >= min(interval, 1.0):
             self._alive_at = now
             self._notifier.alive()
-        self._logs.flush()
         told = (self._state.word, self._state.sessions)
         if told != self._told:
             self._told = told

@@ -2,6 +2,7 @@
 
 Session records are seen at every level and can have a file of their own. What a client can
 provoke goes through a Damper: one line a second and key, with the count of those held back.
+The last lines are remembered, whatever became of them.
 """
 
 from __future__ import annotations
@@ -14,18 +15,17 @@ from pathlib import Path
 from udpproxy.config.model import Log as LogConfig
 from udpproxy.errors import InvalidArgument, UnitError
 from udpproxy.process import messages
+from udpproxy.process.files import FileSink
+from udpproxy.process.memory import LastLines
 from udpproxy.process.messages import Message
-from udpproxy.process.sinks import (
-    Entry,
-    FileSink,
-    JournalSink,
-    Sink,
-    StderrSink,
-    SyslogSink,
-    stderr_is_journal,
-)
+from udpproxy.process.receivers import JournalSink, SyslogSink
+from udpproxy.process.sinks import Entry, Sink, StderrSink, stderr_is_journal
 
 LEAST, MOST = 3, 9
+SOON = 0.01
+"""Seconds until the next flush() while lines flow off: a syslog daemon has room for a few only."""
+HOLD_LIMIT = 60.0
+"""Seconds after which held files are written again, whether somebody reopened them or not."""
 NAMES = {
     "error": 3,
     "warning": 4,
@@ -36,7 +36,8 @@ NAMES = {
     "full": 9,
 }
 _NAME_OF = {number: name for name, number in NAMES.items()}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# Also what turns the direction of writing: a line would show as another than it is.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def level_name(level: int) -> str:
@@ -71,8 +72,15 @@ class Logs:
         self._sink: Sink = _sink(who, LogConfig())
         self._records: Sink | None = None
         self._config: LogConfig | None = None
+        self._replaced: list[tuple[Sink, float]] = []
+        """Sinks of an earlier configuration that still have lines, and until when they may."""
+        self._lost_before = 0
         self._told = 0
         """How many of those dropped have been spoken of."""
+        self._held_until: float | None = None
+        self._taken_at = -1e9
+        """When lines that waited were taken for the last time."""
+        self.last = LastLines(who)
 
     @property
     def target(self) -> str:
@@ -82,8 +90,19 @@ class Logs:
 
     @property
     def dropped(self) -> int:
-        """Lines that no sink took in time."""
-        return self._sink.dropped + (self._records.dropped if self._records else 0)
+        """Lines that no sink took in time; it never falls."""
+        return self._lost_before + sum(sink.dropped for sink in self._all())
+
+    @property
+    def waiting(self) -> int:
+        """Lines that no sink has taken yet."""
+        return sum(sink.waiting for sink in self._all())
+
+    def _own(self) -> list[Sink]:
+        return [self._sink, *([self._records] if self._records else [])]
+
+    def _all(self) -> list[Sink]:
+        return [*self._own(), *(sink for sink, _ in self._replaced)]
 
     def configure(self, config: LogConfig, *, keep_level: bool = False) -> None:
         """Another level, sink, records' file; UnitError and no change where one cannot be had."""
@@ -92,11 +111,26 @@ class Logs:
                 sink, records = _sinks(self.who, config)
             except OSError as problem:
                 raise UnitError("log", f"{problem.filename}: {problem.strerror}") from None
-            self.close()
-            self._sink, self._records, self._told = sink, records, 0
+            self._release()
+            # Datagrams wait while we do this: nobody is waited for here.
+            until = time.monotonic() + _REPLACED_PATIENCE
+            self._replaced += [(each, until) for each in self._own()]
+            self._sink, self._records = sink, records
+            self._see_off()
         self._config = config
         if not keep_level:
             self.level = config.level
+
+    def _see_off(self) -> None:
+        """Sinks that were replaced, once they have no more lines or no more time."""
+        now, remaining = time.monotonic(), []
+        for sink, until in self._replaced:
+            if not sink.flush() and now < until:
+                remaining.append((sink, until))
+                continue
+            self._lost_before += sink.dropped + sink.waiting
+            sink.close()
+        self._replaced = remaining
 
     def follow(self, config: LogConfig) -> None:
         """configure() for a child, whose parent could open what we cannot: the log goes on where
@@ -115,7 +149,7 @@ class Logs:
     def say(self, message: Message, *args: object, **fields: object) -> None:
         """Log it if the level is high enough; `fields` go to the journal, in capitals."""
         if message.level <= self.level:
-            self._emit(self._sink, message, message.text % args, fields)
+            self._say(message, message.text % args, fields)
 
     def seen(self, message: Message) -> bool:
         """Would say() write it? For arguments that cost something to make."""
@@ -124,7 +158,10 @@ class Logs:
     def record(self, text: str, fields: dict[str, str]) -> None:
         """A session's record: at every level."""
         entry = Entry(messages.RECORD.id, messages.RECORD.severity, text, _RECORD_ID, fields)
-        (self._records or self._sink).emit(entry)
+        if self._records:
+            self._records.emit(entry)
+        else:
+            self._emit(entry)
 
     @property
     def writes_lines(self) -> bool:
@@ -133,44 +170,88 @@ class Logs:
 
     def record_lines(self, texts: list[str]) -> None:
         """Records of many sessions, as lines."""
-        sink = self._records or self._sink
-        sink.emit_lines(messages.RECORD.id, messages.RECORD.severity, texts)
+        ident, severity = messages.RECORD.id, messages.RECORD.severity
+        if self._records is None:
+            self.last.add_all(ident, severity, texts)
+        (self._records or self._sink).emit_lines(ident, severity, texts)
 
     def failure(self, problem: BaseException) -> None:
         """A mistake of ours, with its traceback, a line each."""
         self.say(messages.INTERNAL, repr(problem))
         for line in traceback.format_exception(problem):
             for part in line.rstrip().split("\n"):
-                self._emit(self._sink, messages.INTERNAL, part, {})
+                self._say(messages.INTERNAL, part, {})
+
+    def hold(self) -> None:
+        """Nothing is written to files, their lines wait, until reopen() or HOLD_LIMIT is over: for
+        a rotation that copies and truncates them."""
+        self._held_until = time.monotonic() + HOLD_LIMIT
+        for sink in self._own():
+            sink.held = True
 
     def reopen(self) -> None:
-        """Files by their names, sockets anew."""
-        self._sink.reopen()
-        if self._records:
-            self._records.reopen()
+        """Files by their names, sockets anew; UnitError for files that cannot be opened, whose old
+        ones go on."""
+        self._release()
+        problems = []
+        for sink in self._own():
+            try:
+                sink.reopen()
+            except OSError as problem:
+                problems.append(f"{problem.filename}: {problem.strerror}")
+        if problems:
+            raise UnitError("log", "; ".join(problems))
 
-    def flush(self) -> None:
-        """Write what could not be written at once; call it now and then."""
+    def _release(self) -> None:
+        self._held_until = None
+        for sink in self._own():
+            sink.held = False
+
+    def flush(self) -> bool:
+        """Write what could not be written at once; call it now and then. True: call again SOON,
+        more waits and whoever receives was taking it a moment ago."""
+        if self._held_until is not None and time.monotonic() >= self._held_until:
+            self._release()
+            self.say(messages.HELD_TOO_LONG, HOLD_LIMIT)
+        before = self.waiting
         done = self._sink.flush()
         if self._records:
             self._records.flush()
+        self._see_off()
         if done and self.dropped > self._told:
             lost, self._told = self.dropped - self._told, self.dropped
             self.say(messages.LINES_LOST, lost)
+        now, after = time.monotonic(), self.waiting
+        if after < before:
+            self._taken_at = now
+        return after > 0 and now - self._taken_at < 1.0
 
     def drain(self, patience: float) -> bool:
         """flush() that waits so many seconds; False: something still waits."""
         return self._sink.drain(patience) and (not self._records or self._records.drain(patience))
 
     def close(self) -> None:
-        """The last lines."""
-        self._sink.close()
-        if self._records:
-            self._records.close()
+        """The last lines. What nobody took is lost now, and stderr hears how much."""
+        self._release()
+        for sink in self._all():
+            sink.drain(sink.patience)
+        lost = self.dropped + self.waiting - self._told
+        for sink in self._all():
+            sink.close()
+        if lost:
+            message = messages.LINES_LOST
+            StderrSink(self.who).emit(
+                Entry(message.id, message.severity, message.text % lost, message.journal_id, {})
+            )
 
-    def _emit(self, sink: Sink, message: Message, text: str, fields: dict[str, object]) -> None:
+    def _say(self, message: Message, text: str, fields: dict[str, object]) -> None:
         clear = {name: clean(str(value)) for name, value in fields.items()}
-        sink.emit(Entry(message.id, message.severity, clean(text), message.journal_id, clear))
+        entry = Entry(message.id, message.severity, clean(text), message.journal_id, clear)
+        self._emit(entry)
+
+    def _emit(self, entry: Entry) -> None:
+        self.last.add(entry)
+        self._sink.emit(entry)
 
 
 class Damper:
@@ -192,6 +273,7 @@ class Damper:
         return f" ({held} more held back)" if held else ""
 
 
+_REPLACED_PATIENCE = 5.0
 _RECORD_ID = messages.RECORD.journal_id
 
 

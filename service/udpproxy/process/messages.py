@@ -77,6 +77,10 @@ SIGNAL_UNANSWERED = Message("UDPS-311-W", "a signal's verb did not reach everybo
 LOG_STAYS = Message(
     "UDPS-307-W", "%s: this process cannot write there, its log goes on where it went"
 )
+REOPEN_FAILED = Message("UDPS-308-W", "%s: log not reopened, it goes on in the old file")
+HELD_TOO_LONG = Message(
+    "UDPS-309-W", "log files were held for %g s and nobody reopened them: they are written again"
+)
 COMMAND_REFUSED = Message("UDPS-310-W", "command %s from uid %d refused: %s")
 TOO_MANY_ENDS = Message(
     "UDPS-510-C", "too many terminated children: %s ended %d times within %g s; giving up"

@@ -13,7 +13,7 @@ from udpproxy.errors import InvalidArgument, LinkError
 from udpproxy.process import messages, wire
 from udpproxy.process.control import Control, Figures
 from udpproxy.process.link import Link
-from udpproxy.process.logs import MOST, Logs
+from udpproxy.process.logs import MOST, SOON, Logs
 from udpproxy.process.loop import Reactor
 from udpproxy.process.notify import Notifier
 from udpproxy.reg import engines
@@ -67,7 +67,6 @@ class Reg:
             "pid": os.getpid(),
             "uptime": round(time.monotonic() - self._born, 1),
             "state": "relaying" if self._engine else "starting",
-            "log-lines-dropped": self._logs.dropped,
         }
         table = self._lent.table
         if self._engine and table:
@@ -216,13 +215,14 @@ class Reg:
             self._host.load(self._engine.sessions)
         patience = _IDLE_TICK if due is None else max(0.0, (due - now) / 1e9)
         most = _BUSY_TICK if self._engine.sessions else _IDLE_TICK
+        if self._logs.flush():
+            most = SOON
         self._reactor.call_later(min(patience, most), self._tick)
         interval = self._notifier.watchdog_interval
         if interval and now / 1e9 - self._alive_at >= interval:
             self._alive_at = now / 1e9
             self._notifier.alive()
         self._naming.look()
-        self._logs.flush()
         self._count_lost_lines()
 
     def _count_lost_lines(self) -> None:

@@ -19,7 +19,7 @@ from udpproxy.errors import InvalidArgument, LinkError, UnitError
 from udpproxy.process import messages, wire
 from udpproxy.process.control import Control, Figures
 from udpproxy.process.link import Link
-from udpproxy.process.logs import Logs
+from udpproxy.process.logs import SOON, Logs
 from udpproxy.process.notify import Notifier
 
 if TYPE_CHECKING:
@@ -221,8 +221,8 @@ class Helper(ABC):
     def _tick(self) -> None:
         """A sign of life."""
         self._notifier.alive()
-        self._logs.flush()
-        self._loop.call_later(self._notifier.watchdog_interval or 1.0, self._tick)
+        interval = self._notifier.watchdog_interval or 1.0
+        self._loop.call_later(SOON if self._logs.flush() else interval, self._tick)
 
 
 def _moment(path: Path) -> int:
