@@ -73,13 +73,8 @@ def test_info_is_of_that_process_only(
     proxy: Proxy, do: Callable[[Proxy], object], process: str
 ) -> None:
     before = len(proxy.said(": UDPS-302-I"))
-
-    def logged() -> list[str]:
-        # Again and again: each process logs its state at most once a second.
-        do(proxy)
-        return proxy.said(": UDPS-302-I")[before:]
-
-    (line,) = until(logged, step=0.1)
+    do(proxy)
+    (line,) = until(lambda: proxy.said(": UDPS-302-I")[before:])
     assert (PARENT if process == "parent" else REG) in line
     assert f"role={process}" in line
 
