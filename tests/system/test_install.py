@@ -93,7 +93,8 @@ def test_what_remove_and_purge_leave(machine: Machine, deb: Package) -> None:
     left = files(machine) - before
     dpkg = {one for one in left if one.startswith("/var/lib/dpkg/info/udp-proxy.")}
     enabled = {one for one in left if "deb-systemd-helper" in one or ".target.wants/" in one}
-    assert left - dpkg - enabled == {"/etc/udp-proxy", "/var/log/udp-proxy"}
+    kept = {"/etc/udp-proxy", "/etc/logrotate.d/udp-proxy", "/var/log/udp-proxy"}
+    assert left - dpkg - enabled == kept
     assert machine.path("/etc/udp-proxy/dns.toml").exists()
 
     machine.run("apt-get", "purge", "--yes", "udp-proxy")

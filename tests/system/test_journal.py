@@ -81,14 +81,19 @@ def test_a_quiet_life_has_no_warnings(host: Machine, dns: Instance) -> None:
     assert [entry["MESSAGE"] for entry in said] == []
 
 
-def test_a_file_that_is_rotated(host: Machine, dns: Instance) -> None:
+@pytest.mark.parametrize("rules", ["", ROTATE], ids=["the package's", "by signal"])
+def test_a_file_that_is_rotated(host: Machine, dns: Instance, rules: str) -> None:
     more = f'log = {{ target = "file", file = "{FILE}" }}'
     dns.configure(more=more)
-    host.write("/etc/logrotate.d/udp-proxy", ROTATE)
+    if rules:
+        host.write("/etc/logrotate.d/udp-proxy", rules)
     dns.start()
 
     def lines(name: str = FILE) -> list[str]:
         return host.run("cat", name, check=False).stdout.splitlines()
+
+    def rotated() -> list[str]:
+        return host.run("sh", "-c", f"zcat -f {FILE}.1*").stdout.splitlines()
 
     assert any("UDPS-100-I ready" in line for line in lines())
     mode = host.run("stat", "--format=%U %A", FILE).stdout
@@ -97,13 +102,14 @@ def test_a_file_that_is_rotated(host: Machine, dns: Instance) -> None:
         host.run("logrotate", "--force", "/etc/logrotate.d/udp-proxy")
         until(lambda: len(lines()) == len(ROLES))
         assert all("UDPS-301-I" in line for line in lines())
-        rotated = lines(f"{FILE}.1")
+        before = rotated()
         dns.ctl("kill", str(dns.sessions()[0]["session"]))
         until(lambda: sum("UDPP-888-I" in line for line in lines()) == 1)
         dns.systemctl("restart", dns.unit)
         dns.stop()
     assert sum("UDPP-888-I" in line and "terminated" in line for line in lines()) >= 4
-    assert lines(f"{FILE}.1") == rotated
+    assert any("UDPS-100-I ready" in line for line in before)
+    assert rotated() == before
     assert [entry for entry in dns.entries() if "UDPS-1" in entry["MESSAGE"]] == []
 
 
