@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from system import losses, nspawn, package, roots
+from system import bare, losses, nspawn, package, roots
 from system.machine import Machine
 from system.package import Package
 from system.service import install
 
 OLDER = "0.0.9"
-KINDS: dict[str, roots.Kind] = {"root": "machine", "builder_root": "builder"}  # by fixture
+# by fixture
+KINDS: dict[str, roots.Kind] = {"root": "machine", "builder_root": "builder", "bare_root": "bare"}
 
 Roots = dict[tuple[str, roots.Kind], Path]
 
@@ -50,6 +51,12 @@ def root(release: str, all_roots: Roots) -> Path:
 def builder_root(release: str, all_roots: Roots) -> Path:
     """The same with all that builds a package of this release."""
     return all_roots[release, "builder"]
+
+
+@pytest.fixture(scope="session")
+def bare_root(release: str, all_roots: Roots) -> Path:
+    """One without systemd and a bus."""
+    return all_roots[release, "bare"]
 
 
 @pytest.fixture
@@ -90,6 +97,14 @@ def shared_host(root: Path, release: str, deb: Package) -> Iterator[Machine]:
     """The same for all tests of a module; each uses an instance of its own name, or stops it."""
     with Machine(root, f"{release}-host") as shared:
         install(shared, deb)
+        yield shared
+
+
+@pytest.fixture(scope="module")
+def container(bare_root: Path, release: str, deb: Package) -> Iterator[bare.Bare]:
+    """The package where nothing boots, for all tests of a module."""
+    with bare.Bare(bare_root, f"{release}-bare") as shared:
+        bare.install(shared, deb)
         yield shared
 
 

@@ -36,6 +36,9 @@ class MachineError(Exception):
 class Machine:
     """`with Machine(root) as machine: machine.run("systemctl", "status")`."""
 
+    program: tuple[str, ...] = ()
+    """What runs in place of systemd."""
+
     def __init__(
         self,
         root: Path,
@@ -86,6 +89,7 @@ class Machine:
         command = nspawn.command(
             self.root,
             self.name,
+            program=self.program,
             network_access=self.network_access,
             descriptors=nspawn.raise_descriptor_limit(),
             binds=self.binds,
@@ -106,8 +110,11 @@ class Machine:
             time.sleep(0.02)
             self.leader = self.leader or nspawn.leader_of(self._nspawn.pid)
             if self.leader:
-                self.state = self.run("systemctl", "is-system-running", check=False).stdout.strip()
+                self.state = self._state()
         self.boot_seconds = time.monotonic() - begun
+
+    def _state(self) -> str:
+        return self.run("systemctl", "is-system-running", check=False).stdout.strip()
 
     @property
     def off(self) -> bool:

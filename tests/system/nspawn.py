@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from system import cgroups
@@ -14,10 +14,22 @@ from system.roots import PATH
 ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
 
 
+LEADERS = ("systemd", "init", "(sd-stubinit)")
+"""What a machine's PID 1 calls itself; the last one is nspawn's own, where nothing boots."""
+
+
 def command(
-    root: Path, name: str, *, network_access: bool, descriptors: int, binds: Mapping[Path, str]
+    root: Path,
+    name: str,
+    *,
+    program: Sequence[str],
+    network_access: bool,
+    descriptors: int,
+    binds: Mapping[Path, str],
 ) -> list[str]:
-    words = ["systemd-nspawn", "--quiet", "--boot", f"--directory={root}", f"--machine={name}"]
+    """Without a `program` the container boots its systemd; with one it runs that and no more."""
+    words = ["systemd-nspawn", "--quiet", "--as-pid2" if program else "--boot"]
+    words += [f"--directory={root}", f"--machine={name}"]
     words += [
         "--volatile=overlay"
     ]  # the other ways to be volatile copy for seconds, or do not boot
@@ -27,7 +39,8 @@ def command(
         words += ["--resolv-conf=copy-host"]
     else:
         words += ["--resolv-conf=off", "--private-network"]
-    return words + [f"--bind-ro={here}:{there}" for here, there in binds.items()]
+    words += [f"--bind-ro={here}:{there}" for here, there in binds.items()]
+    return [*words, "--", *program] if program else words
 
 
 def raise_descriptor_limit() -> int:
@@ -57,6 +70,6 @@ def leader_of(nspawn: int) -> int:
     """The child of systemd-nspawn that has become the machine's PID 1, or 0."""
     with contextlib.suppress(OSError):  # either may have gone
         for child in Path(f"/proc/{nspawn}/task/{nspawn}/children").read_text().split():
-            if Path(f"/proc/{child}/comm").read_text().strip() in ("systemd", "init"):
+            if Path(f"/proc/{child}/comm").read_text().strip() in LEADERS:
                 return int(child)
     return 0

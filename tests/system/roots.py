@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["machine", "builder"]
+Kind = Literal["machine", "builder", "bare"]
 
 RELEASES = {"d12": "bookworm", "d13": "trixie"}
 STORE = Path(__file__).resolve().parents[2] / "build" / "roots"
@@ -44,7 +44,14 @@ BUILDER = """
     python3-dbus-next python3-dnspython python3-hypothesis python3-pytest python3-sdnotify
     python3-systemd
 """
-PACKAGES: dict[Kind, str] = {"machine": MACHINE, "builder": BUILDER}
+# A container in which nothing runs but what one starts: no systemd, no bus, no journal. cron and
+# the standalone sysusers are what logrotate and cron would else have systemd for.
+BARE = """
+    cron systemd-standalone-sysusers
+    python3 python3-dbus-next python3-dnspython python3-sdnotify python3-systemd
+    iproute2 logrotate procps rsyslog
+"""
+PACKAGES: dict[Kind, str] = {"machine": MACHINE, "builder": BUILDER, "bare": BARE}
 
 # $1 is the root. Timers that take dpkg's lock, and rsyslog, run only where a test starts them.
 # Without /etc/hostname a machine is called what its container is called; with .updated as old as
@@ -67,6 +74,13 @@ OPTIONS = (
     "--dpkgopt=force-unsafe-io",
     f"--customize-hook={FINISH}",
 )
+# In a bare one nothing is started that would have to be disabled.
+BARE_FINISH = """
+    set -e
+    printf '127.0.0.1 localhost\\n::1 localhost ip6-localhost\\n' >"$1/etc/hosts"
+    rm -f "$1/etc/hostname" "$1/etc/resolv.conf"
+"""
+BARE_OPTIONS = (*OPTIONS[:-1], f"--customize-hook={BARE_FINISH}")
 # What the host's apt must be told to reach its mirror, apt in the root must be told as well.
 HANDED_ON = ("Acquire::http::Proxy", "Acquire::https::Proxy", "Acquire::Check-Valid-Until")
 
@@ -85,8 +99,12 @@ class Recipe:
         return sorted(PACKAGES[self.kind].split())
 
     @property
+    def options(self) -> tuple[str, ...]:
+        return BARE_OPTIONS if self.kind == "bare" else OPTIONS
+
+    @property
     def name(self) -> str:
-        contents = "\n".join([self.codename, *self.packages, *OPTIONS])
+        contents = "\n".join([self.codename, *self.packages, *self.options])
         kind = "" if self.kind == "machine" else f"-{self.kind}"
         return f"{self.codename}{kind}-{hashlib.sha256(contents.encode()).hexdigest()[:12]}"
 
@@ -136,7 +154,12 @@ def _make(recipe: Recipe) -> None:
         raise RootError(f"mmdebstrap is not installed: {TOOLS}")
     unfinished = STORE / f"{recipe.name}.unfinished"
     _remove(unfinished)
-    command = ["mmdebstrap", *OPTIONS, *_apt_options(), f"--include={','.join(recipe.packages)}"]
+    command = [
+        "mmdebstrap",
+        *recipe.options,
+        *_apt_options(),
+        f"--include={','.join(recipe.packages)}",
+    ]
     lines = sources(recipe.codename)
     log = STORE / f"{recipe.name}.log"
     with log.open("w") as output:
