@@ -17,10 +17,11 @@ from system.service import INSIDE, PORT, SERVER_PORT
 from system.waiting import until
 
 _LINE = re.compile(r"udp-proxy/\w+(/\w+)?\[\d+\]: ([A-Z]{4}-\d{3}-[A-Z])")
-_RSYSLOG = """\
+SYSLOG_FILE = "/var/log/local5"
+_RSYSLOG = f"""\
 module(load="imuxsock")
 global(workDirectory="/tmp")
-local5.* action(type="omfile" file="/var/log/local5")
+local5.* action(type="omfile" file="{SYSLOG_FILE}")
 """
 
 
@@ -68,7 +69,7 @@ def rsyslogd(container: Bare) -> Iterator[Path]:
     words = ["rsyslogd", "-n", "-i", "/run/rsyslogd.pid", "-f", "/etc/rsyslog-test.conf"]
     with running(container, *words):
         until(lambda: container.run("test", "-S", "/dev/log", check=False).returncode == 0)
-        yield container.path("/var/log/local5")
+        yield container.path(SYSLOG_FILE)
 
 
 class Foreground:

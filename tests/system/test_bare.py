@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from system.bare import Bare, Foreground, echo, rsyslogd
+from system.bare import SYSLOG_FILE, Bare, Foreground, echo, rsyslogd
 from system.service import PORT
 from system.waiting import until
 
@@ -71,6 +71,7 @@ def logging(container: Bare, target: str) -> Iterator[Foreground]:
         log = f'target = "file"\nfile = "{FILE}"'
         yield Foreground(container, log, container.path(FILE))
     else:
+        container.run("rm", "-f", SYSLOG_FILE)
         with rsyslogd(container) as path:
             log = 'target = "syslog"\nfacility = "local5"'
             yield Foreground(container, log, path)
@@ -120,6 +121,36 @@ def test_the_verbs(container: Bare, how: str, target: str) -> None:
         shown = container.run("ps", "-e", "-o", "args=").stdout
         assert "udpproxy" not in shown
         assert container.run("ls", "-A", "/run/udp-proxy/one").stdout == ""
+
+
+def test_a_syslog_daemon_that_is_restarted(container: Bare) -> None:
+    """Nobody tells the proxy, and the lines of the meantime arrive."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(echo(container))
+        with logging(container, "syslog") as one:
+            stack.enter_context(one.started())
+        assert container.run("pgrep", "rsyslogd", check=False).returncode == 1
+        one.ctl("loglevel", "notice")  # from here on there are records only
+        for number in range(1, 4):
+            container.run("python3", "-c", ASK)
+            one.ctl("kill", str(number))
+        one.news()
+        with rsyslogd(container):
+            expect(one, *[("reg", "UDPP-888-I")] * 3)
+
+
+def test_a_long_line_through_a_syslog_daemon(container: Bare) -> None:
+    """What is too long for a line of syslog is there all the same, in parts."""
+    size = 30_000
+    with echo(container), logging(container, "syslog") as one, one.started():
+        one.ctl("loglevel", "full")
+        container.run("python3", "-c", ASK.replace('b"from"', f'b"x" * {size}'))
+        one.ctl("loglevel", "normal")
+        until(lambda: one.path.read_text().count(" UDPS-300-I log level is normal") == 2)
+        parts = re.findall(r"UDPP-900-F \[(\d+)/(\d+)\] (.*)", one.path.read_text())
+    upload = parts[: int(parts[0][1])]
+    assert [int(number) for number, _, _ in upload] == list(range(1, len(upload) + 1))
+    assert "".join(text for _, _, text in upload).endswith(f" {size} bytes: {'78' * size}")
 
 
 @pytest.mark.parametrize("how", ["signal", "ctl"])
