@@ -15,6 +15,7 @@ from pathlib import Path
 
 from udpproxy import __version__
 from udpproxy.process import messages, signals
+from udpproxy.process.clean_up import CleanUps
 from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
 from udpproxy.process.privileges import drop_capabilities, raise_descriptor_limit
@@ -29,6 +30,8 @@ def main(argv: list[str]) -> int:
     caught = signals.Signals()
     role, instance = argv
     logs = Logs(f"udp-proxy/{instance}/{role}")
+    clean_ups = CleanUps(logs)
+    clean_ups.add("log", logs.close)
     try:
         raise_descriptor_limit()
         drop_capabilities()
@@ -39,12 +42,12 @@ def main(argv: list[str]) -> int:
             logs.say(messages.START_FAILED, f"no parent: {path}: {problem.strerror}")
             return _NO_PARENT
         if sock is not None:
-            _run(role, logs, sock, caught)
+            _run(role, logs, sock, caught, clean_ups)
     except Exception as problem:
         logs.failure(problem)
         return _INTERNAL
     finally:
-        logs.close()
+        clean_ups.run()
     return 0
 
 
@@ -66,9 +69,11 @@ def _connect(path: Path, caught: signals.Signals) -> socket.socket | None:
             return None
 
 
-def _run(role: str, logs: Logs, sock: socket.socket, caught: signals.Signals) -> None:
+def _run(
+    role: str, logs: Logs, sock: socket.socket, caught: signals.Signals, clean_ups: CleanUps
+) -> None:
     if role == "reg":
-        _relay(logs, sock, caught)
+        _relay(logs, sock, caught, clean_ups)
     else:
         # Only now: REG stays small without it.
         import asyncio
@@ -76,7 +81,7 @@ def _run(role: str, logs: Logs, sock: socket.socket, caught: signals.Signals) ->
         asyncio.run(_resolve(role, logs, sock, caught))
 
 
-def _relay(logs: Logs, sock: socket.socket, caught: signals.Signals) -> None:
+def _relay(logs: Logs, sock: socket.socket, caught: signals.Signals, clean_ups: CleanUps) -> None:
     from udpproxy.process.loop import EpollLoop
     from udpproxy.reg.process import Reg
 
@@ -86,6 +91,7 @@ def _relay(logs: Logs, sock: socket.socket, caught: signals.Signals) -> None:
         loop.stop()
 
     part = Reg(loop, logs, sock, notifier=Notifier(), version=__version__, left=left)
+    clean_ups.add("sessions", part.close)
 
     def deliver() -> None:
         for number in caught.read():

@@ -37,6 +37,15 @@ class Lent:
         """Of IP, that there are sockets towards servers for."""
         return tuple(sorted(self._versions))
 
+    def close(self) -> None:
+        """Nothing is kept: the parent has all of it."""
+        lent = [sock for one in self.listeners for sock in (one.socket, *one.others)]
+        for sock in (*self.carriers, *lent):
+            sock.close()
+        self.carriers.clear()
+        self.listeners.clear()
+        self.table = None
+
     def take(self, what: str, items: list[wire.Plain], descriptors: list[int]) -> None:
         """As many descriptors as items; LinkError, and they are closed, for what is unknown."""
         match what, items:

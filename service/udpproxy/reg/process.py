@@ -11,6 +11,7 @@ from udpproxy.engine.interface import Engine
 from udpproxy.engine.pool import Pool
 from udpproxy.errors import InvalidArgument, LinkError
 from udpproxy.process import messages, wire
+from udpproxy.process.clean_up import CleanUps
 from udpproxy.process.control import Control, Figures
 from udpproxy.process.link import Link
 from udpproxy.process.logs import MOST, SOON, Logs
@@ -56,6 +57,9 @@ class Reg:
         self._followed = 0
         """The log level that the engine knows of."""
         self._lines_lost = 0
+        self._clean_ups = CleanUps(logs)
+        self._clean_ups.add("table", self._lent.close)
+        self._clean_ups.add("names", self._naming.close)
         self.control = Control(logs, figures=self.figures, leave=self.leave)
         self._link = Link(reactor, sock, received=self._received, closed=self._lost)
         self._link.send(wire.Hello("reg", version))
@@ -80,18 +84,20 @@ class Reg:
     def leave(self, why: str) -> None:
         """Go; the sessions stay in the table, for the next one or for the last records."""
         self._notifier.stopping()
-        self._stop()
+        self.close()
         self._link.close(why)
 
     def _lost(self, link: Link, reason: str) -> None:
-        self._stop()
+        self.close()
         self._left(reason)
 
-    def _stop(self) -> None:
-        self._naming.close()
-        if self._engine:
-            self._engine.close()
-            self._engine = None
+    def close(self) -> None:
+        """Whatever ends us: carry nothing any more, tell all that is left to tell."""
+        self._clean_ups.run()
+
+    def _stop(self, engine: Engine) -> None:
+        self._engine = None
+        engine.close()
 
     def _received(self, link: Link, message: wire.Message, descriptors: list[int]) -> None:
         match message:
@@ -161,6 +167,8 @@ class Reg:
         engine = engines.make(self._reactor, table, Pool(self._lent.carriers), host, config)
         self._engine = engine
         engine.segment(on=segmentation == "auto")
+        self._clean_ups.limit = config.stop_timeout / 2
+        self._clean_ups.add("relay", lambda: self._stop(engine))
         sessions = self._naming.sessions = NamedSessions(
             self._reactor, self._logs, table, engine, host, self._naming.known
         )
@@ -189,6 +197,7 @@ class Reg:
             raise InvalidArgument("still starting: try again")
         config, generation = self._lent.config
         self._logs.follow(config.log)
+        self._clean_ups.limit = config.stop_timeout / 2
         self._naming.configure(config)
         before = self._host.verdicts
         self._host.verdicts = Verdicts(
