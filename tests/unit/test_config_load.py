@@ -15,6 +15,7 @@ from udpproxy.config.model import (
     Acl,
     Config,
     Destination,
+    ExtensionName,
     Limits,
     Listen,
     Log,
@@ -72,6 +73,7 @@ type = "any-port"
 plug-to = "[2001:db8::2]"
 unreachable = "close"
 resolve-policy = "follow"
+extension = "some.module:Class"
 limits = { lifetime = "1h", upload-bytes = "64k", download-bytes = 10, download-datagrams = 0 }
 [[session-acl]]
 name = "second"
@@ -146,6 +148,7 @@ def test_the_smallest_file() -> None:
                 unreachable_close=False,
                 resolve_policy="pin",
                 limits=Limits(),
+                extension=None,
                 line=5,
             ),
         ),
@@ -212,8 +215,12 @@ def test_every_key() -> None:
         limits=Limits(
             idle=300.0, lifetime=3600.0, upload_datagrams=4, upload_bytes=65536, download_bytes=10
         ),
+        extension=ExtensionName(module="some.module", attribute="Class", path=(), line=0),
         line=0,
     )
+    assert first.extension is not None
+    assert first.extension.path == ("session-acl", 0, "extension")
+    assert LARGEST.splitlines()[first.extension.line - 1].startswith("extension = ")
     assert (second.accept, second.server, second.limits.idle) == (False, None, 300.0)
 
 
@@ -387,6 +394,13 @@ def test_overlapping_listens(one: tuple[str, str], other: tuple[str, str], *, cl
         ('source-port = "x"', 'source-port: expected "client" or a number'),
         ('unreachable = "x"', 'unreachable: expected one of "ignore", "close"'),
         ('resolve-policy = "x"', 'resolve-policy: expected one of "pin", "follow", "close"'),
+        ("extension = 1", "extension: expected text in quotes, found 1"),
+        ('extension = "module"', 'extension: expected "module:Class", found "module"'),
+        ('extension = "../module:Class"', 'extension: expected "module:Class"'),
+        ('extension = "a..b:Class"', 'extension: expected "module:Class"'),
+        ('extension = "a:b.c"', 'extension: expected "module:Class"'),
+        ('extension = "mödule:Class"', 'extension: expected "module:Class"'),
+        (f'extension = "{"m" * 200}:C"', 'extension: expected "module:Class"'),
         ('plug-to = "ns.example.org:0"', "plug-to: expected a port from 1 to 65535"),
         ('plug-to = "*.example.org:53"', 'plug-to: "*.example.org:53" is not an address'),
         ('to = ["*.example.org"]', 'to[1]: "*.example.org" is not an address'),

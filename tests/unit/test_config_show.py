@@ -14,6 +14,7 @@ from udpproxy.config.model import (
     Address,
     Config,
     Destination,
+    ExtensionName,
     Limits,
     Listen,
     Log,
@@ -91,6 +92,15 @@ def some(items: st.SearchStrategy[T]) -> st.SearchStrategy[tuple[T, ...]]:
     return st.lists(items, min_size=1, max_size=3).map(tuple)
 
 
+EXTENSIONS = st.builds(
+    ExtensionName,
+    module=st.sampled_from(["module", "some_package.module"]),
+    attribute=st.sampled_from(["Class", "_Other1"]),
+    path=st.just(()),
+    line=st.just(0),
+)
+
+
 @st.composite
 def acls(draw: st.DrawFn) -> Acl:
     kind = draw(st.sampled_from(SessionType))
@@ -114,6 +124,7 @@ def acls(draw: st.DrawFn) -> Acl:
         unreachable_close=draw(st.booleans()),
         resolve_policy=draw(st.sampled_from(["pin", "follow", "close"])),
         limits=draw(LIMITS),
+        extension=draw(st.none() | EXTENSIONS),
         line=0,
     )
 
@@ -240,6 +251,7 @@ from = ["ns.example.org", "*.example.org", "10.0.0.0/8"]
 to = ["gw.example.org:53", "gw.example.org"]
 plug-to = "ns.example.org:53"
 resolve-policy = "follow"
+extension = "some.module:Class"
 
 [[session-acl]]
 name = "b"

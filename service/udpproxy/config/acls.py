@@ -10,7 +10,16 @@ import re
 from ipaddress import IPv4Address, IPv4Network
 
 from udpproxy.config import addresses, periods, sections, values
-from udpproxy.config.model import Acl, Address, Limits, Name, Network, Server, SessionType
+from udpproxy.config.model import (
+    Acl,
+    Address,
+    ExtensionName,
+    Limits,
+    Name,
+    Network,
+    Server,
+    SessionType,
+)
 from udpproxy.config.table import Table
 
 _TYPES = {kind.value: kind for kind in SessionType}
@@ -39,12 +48,24 @@ def session_acl(table: Table, base: Limits) -> Acl:
         unreachable_close=take("unreachable", _UNREACHABLE, default=False),
         resolve_policy=take("resolve-policy", values.one_of("pin", "follow", "close"), "pin"),
         limits=sections.limits(table.table("limits"), base),
+        extension=_extension(table),
         line=table.line,
     )
     if accept and table.sound("action", "type", "plug-to"):
         _accepted(table, acl)
     table.done()
     return acl
+
+
+def _extension(table: Table) -> ExtensionName | None:
+    """Only the spelling: what is installed is none of this package's business."""
+    found = table.take("extension", values.class_name, None)
+    if found is None:
+        return None
+    path = (*table.path, "extension")
+    return ExtensionName(
+        module=found[0], attribute=found[1], path=path, line=table.notes.line(path)
+    )
 
 
 def _accepted(table: Table, acl: Acl) -> None:

@@ -121,6 +121,21 @@ class Period:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExtensionName:
+    """`extension`: a class in an installed Python module, as `module:Class`."""
+
+    module: str
+    attribute: str
+    path: tuple[str | int, ...] = field(
+        compare=False
+    )  # where it stands, for whoever cannot find it
+    line: int = field(compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.attribute}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Acl:
     """One `[[session-acl]]`: conditions (None: any), then what is done with the session."""
 
@@ -137,6 +152,7 @@ class Acl:
     unreachable_close: bool
     resolve_policy: str
     limits: Limits
+    extension: ExtensionName | None
     line: int = field(compare=False)
 
 

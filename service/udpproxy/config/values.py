@@ -25,6 +25,7 @@ _SIZE = re.compile(r"(\d+)([kKMG]?)", re.ASCII)
 _FACTORS = {"": 1, "k": 2**10, "K": 2**10, "M": 2**20, "G": 2**30}
 _LABEL = r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)"
 _NAME = re.compile(rf"(?=.{{1,254}}\Z){_LABEL}(?:\.{_LABEL})*\.?")
+_CLASS = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
 _ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\$?|#[0-9]{1,10}")
 
 
@@ -175,6 +176,15 @@ def account(value: object) -> str:
     if not _ACCOUNT.fullmatch(word):
         raise ValueError(f'expected a name or a number such as "#990", found {said(word)}')
     return word
+
+
+def class_name(value: object) -> tuple[str, str]:
+    """A class of a Python module: the module's name and the class's."""
+    word = text(value)
+    found = _CLASS.fullmatch(word)
+    if found is None or len(word) > 200:
+        raise ValueError(f'expected "module:Class", found {said(word)}')
+    return found[1], found[2]
 
 
 def is_name(word: str) -> bool:

@@ -176,12 +176,11 @@ class BusService:
         to, at = (str(question[key]) if key in question else None for key in ("to", "at"))
         asked = explain.question(config, str(question["from"]), to)
         answer = explain.explanation(config, asked, explain.moment(at, datetime.now()), self._known)
-        parts = {"server": answer.server, "type": answer.type, "limits": answer.limits}
         return {
             "rule": answer.rule,
             "action": answer.action,
             "why": "\n".join([*(f"not {each}" for each in answer.passed), answer.why]),
-            **{name: value for name, value in parts.items() if value},
+            **answer.parts(),
         }
 
 

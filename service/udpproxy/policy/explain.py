@@ -18,7 +18,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`rule` "-": none decides; server, type and limits only of accepted sessions."""
+    """`rule` "-": none decides; server, type, limits and extension only of accepted
+    sessions."""
 
     rule: str
     action: str
@@ -27,17 +28,27 @@ class Explanation:
     server: str = ""
     type: str = ""
     limits: str = ""
+    extension: str = ""
 
     def lines(self) -> list[str]:
         """The deciding ACL first: programs read that line alone."""
-        parts = {"server": self.server, "type": self.type, "limits": self.limits}
         return [
             self.rule,
             f"action: {self.action}",
             *(f"not {each}" for each in self.passed),
             f"why: {self.why}",
-            *(f"{name}: {value}" for name, value in parts.items() if value),
+            *(f"{name}: {value}" for name, value in self.parts().items()),
         ]
+
+    def parts(self) -> dict[str, str]:
+        """What there is to say of an accepted session."""
+        parts = {
+            "server": self.server,
+            "type": self.type,
+            "limits": self.limits,
+            "extension": self.extension,
+        }
+        return {name: value for name, value in parts.items() if value}
 
 
 def explanation(config: Config, question: Question, at: datetime, known: Known) -> Explanation:
@@ -52,7 +63,8 @@ def explanation(config: Config, question: Question, at: datetime, known: Known) 
         return Explanation(acl.name, "deny", passed, why)
     server = _server(acl, question, known)
     limits = shown.words(acl.limits)
-    return Explanation(acl.name, "accept", passed, why, server, acl.type.value, limits)
+    extension = str(acl.extension or "")
+    return Explanation(acl.name, "accept", passed, why, server, acl.type.value, limits, extension)
 
 
 def _server(acl: Acl, question: Question, known: Known) -> str:
