@@ -25,6 +25,7 @@ from udpproxy.engine.interface import (
     Lasting,
     ListenerSocket,
     Reactor,
+    Treatment,
     Verdict,
     Wait,
     Way,
@@ -115,6 +116,7 @@ def verdict(
     close_on_unreachable: bool = False,
     generation: int = 1,
     rule: str = "rule",
+    handed: bool = False,
 ) -> Verdict:
     """An accepted session as REG would describe it."""
     return Verdict(
@@ -127,6 +129,7 @@ def verdict(
         any_port=any_port,
         network=network_bounds(ip_network(network)) if network else None,
         close_on_unreachable=close_on_unreachable,
+        handed=handed,
     )
 
 
@@ -139,6 +142,9 @@ class Witness:
         self.later: Callable[[Record], Verdict | None] | None = None
         """What decided() says; None: the same as the policy."""
         self.on_datagram: Callable[[str, bytes], object] = lambda direction, data: None
+        self.treat: Callable[[str, bytes], Treatment] = lambda direction, data: (direction, data)
+        """What handed() says of a datagram."""
+        self.handed_over: list[tuple[int, str, bytes]] = []
         self.asked: list[tuple[int, str, str]] = []
         self.kept: list[tuple[int, tuple[str, int], Way, bytes]] = []
         """What wait() got."""
@@ -170,6 +176,12 @@ class Witness:
             return self.later(record)
         found = self.policy(sockets.unpack(record.client[0]))
         return found if isinstance(found, Verdict) else None
+
+    def handed(
+        self, verdict: Verdict, slot: int, number: int, direction: str, payload: bytes
+    ) -> Treatment:
+        self.handed_over.append((number, direction, payload))
+        return self.treat(direction, payload)
 
     def opened(self, number: int, verdict: Verdict, client: tuple[str, int]) -> None:
         self.opened_ids.append(number)

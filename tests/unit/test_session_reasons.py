@@ -9,7 +9,7 @@ RESULTS = {
         "idle", "lifetime", "upload-bytes", "download-bytes", "download-datagrams",
     },
     "FAILED": {"unexpected-reply", "unreachable", "unresolved", "error"},
-    "ABORTED": {"policy", "evicted", "killed", "terminated"},
+    "ABORTED": {"policy", "evicted", "killed", "terminated", "extension"},
 }  # fmt: skip
 
 

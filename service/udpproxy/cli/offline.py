@@ -17,6 +17,7 @@ from udpproxy.config.names import names, needed
 from udpproxy.errors import ConfigError, InvalidArgument, UnitError
 from udpproxy.policy import explain as asked
 from udpproxy.policy.acl import Known, Unresolved
+from udpproxy.reg import installed
 
 _DONE = 0
 _USAGE = 2
@@ -28,6 +29,7 @@ def check(path: Path, *, resolve: bool) -> int:
     """Say whether the file is right, with every mistake in it."""
     try:
         config = load.read(path)
+        installed.check(config, str(path), loading=True)
     except ConfigError as error:
         return _mistaken(error)
     for warning in config.warnings:

@@ -46,6 +46,8 @@ class Verdict:
     any_port: bool
     network: tuple[bytes, bytes] | None
     close_on_unreachable: bool
+    handed: bool = False
+    """Every datagram goes by Host.handed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,11 @@ class Way:
     interface: int
 
 
+Treatment = tuple[str, bytes] | Reason | None
+"""What becomes of a datagram that was handed over: a payload leaves ("upload": to the server,
+"download": to the client) if the limits let it, the session ends, or nothing leaves."""
+
+
 class Host(Protocol):
     """REG, as an engine sees it. None of these may block."""
 
@@ -95,6 +102,12 @@ class Host(Protocol):
 
     def decided(self, record: Record) -> Verdict | None:
         """The verdict for a session found in the table; None: no longer accepted."""
+
+    def handed(
+        self, verdict: Verdict, slot: int, number: int, direction: str, payload: bytes
+    ) -> Treatment:
+        """A datagram of a session whose verdict says so, from somebody who may send it; those of
+        one session come in order. `slot` is where its record stands."""
 
     def opened(self, number: int, verdict: Verdict, client: tuple[str, int]) -> None:
         """A session was opened."""

@@ -49,14 +49,14 @@ cdef extern from "relay/relay.h" nogil:
         uint64_t generation
         uint32_t number, acl
         address server
-        uint8_t type, any_port, close_on_unreachable, network_size
+        uint8_t type, any_port, close_on_unreachable, network_size, handed
         uint8_t *first
         uint8_t *last
     cdef struct event:
         event *next
         uint64_t session
         int kind
-        uint32_t listener, verdict, counter, what, count, size
+        uint32_t listener, verdict, counter, what, count, size, slot
         int problem, upload
         address who
         uint8_t addressed_size
@@ -83,7 +83,7 @@ cdef extern from "relay/relay.h" nogil:
         uint64_t segmentation, unsegmented, waiting_dropped, events_dropped
     cdef struct relay_ "relay":
         pass
-    int OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN
+    int OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN, HANDED
     int POLICY
     ctypedef void (*seen)(void *, uint64_t, int, const void *, uint32_t) noexcept
 
@@ -117,6 +117,8 @@ cdef extern from "relay/relay.h" nogil:
     int relay_redirect(relay_ *, uint64_t, const address *)
     int relay_kill(relay_ *, uint64_t, int)
     int relay_end(relay_ *, uint64_t, uint32_t, int)
+    int relay_asks(relay_ *, uint32_t, uint64_t, int, const void *, uint32_t)
+    void relay_pass(relay_ *, uint32_t, uint64_t, int, const void *, uint32_t)
     void relay_retry(relay_ *)
     void relay_settle(relay_ *)
     int relay_judge_by(relay_ *, uint64_t, uint32_t, verdict *)
@@ -305,6 +307,8 @@ cdef class NativeEngine:
             payload = one.data[:one.size]
             direction = "upload" if one.upload else "download"
             host.datagram(one.session, direction, memoryview(payload))
+        elif one.kind == HANDED:
+            self._treat(one)
         elif one.kind == OPENED:
             host.opened(one.session, self._verdicts[one.verdict], _endpoint(&one.who))
         elif one.kind == STRAYED:
@@ -321,6 +325,33 @@ cdef class NativeEngine:
             addressed = sockets.unpack(one.addressed[:one.addressed_size])
             listener = self._listeners[one.listener]
             self._lasting.denied(listener, _endpoint(&one.who)[0], addressed, one.count)
+
+    cdef _treat(self, event *one):
+        """The host says what becomes of the datagram."""
+        cdef int asks, up
+        cdef uint32_t size
+        cdef const uint8_t *payload
+        with nogil:
+            asks = relay_asks(
+                self._relay, one.slot, one.session, one.upload, one.data, one.size
+            )
+        if not asks:
+            return
+        verdict = self._verdicts[one.verdict]
+        direction = "upload" if one.upload else "download"
+        data = one.data[:one.size]
+        treatment = self._host.handed(verdict, one.slot, one.session, direction, data)
+        if treatment is None:
+            return
+        if isinstance(treatment, Reason):
+            up = _REASONS.index(treatment)
+            with nogil:
+                relay_end(self._relay, one.session, one.slot, up)
+            return
+        whither, treated = treatment
+        up, size, payload = whither == "upload", len(treated), treated
+        with nogil:
+            relay_pass(self._relay, one.slot, one.session, up, payload, size)
 
     cdef _answer_all(self, question *one):
         cdef verdict *answer
@@ -404,7 +435,7 @@ cdef class NativeEngine:
         self._host.ended(record, self._verdicts[number].rule, reason)
 
     cdef list _texts(self, const uint32_t *slots, uint32_t count):
-        """The records as lines, but for those that only Python can write."""
+        """The records as lines, but for those that only Python can write or the host must see."""
         cdef char text[MOST_TEXT]
         cdef uint64_t id, now = time.monotonic_ns()
         cdef uint32_t number
@@ -412,8 +443,10 @@ cdef class NativeEngine:
         texts = []
         for i in range(count):
             relay_ended(self._relay, slots[i], &number, &id)
-            rule = self._verdicts[number].rule.encode()
-            length = relay_describe(self._relay, slots[i], rule, now, text, MOST_TEXT)
+            decided = self._verdicts[number]
+            rule, length = decided.rule.encode(), -1
+            if not decided.handed:
+                length = relay_describe(self._relay, slots[i], rule, now, text, MOST_TEXT)
             if length < 0:
                 self._tell_one_ended(slots[i])
             else:
@@ -434,6 +467,7 @@ cdef class NativeEngine:
         made.type = _TYPES.index(decided.type)
         made.any_port = decided.any_port
         made.close_on_unreachable = decided.close_on_unreachable
+        made.handed = decided.handed
         made.budget.idle = decided.budget.idle
         made.budget.lifetime = decided.budget.lifetime
         made.budget.upload_datagrams = decided.budget.upload_datagrams

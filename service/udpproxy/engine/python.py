@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable
 from typing import cast
 
 from udpproxy.engine import sockets
-from udpproxy.engine.continuity import Continuity
+from udpproxy.engine.handing import Handing
 from udpproxy.engine.interface import ListenerSocket
 from udpproxy.engine.relayed import Listening, Relayed
 from udpproxy.session import table as t
@@ -34,8 +34,8 @@ _PATIENCE = 16
 """A session that had nothing more is read singly for so many turns."""
 
 
-class PythonEngine(Continuity):
-    """The datagrams; Lifecycle and Continuity have the lives of sessions."""
+class PythonEngine(Handing):
+    """The datagrams; Lifecycle, Continuity and Handing have the lives of sessions."""
 
     name = "python"
 
@@ -115,7 +115,12 @@ class PythonEngine(Continuity):
                 return
 
     def _upload(self, session: Relayed, data: bytes, now: int) -> None:
-        """The long way: limits, and the host that wants to see."""
+        """The long way: the host that treats or wants to see it, and limits."""
+        if session.handed:
+            treated = self._treat(session, "upload", data, now)
+            if treated is None:
+                return
+            data = treated
         size = len(data)
         verdict = judge_upload(session.budget, session.uploads, session.upload_bytes, size)
         if verdict is Verdict.OVER:
@@ -236,12 +241,14 @@ class PythonEngine(Continuity):
             if not self._download(session, data, now):
                 return
 
-    def _download(self, session: Relayed, data: bytes, now: int) -> bool:
-        """The long way: limits, one-way, first replies, wildcard listeners. False: the session
-        is gone."""
-        if session.one_way:
-            self._close(session, Reason.UNEXPECTED_REPLY)
-            return False
+    def _download(self, session: Relayed, data: bytes, now: int, *, screened: bool = False) -> bool:
+        """The long way: one-way, a host that treats or wants to see it, limits, first replies,
+        wildcard listeners. False: the session is gone."""
+        if session.screened and not screened:
+            treated = self._screen(session, data, now)
+            if treated is None:
+                return self._book.get(session.id) is session
+            data = treated
         size = len(data)
         verdict = judge_download(session.budget, session.downloads, session.download_bytes, size)
         if verdict is Verdict.OVER:

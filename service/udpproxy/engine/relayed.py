@@ -31,6 +31,7 @@ class Relayed(Session):
         "download_at",
         "download_bytes",
         "downloads",
+        "handed",
         "listener",
         "one_way",
         "own",
@@ -40,6 +41,7 @@ class Relayed(Session):
         "receive",
         "reply",
         "rule",
+        "screened",
         "send",
         "sock",
         "upload_at",
@@ -108,15 +110,17 @@ class Relayed(Session):
         """The rules that hold from now on; type and server stay as they were."""
         self.verdict = verdict
         self.budget = verdict.budget
+        self.handed = verdict.handed
+        self.screened = self.handed or self.one_way
         self.be_careful(watched=False)
 
     def be_careful(self, *, watched: bool) -> None:
         """Which directions need a look at each datagram; the others take the short way."""
-        self.careful_up = watched or self.budget.counts_upload
+        self.careful_up = watched or self.handed or self.budget.counts_upload
         self.careful_down = (
             watched
+            or self.screened
             or self.budget.counts_download
-            or self.one_way
             or bool(self.control)
             or not self.answered
         )

@@ -16,6 +16,7 @@ from udpproxy.parent.setting import Mode
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs
 from udpproxy.process.wire import Plain
+from udpproxy.reg import installed
 
 _FIXED = {
     "max_sessions": "max-sessions",
@@ -85,6 +86,7 @@ class Current:
         try:
             text = load.read_text(self._path)
             new = load.parse(text, str(self._path), ephemeral=load.ephemeral_ports())
+            installed.check(new, str(self._path))
             refuse_restart_keys(self.config, new)
             self._logs.check(new.log)
             check_name_servers(new)

@@ -21,7 +21,7 @@ from udpproxy.process.logs import Logs, level_from
 from udpproxy.process.notify import Notifier
 from udpproxy.process.privileges import Account, raise_descriptor_limit
 from udpproxy.process.signals import Signals
-from udpproxy.reg import engines
+from udpproxy.reg import engines, installed
 
 BAD_CONFIG, NO_SYSTEM, RUNS_ALREADY = 78, 71, 75
 """EX_CONFIG, EX_OSERR and EX_TEMPFAIL of sysexits.h."""
@@ -42,6 +42,7 @@ def run(
         instance = load.instance_name(path)
         text = load.read_text(path)
         config = load.parse(text, str(path), ephemeral=load.ephemeral_ports())
+        installed.check(config, str(path))
     except ConfigError as problem:
         sys.stderr.write(f"{problem}\n")
         return BAD_CONFIG

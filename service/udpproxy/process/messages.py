@@ -117,5 +117,11 @@ NO_WAITING_ROOM = Message("UDPP-837-W", "datagrams of %s dropped: too many wait 
 CLIENT_NAMED = Message("UDPP-838-D", "client %s is %s")
 NAMES_RESUMED = Message("UDPP-839-D", "goes on with %d names that are known")
 NO_NAME_SERVERS = Message("UDPP-840-W", "%s")
+EXTENSION_LOADED = Message("UDPP-850-D", "extension %s of rule %s is loaded")
+EXTENSION_UNUSABLE = Message(
+    "UDPP-851-E", "extension %s of rule %s cannot be used, its sessions are refused: %s"
+)
+EXTENSION_FAILED = Message("UDPP-852-E", "extension %s of rule %s failed in %s: %s%s")
+EXTENSION_ENDED = Message("UDPP-853-I", "session %d ended by extension %s of rule %s: %s%s")
 
 ALL = tuple(value for value in list(globals().values()) if isinstance(value, Message))

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 
 from udpproxy.engine import sockets
-from udpproxy.engine.interface import ListenerSocket, Verdict, Wait, Way
+from udpproxy.engine.interface import ListenerSocket, Treatment, Verdict, Wait, Way
 from udpproxy.process import messages
 from udpproxy.process.logs import Damper, Logs
+from udpproxy.reg.extensions import Extensions
 from udpproxy.reg.verdicts import Verdicts
 from udpproxy.reg.waiting import Waiter
 from udpproxy.session import record as session_record
@@ -32,6 +33,8 @@ class RelayHost:
 
     def __init__(self, logs: Logs, table: Table, verdicts: Verdicts, keep: Keep) -> None:
         self.verdicts = verdicts
+        self.extensions = Extensions(logs, table, self.port)
+        self.extensions.configure(verdicts.config)
         self._keep = keep
         self._logs = logs
         self._table = table
@@ -94,7 +97,7 @@ class RelayHost:
         name = acl.name if acl else "-"
         if isinstance(verdict, Wait):
             return verdict
-        if verdict is not None:
+        if verdict is not None and not self.extensions.refuses(name):
             if self._logs.seen(messages.ACCEPTED):
                 self._logs.say(messages.ACCEPTED, client, name, CLIENT_ADDR=client, RULE=name)
             return verdict
@@ -126,7 +129,17 @@ class RelayHost:
     def decided(self, record: Record) -> Verdict | None:
         """The verdict for a session found in the table; None: no longer accepted."""
         port = self._ports.get(record.listener)
-        return None if port is None else self.verdicts.again(record, port)
+        verdict = None if port is None else self.verdicts.again(record, port)
+        if verdict is None or self.extensions.refuses(verdict.rule):
+            return None
+        self.extensions.judged(record, verdict)
+        return verdict
+
+    def handed(
+        self, verdict: Verdict, slot: int, number: int, direction: str, payload: bytes
+    ) -> Treatment:
+        """A datagram that an extension treats."""
+        return self.extensions.handed(verdict, slot, number, direction, payload)
 
     def opened(self, number: int, verdict: Verdict, client: tuple[str, int]) -> None:
         """A session was opened."""
@@ -146,6 +159,7 @@ class RelayHost:
         """A session ended: its record."""
         fields = session_record.fields(record, rule, reason, time.monotonic_ns())
         self._logs.record(session_record.text(fields), fields)
+        self.extensions.ended(record.id, reason)
 
     def wants_texts(self) -> bool:
         """See engine.interface.Lasting."""

@@ -19,6 +19,7 @@ from udpproxy.process.loop import Reactor
 from udpproxy.process.notify import Notifier
 from udpproxy.reg import engines
 from udpproxy.reg.changes import NamedSessions
+from udpproxy.reg.extensions import Extensions
 from udpproxy.reg.host import RelayHost
 from udpproxy.reg.lent import Lent
 from udpproxy.reg.naming import Blocking, Naming
@@ -79,6 +80,8 @@ class Reg:
             figures["starts"] = table.words[STARTS]
             figures.update(self._engine.figures())
             figures.update(self._naming.figures())
+            if self._host:
+                figures.update(self._host.extensions.figures())
         return figures
 
     def leave(self, why: str) -> None:
@@ -98,6 +101,11 @@ class Reg:
     def _stop(self, engine: Engine) -> None:
         self._engine = None
         engine.close()
+
+    def _close_extensions(self, extensions: Extensions) -> None:
+        """Each by itself, so that one that hangs costs no other its turn."""
+        for what, close in extensions.closings():
+            self._clean_ups.add(what, close)
 
     def _received(self, link: Link, message: wire.Message, descriptors: list[int]) -> None:
         match message:
@@ -168,6 +176,8 @@ class Reg:
         self._engine = engine
         engine.segment(on=segmentation == "auto")
         self._clean_ups.limit = config.stop_timeout / 2
+        # The sessions that end as the relay stops are still the extensions' business.
+        self._clean_ups.add("extensions", lambda: self._close_extensions(host.extensions))
         self._clean_ups.add("relay", lambda: self._stop(engine))
         sessions = self._naming.sessions = NamedSessions(
             self._reactor, self._logs, table, engine, host, self._naming.known
@@ -199,6 +209,7 @@ class Reg:
         self._logs.follow(config.log)
         self._clean_ups.limit = config.stop_timeout / 2
         self._naming.configure(config)
+        self._host.extensions.configure(config)
         before = self._host.verdicts
         self._host.verdicts = Verdicts(
             config, generation, self._naming.known, self._lent.versions, before
@@ -210,6 +221,7 @@ class Reg:
             self._engine.remove_listener(number)
         self._take_listeners()
         self._engine.reconsider()
+        self._host.extensions.retire()
         self._naming.reconsider()
         if before.config.segmentation != config.segmentation:  # else a command's word holds
             self._engine.segment(on=config.segmentation == "auto")

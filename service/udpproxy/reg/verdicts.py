@@ -156,6 +156,7 @@ class Verdicts:
             any_port=acl.reply_any_port,
             network=network_bounds(network) if network else None,
             close_on_unreachable=acl.unreachable_close,
+            handed=acl.extension is not None,
         )
 
 

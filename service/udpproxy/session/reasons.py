@@ -21,10 +21,11 @@ class Reason(enum.Enum):
     KILLED = "killed"
     TERMINATED = "terminated"
     ERROR = "error"
+    EXTENSION = "extension"
 
 
 _FAILED = {Reason.UNEXPECTED_REPLY, Reason.UNREACHABLE, Reason.UNRESOLVED, Reason.ERROR}
-_ABORTED = {Reason.POLICY, Reason.EVICTED, Reason.KILLED, Reason.TERMINATED}
+_ABORTED = {Reason.POLICY, Reason.EVICTED, Reason.KILLED, Reason.TERMINATED, Reason.EXTENSION}
 
 
 def result(reason: Reason) -> str:

@@ -162,19 +162,30 @@ static void gather(struct worker *worker, struct session *session, void *data, u
 
 // ---- reading what servers sent ----
 
-// One datagram, with limits. False: the session is gone.
+// One datagram of a server. False: the session is gone.
 static bool download(struct worker *worker, struct session *session, void *data, uint32_t size)
 {
     if (!session->careful_down) {
         gather(worker, session, data, size);
         return true;
     }
-    const struct budget *budget = &session->verdict->budget;
-    const struct record *record = session->record;
     if (session->verdict->type == ONE_WAY) {
         close_session(worker, session, UNEXPECTED_REPLY);
         return false;
     }
+    if (session->verdict->handed) {
+        put(&session->record->last_download, worker->now);
+        tell_handed(worker, session, false, data, size);
+        return true;
+    }
+    return pass_down(worker, session, data, size);
+}
+
+// One datagram, with limits; `data` must stay until flush(). False: the session is gone.
+bool pass_down(struct worker *worker, struct session *session, void *data, uint32_t size)
+{
+    const struct budget *budget = &session->verdict->budget;
+    const struct record *record = session->record;
     if (record->download_bytes + session->gathered_bytes + size > budget->download_bytes) {
         close_session(worker, session, OVER_DOWNLOAD_BYTES);
         return false;

@@ -16,11 +16,16 @@ void relay_count(struct relay *relay, uint32_t total, uint64_t amount)
     count_total(relay, total, amount);
 }
 
+static bool has_room(const struct relay *relay, uint32_t size)
+{
+    return relay->event_count < MOST_EVENTS && relay->event_bytes + size <= MOST_EVENT_BYTES;
+}
+
 // With the book locked; NULL: there is no room, and that is counted.
 struct event *tell(struct relay *relay, enum kind kind, uint32_t size)
 {
     struct event *event = NULL;
-    if (relay->event_count < MOST_EVENTS && relay->event_bytes + size <= MOST_EVENT_BYTES)
+    if (has_room(relay, size))
         event = malloc(sizeof *event + size);
     if (!event) {
         relay->events_dropped++;
@@ -80,6 +85,25 @@ void tell_seen(struct worker *worker, const struct session *session, bool up, co
         event->session = session->id;
         event->upload = up;
         memcpy(event->data, data, size);
+    }
+    pthread_mutex_unlock(&relay->book);
+}
+
+// The host says what becomes of it; one that there is no room for is lost.
+void tell_handed(struct worker *worker, const struct session *session, bool up, const void *data,
+                 uint32_t size)
+{
+    struct relay *relay = worker->relay;
+    pthread_mutex_lock(&relay->book);
+    struct event *event = has_room(relay, size) ? tell(relay, HANDED, size) : NULL;
+    if (event) {
+        event->session = session->id;
+        event->slot = slot_of(relay, session);
+        event->verdict = session->verdict->number;
+        event->upload = up;
+        memcpy(event->data, data, size);
+    } else {
+        __atomic_add_fetch(&relay->waiting_dropped, 1, __ATOMIC_RELAXED);
     }
     pthread_mutex_unlock(&relay->book);
 }

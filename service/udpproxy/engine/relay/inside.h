@@ -254,7 +254,10 @@ void tell_refused(struct worker *worker, enum total counter, const union address
 void tell_failed(struct worker *worker, enum what what, int problem);
 void tell_seen(struct worker *worker, const struct session *session, bool upload, const void *data,
                uint32_t size);
+void tell_handed(struct worker *worker, const struct session *session, bool upload,
+                 const void *data, uint32_t size);
 void notify(struct relay *relay);
+void say(struct relay *relay);
 void wake(struct worker *worker);
 void count_total(struct relay *relay, enum total total, uint64_t amount);
 
@@ -288,6 +291,8 @@ void read_clients(struct worker *worker, struct listener *listener);
 bool upload(struct worker *worker, struct session *session, const void *data, uint32_t size);
 uint32_t upload_run(struct worker *worker, struct session *session, struct iovec *iov,
                     uint32_t count);
+bool pass_up(struct worker *worker, struct session *session, const void *data, uint32_t size);
+bool pass_down(struct worker *worker, struct session *session, void *data, uint32_t size);
 void read_server(struct worker *worker, struct session *session);
 void flush(struct worker *worker);
 // UNSENT: the session is gone, and the datagram is the first of another one.

@@ -20,6 +20,7 @@ static const struct {
     [KILLED] = {"killed", "ABORTED"},
     [TERMINATED] = {"terminated", "ABORTED"},
     [FAULT] = {"error", "FAILED"},
+    [BY_EXTENSION] = {"extension", "ABORTED"},
 };
 
 // False: an address that Python and inet_ntop(3) write differently (::192.0.2.1).

@@ -32,6 +32,7 @@ enum reason {
     KILLED,
     TERMINATED,
     FAULT,
+    BY_EXTENSION,
 };
 
 #define NEVER ((uint64_t)1 << 63)
@@ -54,11 +55,11 @@ struct verdict {
     uint32_t number, acl;
     uint32_t uses; // sessions and kept decisions
     union address server;
-    uint8_t type, any_port, close_on_unreachable;
+    uint8_t type, any_port, close_on_unreachable, handed;
     uint8_t network_size, first[16], last[16];
 };
 
-enum kind { OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN };
+enum kind { OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN, HANDED };
 
 enum what { FROM_CLIENTS, TO_SERVER, TO_CLIENT, OPEN_SESSION, FIX_PEER, FOLLOW_SERVER };
 
@@ -71,7 +72,7 @@ struct event {
     struct decision *decision; // DENIED: while more may be added to `count`
     uint64_t session;
     enum kind kind;
-    uint32_t listener, verdict, counter, what, count, size;
+    uint32_t listener, verdict, counter, what, count, size, slot;
     int problem, upload;
     union address who;
     uint8_t addressed_size, addressed[16];
@@ -144,6 +145,10 @@ void relay_inject(struct relay *relay, uint32_t listener, const union address *c
 int relay_redirect(struct relay *relay, uint64_t id, const union address *server);
 int relay_kill(struct relay *relay, uint64_t id, enum reason reason);
 int relay_end(struct relay *relay, uint64_t id, uint32_t slot, enum reason reason);
+int relay_asks(struct relay *relay, uint32_t slot, uint64_t id, int up, const void *data,
+               uint32_t size);
+void relay_pass(struct relay *relay, uint32_t slot, uint64_t id, int up, const void *data,
+                uint32_t size);
 void relay_retry(struct relay *relay);
 void relay_settle(struct relay *relay);
 void relay_ring(struct relay *relay);

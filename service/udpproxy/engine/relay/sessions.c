@@ -19,9 +19,10 @@ void be_careful(struct relay *relay, struct session *session)
 {
     const struct budget *budget = &session->verdict->budget;
     bool watched = relay->watched;
+    bool handed = session->verdict->handed;
     session->careful_up =
-        watched || budget->upload_datagrams < NEVER || budget->upload_bytes < NEVER;
-    session->careful_down = watched || budget->download_datagrams < NEVER ||
+        watched || handed || budget->upload_datagrams < NEVER || budget->upload_bytes < NEVER;
+    session->careful_down = watched || handed || budget->download_datagrams < NEVER ||
                             budget->download_bytes < NEVER || session->verdict->type == ONE_WAY;
 }
 

@@ -100,12 +100,24 @@ static enum outcome upload_one(struct worker *worker, struct session *session,
     return SENT;
 }
 
-// One datagram, with limits. False: the session is gone, and this is the first of another.
+// One datagram of a client. False: the session is gone, and this is the first of another.
 bool upload(struct worker *worker, struct session *session, const void *data, uint32_t size)
 {
     struct iovec iov = {(void *)data, size};
     if (!session->careful_up)
         return upload_one(worker, session, &iov) != UNSENT;
+    if (session->verdict->handed) {
+        put(&session->record->last_upload, worker->now);
+        tell_handed(worker, session, true, data, size);
+        return true;
+    }
+    return pass_up(worker, session, data, size);
+}
+
+// One datagram, with limits. False: as upload().
+bool pass_up(struct worker *worker, struct session *session, const void *data, uint32_t size)
+{
+    struct iovec iov = {(void *)data, size};
     const struct budget *budget = &session->verdict->budget;
     const struct record *record = session->record;
     if (record->upload_bytes + size > budget->upload_bytes) {
@@ -231,7 +243,8 @@ static bool within_limits(const struct worker *worker, const struct session *ses
     const struct budget *budget = &session->verdict->budget;
     const struct record *record = session->record;
     return !session->careful_up ||
-           (!worker->relay->watched && record->uploads + count < budget->upload_datagrams &&
+           (!worker->relay->watched && !session->verdict->handed &&
+            record->uploads + count < budget->upload_datagrams &&
             record->upload_bytes + bytes_of(iov, count) <= budget->upload_bytes);
 }
 

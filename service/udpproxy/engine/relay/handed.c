@@ -1,0 +1,72 @@
+// Sessions whose datagrams the host treats: each goes to Python's thread as an event, in order,
+// and what leaves comes back from there. Idle time begins with what comes; counters and limits see
+// what leaves.
+#include "inside.h"
+
+// A datagram whose session has ended or takes no more, as if it came now: the client's next
+// session begins with it. One that came later may have begun that already.
+static void take_again(struct worker *worker, const struct session *session, const void *data,
+                       uint32_t size)
+{
+    // All of it by value: the slot may get another session.
+    const struct record *record = session->record;
+    union address client = session->client;
+    uint8_t addressed[16], local[16];
+    struct first first = {
+        .listener = session->listener,
+        .client = &client,
+        .addressed = addressed,
+        .local = local,
+        .interface = record->interface,
+    };
+    memcpy(addressed, record->addressed, sizeof addressed);
+    memcpy(local, record->local, sizeof local);
+    if (first.listener->gone)
+        return;
+    struct session *next = find(worker, first.listener, &client, addressed, &first.hash);
+    if (!next || !upload(worker, next, data, size))
+        take_first(worker, &first, data, size, false);
+}
+
+static bool is_open(const struct session *session, bool up)
+{
+    return session->life == LIVE && !(up && session->record->state == UPLOAD_CLOSED);
+}
+
+// Ask the host about a datagram? 0: there is no need any more, and it has been dealt with.
+int relay_asks(struct relay *relay, uint32_t slot, uint64_t id, int up, const void *data,
+               uint32_t size)
+{
+    struct session *session = relay->sessions + slot;
+    struct worker *worker = session->worker;
+    enter(worker);
+    worker->now = clock_now();
+    bool open = session->id == id && is_open(session, up);
+    // An ended session's slot is given to nobody before the host has heard of its end.
+    if (!open && up && session->id == id)
+        take_again(worker, session, data, size);
+    leave(worker);
+    say(relay);
+    return open;
+}
+
+// To the server or to the client, within the session's limits.
+void relay_pass(struct relay *relay, uint32_t slot, uint64_t id, int up, const void *data,
+                uint32_t size)
+{
+    struct session *session = relay->sessions + slot;
+    struct worker *worker = session->worker;
+    enter(worker);
+    worker->now = clock_now();
+    if (session->id == id && is_open(session, up)) {
+        if (up) {
+            // What meets unreachable = "close" is lost: it was treated for this session only.
+            pass_up(worker, session, data, size);
+        } else {
+            pass_down(worker, session, (void *)data, size);
+            flush(worker);
+        }
+    }
+    leave(worker);
+    say(relay);
+}
