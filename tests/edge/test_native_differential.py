@@ -19,6 +19,8 @@ from built import of_native
 from rig import ENGINES, Rig, verdict
 from udpproxy.config.model import Limits, SessionType
 from udpproxy.engine import sockets
+from udpproxy.engine.interface import Treatment
+from udpproxy.session.reasons import Reason
 from udpproxy.session.table import TOTALS
 
 pytestmark = of_native
@@ -58,7 +60,7 @@ class Script:
     capacity: int
     per_client: int
     evict: bool
-    rules: list[tuple[SessionType, Limits, bool]]
+    rules: list[tuple[SessionType, Limits, bool, bool]]
     steps: list[tuple[str, int, list[int]]]
 
 
@@ -69,10 +71,27 @@ scripts = st.builds(
     per_client=st.sampled_from([0, 0, 1]),
     evict=st.booleans(),
     rules=st.lists(
-        st.tuples(st.sampled_from(TYPES), limits, st.booleans()), min_size=3, max_size=3
+        st.tuples(st.sampled_from(TYPES), limits, st.booleans(), st.booleans()),
+        min_size=3,
+        max_size=3,
     ),
     steps=st.lists(steps, max_size=14),
 )
+
+
+def treated(direction: str, data: bytes) -> Treatment:
+    """Of all kinds, by the number in the datagram."""
+    match int(data.split()[1]) % 7:
+        case 0:
+            return None
+        case 1:
+            return direction, data[: len(data) // 2 + 6]
+        case 2 if direction == "upload":
+            return "download", data
+        case 3 if len(data) > 5000:
+            return Reason.EXTENSION
+        case _:
+            return direction, data
 
 
 class Run:
@@ -106,16 +125,18 @@ class Run:
         def policy(client: str) -> object:
             if client in self._refused:
                 return None
-            kind, of_client, closing = rules[client]
+            kind, of_client, closing, handed = rules[client]
             return verdict(
                 self._server.getsockname(),
                 kind,
                 limits=of_client,
                 network="127.0.0.0/30",
                 close_on_unreachable=closing,
+                handed=handed,
             )
 
         rig.host.policy = policy  # type: ignore[assignment]
+        rig.host.treat = treated
 
     def _do(self, what: str, which: int, volumes: list[int]) -> None:
         rig = self._rig
@@ -159,6 +180,7 @@ class Run:
     def _sum_up(self) -> None:
         host, figures = self._rig.host, self._rig.engine.figures()
         self.seen.append({name: figures[name] for name in TOTALS if name not in DROPS})
+        self.seen.append(host.handed_over)
         self.seen.append((figures["sessions"], host.reasons, host.opened_ids, host.refusals))
         for number, record in sorted(host.records.items()):
             counters = (record.uploads, record.upload_bytes, record.downloads)

@@ -71,6 +71,20 @@ def test_the_text_is_pythons(
     assert 0 <= duration < 5
 
 
+def test_the_end_of_a_session_that_the_host_treats_is_told(rig: Rig, heard: Texts) -> None:
+    heard.bits = 32
+    rig.listen()
+    server = rig.udp()
+    rig.host.policy = lambda client: verdict(server.getsockname(), handed=client == "127.0.0.2")
+    rig.converse(rig.udp("127.0.0.1"), server, rig.where())
+    rig.converse(rig.udp("127.0.0.2"), server, rig.where())
+    rig.pass_time(100)
+    assert rig.host.reasons == {2: [Reason.IDLE]}
+    [text] = heard.texts
+    assert text.endswith("SESSION=1")
+    rig.close()
+
+
 def test_a_decision_is_asked_for_once(rig: Rig, heard: Texts) -> None:
     rig.listen()
     server = rig.udp()

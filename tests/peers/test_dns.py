@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from dnsserver import dnsmasq
 from host import free_port, tool
 from proxy import Proxy, config, until
 
 QUESTIONS = 1000
 DIGS = 4
 ONE_EACH = "limits = { upload-datagrams = 1, download-datagrams = 1 }"
-
-
-@contextmanager
-def dnsmasq() -> Iterator[int]:
-    """With every name below example.test; its port."""
-    port = free_port(kind=socket.SOCK_STREAM)
-    words = [
-        *(tool("dnsmasq"), "--no-daemon", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"),
-        *("--pid-file=", f"--user={getpass.getuser()}", "--bind-interfaces"),
-        *("--listen-address=127.0.0.1", f"--port={port}", "--address=/example.test/192.0.2.7"),
-    ]
-    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
-        try:
-            until(lambda: _listens(port))
-            yield port
-        finally:
-            process.terminate()
-
-
-def _listens(port: int) -> bool:
-    """dnsmasq has TCP, too, on the same port."""
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def dig(port: int, names: Path) -> subprocess.Popen[str]:

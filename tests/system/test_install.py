@@ -188,7 +188,9 @@ def test_no_file_no_proxy(shared_host: Machine) -> None:
     ghost.stop()
 
 
-@pytest.mark.parametrize("page", ["8 udp-proxy", "5 udp-proxy.toml", "5 org.udpproxy1"])
+@pytest.mark.parametrize(
+    "page", ["8 udp-proxy", "5 udp-proxy.toml", "5 org.udpproxy1", "7 udp-proxy-extension"]
+)
 def test_manual_pages_are_there(shared_host: Machine, page: str) -> None:
     section, name = page.split()
     where = Path(f"/usr/share/man/man{section}/{name}.{section}.gz")

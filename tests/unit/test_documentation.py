@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from udpproxy import extension
 from udpproxy.cli.main import _parser
 from udpproxy.config import load
 from udpproxy.config.model import SessionType
@@ -173,6 +175,39 @@ def test_counter_is_in_the_manual(counter: str) -> None:
 @pytest.mark.parametrize("word", [each.value for each in (*Reason, *SessionType)])
 def test_reason_or_type_is_in_the_manual(word: str) -> None:
     assert says(section("udp-proxy.8", "SESSIONS"), word)
+
+
+def public() -> list[str]:
+    """What an extension's author meets: methods, fields, what may be returned."""
+    methods = [name for name, each in vars(extension.Extension).items() if callable(each)]
+    fields = [field.name for field in dataclasses.fields(extension.Session)]
+    actions = ["PASS", "DROP", "Replace", "Answer", "End"]
+    assert all(hasattr(extension, name) for name in actions)
+    return [
+        *(name for name in methods if name == "__init__" or not name.startswith("_")),
+        *fields,
+        *actions,
+    ]
+
+
+@pytest.mark.parametrize("name", public())
+def test_the_extensions_interface_is_in_the_manual(name: str) -> None:
+    assert any(says(tag, name) for tag in tagged(section("udp-proxy-extension.7", "METHODS")))
+
+
+def test_the_manual_shows_the_example_as_it_is() -> None:
+    (shown,) = re.findall(
+        r"^\.EX\n(.*?)^\.EE", section("udp-proxy-extension.7", "EXAMPLE"), re.DOTALL | re.MULTILINE
+    )
+    (method,) = ast.parse(shown).body
+    example = ast.parse((ROOT / "examples" / "dns-no-any" / "dns_no_any.py").read_text())
+    (there,) = [
+        each
+        for each in ast.walk(example)
+        if isinstance(each, ast.FunctionDef) and each.name == "from_client"
+    ]
+    del there.body[0]  # its docstring
+    assert ast.dump(method) == ast.dump(there)
 
 
 @pytest.mark.parametrize("level", logs.NAMES)
