@@ -1,5 +1,5 @@
-"""Everything at once for a while: workers, churn, limits, evictions, reloads, kills. Nothing may be
-lost to the books: every session that opened is there or has its record."""
+"""Everything at once for a while: workers, churn, limits, evictions, extensions, reloads, kills.
+Nothing may be lost to the books: every session that opened is there or has its record."""
 
 from __future__ import annotations
 
@@ -21,6 +21,29 @@ SECONDS = float(os.environ.get("SOAK_SECONDS", "2"))
 SINGLE = "SOAK_SINGLE" in os.environ  # tools/sanitize: children are born without LD_PRELOAD
 SIZES = [0, 1, 40, 40, 40, 1200, 1200, 1200, 9000, 65_507]
 PACE = 0.001
+EXTENSION = """
+from udpproxy.extension import DROP, PASS, Answer, End, Extension, Replace
+
+
+class Fickle(Extension):
+    \"\"\"Does something else each time; the mark at the beginning stays.\"\"\"
+
+    def __init__(self, rule):
+        self.turn = 0
+
+    def opened(self, session, *, adopted):
+        session.state = session.client
+
+    def from_client(self, session, payload):
+        assert session.state == session.client
+        self.turn += 1
+        return (PASS, DROP, Replace(payload[:100]), PASS, Answer(payload), End("fickle"))[
+            self.turn % 6 if session.type != "one-way" else self.turn % 4
+        ]
+
+    def ended(self, session, reason):
+        session.state = None
+"""
 TYPES = ["normal", "normal", "any-port", "any-sock", "one-way"]
 
 
@@ -30,9 +53,10 @@ def rules(echo: Echo, seed: int) -> str:
     parts = []
     for last, kind in enumerate(TYPES):
         limits = f"download-datagrams = {luck.choice([0, 1, 5])}, idle = {luck.choice([1, 60])}"
+        extension = luck.choice(["", "", 'extension = "fickle:Fickle"\n'])
         parts.append(
             f'[[session-acl]]\nname = "r{last}"\ntype = "{kind}"\nplug-to = "{echo}"\n'
-            f'from = ["127.0.1.{last}"]\nlimits = {{ {limits} }}\n'
+            f'from = ["127.0.1.{last}"]\nlimits = {{ {limits} }}\n{extension}'
         )
     return "\n".join(parts)
 
@@ -82,7 +106,12 @@ def test_soak(tmp_path: Path) -> None:
             )
             return whole + rules(echo, seed + number)
 
-        with Proxy(tmp_path, text(0), single=SINGLE) as proxy:
+        (tmp_path / "packages").mkdir(mode=0o755)
+        (tmp_path / "packages" / "fickle.py").write_text(EXTENSION)
+        proxy = Proxy(tmp_path, text(0), single=SINGLE)
+        path = f"{tmp_path}/packages:{os.environ.get('PYTHONPATH', '')}"
+        proxy.environment["PYTHONPATH"] = path
+        with proxy:
             for number in range(1, 5):
                 assert traffic(luck, port, SECONDS / 4) == []
                 proxy.write(text(number))
@@ -90,6 +119,7 @@ def test_soak(tmp_path: Path) -> None:
                 for row in proxy.sessions()[:3]:
                     proxy.ctl("kill", row["session"])
             figures = proxy.info("reg")
+            assert not proxy.said("UDPP-852-E")
             assert figures["sessions-opened"] == figures["sessions-ended"] + figures["sessions"]
             until(lambda: len(proxy.records()) == proxy.info("reg")["sessions-ended"])
             opened = proxy.info("reg")["sessions-opened"]

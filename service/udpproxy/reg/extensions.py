@@ -224,7 +224,9 @@ class Extensions:
 
         def ask() -> None:
             for name, value in list(dict(loaded.its.info()).items())[:_MOST_INFO]:
-                plain = value if type(value) is int else str(value)[:_LONGEST_TEXT]
+                # The bus has 64 bits for a number.
+                small = type(value) is int and abs(value) < 1 << 63
+                plain = value if small else str(value)[:_LONGEST_TEXT]
                 found[f"extension.{loaded.rule}.{str(name)[:_LONGEST_TEXT]}"] = plain
 
         self._call(loaded, "info", ask)
