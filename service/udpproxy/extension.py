@@ -2,10 +2,10 @@
 
 A session ACL names one with `extension = "module:Class"`. REG makes one object of the class for
 each such ACL and calls it for that ACL's sessions, one call after another, in its only thread.
-No method may wait for anything: the proxy does nothing else meanwhile. REG can reach no network
-and, as a unit, write no file. Times are seconds, payloads whole datagrams of 0 to 65,507 bytes.
-An error raised in from_client or from_server costs that datagram, one raised in opened the
-session; both are counted and logged, at most one line a second.
+No method may wait for anything: the proxy does nothing else meanwhile. As a unit REG reaches no
+network and writes only to its log and to a /tmp of its own. Times are seconds, payloads whole
+datagrams of 0 to 65,507 bytes. An error raised in from_client or from_server costs that datagram,
+one raised in opened the session; both are counted and logged, at most one line a second.
 """
 
 from __future__ import annotations

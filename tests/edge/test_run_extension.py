@@ -53,6 +53,12 @@ class Talker(Extension):
                 raise RuntimeError("as it was\\nasked")
             case [b"exit"]:
                 sys.exit(3)
+            case [b"base"]:
+                raise KeyboardInterrupt
+            case [b"ruin"]:
+                from udpproxy.process.loop import EpollLoop
+                EpollLoop._fire = None
+                return DROP
             case [b"nonsense"]:
                 return payload
             case [b"large"]:
@@ -193,6 +199,7 @@ def test_everything_that_it_may_return(tmp_path: Path, engine: str) -> None:
     [
         (b"raise", "RuntimeError: as it was\\x0aasked (talker.py line "),
         (b"exit", "SystemExit: 3 (talker.py line "),
+        (b"base", "KeyboardInterrupt:  (talker.py line "),
         (b"nonsense", "TypeError: bytes is nothing that can be returned"),
         (b"large", "ValueError: 65508 bytes are more than a datagram holds"),
     ],
@@ -253,6 +260,18 @@ def test_the_next_reg_goes_on_with_it(tmp_path: Path, engine: str) -> None:
         assert [line.rsplit(" ", 1)[1] for line in opened] == ["False", "True", "True"]
         assert talk.diary.count("closed all") == 1, "SIGKILL leaves no time for that"
     until(lambda: talk.diary[-1] == "closed all")
+
+
+@pytest.mark.parametrize("engine", ENGINES, indirect=True)
+def test_it_is_closed_after_an_internal_error_too(tmp_path: Path, engine: str) -> None:
+    with talking(tmp_path, engine) as (talk, client, _):
+        reg = talk.proxy.reg_pid
+        client.sendto(b"ruin the loop", talk.at)
+        talk.proxy.next_reg(reg)
+        assert talk.proxy.said(f"/reg[{reg}]: UDPS-530-C internal error")
+        assert f"{reg} closed all" in talk.noted()
+        assert say(client, talk.at, b"hello") == b"<hello>"
+        assert len(talk.proxy.sessions()) == 1
 
 
 def test_close_is_called_once(tmp_path: Path, engine: str) -> None:

@@ -18,7 +18,7 @@ LIMIT = 5.0
 _MOMENT = 0.1
 
 
-class _Late(BaseException):
+class Late(BaseException):
     """Out of whatever waits; no `except Exception` on the way may stop it."""
 
 
@@ -46,7 +46,7 @@ class CleanUps:
                 what, clean_up = self._waiting.pop()
                 try:
                     why = self._perform(clean_up)
-                except _Late:
+                except Late:
                     why = f"not done within {self.limit:g} s"
                     _set_alarm(_MOMENT)
                 if why:
@@ -65,7 +65,7 @@ class CleanUps:
 
     def _ring(self, number: int, frame: FrameType | None) -> None:
         if self._breakable:
-            raise _Late
+            raise Late
         _set_alarm(_MOMENT)
 
     @contextmanager

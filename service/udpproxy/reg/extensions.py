@@ -1,7 +1,8 @@
 """The extensions of session ACLs, as REG has them: loaded, called, and kept from doing harm.
 
-Whatever one raises costs a datagram or a session and a log line, never the relay. Sessions of an
-ACL whose extension cannot be had are refused: a filter that is missing lets nothing pass.
+Whatever one raises, be it meant to end a process, costs a datagram or a session and a log line,
+never the relay. Sessions of an ACL whose extension cannot be had are refused: a filter that is
+missing lets nothing pass.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from udpproxy.extension import (
     Session,
 )
 from udpproxy.process import messages
+from udpproxy.process.clean_up import Late
 from udpproxy.process.control import Figures
 from udpproxy.process.logs import Damper, Logs
 from udpproxy.reg import installed
-from udpproxy.reg.installed import FAULTS, told
+from udpproxy.reg.installed import told
 from udpproxy.session.reasons import Reason
 from udpproxy.session.record import address_text
 from udpproxy.session.table import Record, Table
@@ -107,7 +109,7 @@ class Extensions:
     def _load(self, rule: str, name: ExtensionName) -> _Loaded | None:
         try:
             its = installed.load(name)(rule)
-        except FAULTS as problem:
+        except BaseException as problem:
             self._logs.say(messages.EXTENSION_UNUSABLE, name, rule, told(problem), RULE=rule)
             return None
         self._logs.say(messages.EXTENSION_LOADED, name, rule, RULE=rule)
@@ -148,7 +150,7 @@ class Extensions:
             else:
                 action = its.from_server(bound.session, payload)
             return self._treatment(bound, direction, payload, action)
-        except FAULTS as problem:
+        except BaseException as problem:
             self._failed(bound.by, what, problem)
             return None
 
@@ -236,7 +238,9 @@ class Extensions:
         """False: it failed."""
         try:
             call()
-        except FAULTS as problem:
+        except Late:
+            raise  # it is we who break it off
+        except BaseException as problem:
             self._failed(loaded, what, problem)
             return False
         return True

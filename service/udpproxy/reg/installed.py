@@ -23,8 +23,6 @@ from udpproxy.extension import Extension
 if TYPE_CHECKING:
     import ast
 
-FAULTS = (Exception, SystemExit)
-"""What an extension may raise without harm to anybody else."""
 _METHODS = ("opened", "from_client", "from_server", "ended", "info", "close")
 _LONGEST_TEXT = 200
 
@@ -69,7 +67,7 @@ def _unloadable(name: ExtensionName) -> str:
     try:
         if not why:
             load(name)
-    except FAULTS as problem:
+    except (Exception, SystemExit) as problem:
         why = str(problem) if type(problem) is ImportError else told(problem)
     return why
 
