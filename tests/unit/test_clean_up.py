@@ -50,7 +50,9 @@ def test_a_mistake_keeps_nobody_from_his_turn(
     clean_ups.add("the broken one", lambda: 1 / 0)
     clean_ups.run()
     assert done == ["first"]
-    assert "UDPS-120-E clean-up of the broken one failed: ZeroDivisionError" in capfd.readouterr().err
+    assert (
+        "UDPS-120-E clean-up of the broken one failed: ZeroDivisionError" in capfd.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("hanging", [1, 3])
