@@ -64,12 +64,14 @@ def echo(container: Bare) -> Iterator[None]:
 
 @contextlib.contextmanager
 def rsyslogd(container: Bare) -> Iterator[Path]:
-    """The syslog daemon; the file that it writes."""
+    """The syslog daemon; the file that it writes. One that was killed has left its socket."""
+    container.run("rm", "-f", "/dev/log")
     container.write("/etc/rsyslog-test.conf", _RSYSLOG)
     words = ["rsyslogd", "-n", "-i", "/run/rsyslogd.pid", "-f", "/etc/rsyslog-test.conf"]
     with running(container, *words):
         until(lambda: container.run("test", "-S", "/dev/log", check=False).returncode == 0)
         yield container.path(SYSLOG_FILE)
+    until(lambda: container.run("pgrep", "rsyslogd", check=False).returncode == 1)
 
 
 class Foreground:
@@ -114,10 +116,14 @@ plug-to = "127.0.0.1:{SERVER_PORT}"
         """As the container counts."""
         return int(self.figure("pid" if process == "parent" else f"{process}-pid"))
 
+    def text(self) -> str:
+        """Its log so far."""
+        return self.path.read_text() if self.path.exists() else ""
+
     def news(self) -> Counter[tuple[str, str]]:
         """What has been logged since the last time: process and message."""
-        text = self.path.read_text() if self.path.exists() else ""
-        found = [match.groups("") for match in map(_LINE.search, text.splitlines()) if match]
+        lines = self.text().splitlines()
+        found = [match.groups("") for match in map(_LINE.search, lines) if match]
         new, self._seen = found[self._seen :], len(found)
         return Counter((role.strip("/") or "parent", ident) for role, ident in new)
 
