@@ -298,7 +298,7 @@ def test_reload_away_from_a_daemon_that_does_not_read(tmp_path: Path) -> None:
         def found() -> list[int]:
             return numbers(receiver.read()) + numbers(whole_lines(tmp_path / "file"))
 
-        until(lambda: found() == wanted, step=0.005)
+        until(lambda: found() == wanted, limit=40, step=0.005)
 
 
 def test_the_last_lines(tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ class Damper:
         return f" ({held} more held back)" if held else ""
 
 
-_REPLACED_PATIENCE = 5.0
+_REPLACED_PATIENCE = 60.0
 _RECORD_ID = messages.RECORD.journal_id
 
 
