@@ -17,7 +17,7 @@ DEB_PACKAGES = build-essential debhelper dh-python pybuild-plugin-pyproject pyth
 
 build: .venv/built
 
-NATIVE = setup.py $(wildcard service/udpproxy/engine/*.pyx service/udpproxy/engine/relay/*)
+NATIVE = setup.py $(wildcard service/udpproxy/engine/*.px[iy] service/udpproxy/engine/relay/*)
 
 .venv/built: pyproject.toml $(NATIVE)
 	@tools/need $(BUILD_PACKAGES)

@@ -24,7 +24,7 @@ def extensions():
     native = Extension(
         "udpproxy.engine.native",
         sources=[str(ENGINE / "native.pyx"), *map(str, sorted((ENGINE / "relay").glob("*.c")))],
-        depends=[str(header) for header in sorted((ENGINE / "relay").glob("*.h"))],
+        depends=[*map(str, sorted([*(ENGINE / "relay").glob("*.h"), *ENGINE.glob("*.pxi")]))],
         include_dirs=[str(ENGINE)],
         extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", *sanitize],
         extra_link_args=["-pthread", *sanitize],

@@ -4,6 +4,10 @@
 Here is only what joins it to Python: commands go in as calls that take a worker's lock, news come
 out as a list that is read after an eventfd rang. The host is only ever called from here, in the
 thread of whoever runs the reactor.
+
+By subject: native_relay.pxi declares the C side, native_endpoints.pxi has addresses,
+native_verdicts.pxi what the host decided, native_news.pxi what it is told. Included, they are one
+module, and calls between them cost what calls in C cost.
 """
 
 cimport cython
@@ -24,187 +28,34 @@ from udpproxy.engine.interface import Wait, Way
 from udpproxy.session.reasons import Reason
 from udpproxy.session.table import TOTALS, Record, State
 
-cdef extern from "netinet/in.h" nogil:
-    cdef struct sockaddr:
-        uint16_t sa_family
-    cdef struct sockaddr_in:
-        uint16_t sin_port
-        uint32_t sin_addr
-    cdef struct sockaddr_in6:
-        uint16_t sin6_port
-        uint32_t sin6_scope_id
-        uint8_t sin6_addr
-    uint16_t ntohs(uint16_t)
-
-cdef extern from "relay/relay.h" nogil:
-    cdef union address:
-        sockaddr any
-        sockaddr_in v4
-        sockaddr_in6 v6
-    cdef struct budget_ "budget":
-        uint64_t idle, lifetime
-        uint64_t upload_datagrams, download_datagrams, upload_bytes, download_bytes
-    cdef struct verdict:
-        budget_ budget
-        uint64_t generation
-        uint32_t number, acl
-        address server
-        uint8_t type, any_port, close_on_unreachable, network_size, handed
-        uint8_t *first
-        uint8_t *last
-    cdef struct event:
-        event *next
-        uint64_t session
-        int kind
-        uint32_t listener, verdict, counter, what, count, size, slot
-        int problem, upload
-        address who
-        uint8_t addressed_size
-        uint8_t *addressed
-        uint8_t *data
-    cdef struct question:
-        question *next
-        address client
-        uint32_t listener
-        uint8_t addressed_size
-        uint8_t *addressed
-    cdef struct held_ "held":
-        held_ *next
-        address client
-        uint8_t *addressed
-        uint8_t *local
-        uint32_t interface, size
-        uint8_t *data
-    cdef struct news:
-        event *events
-        question *questions
-        uint32_t ended
-    cdef struct relay_figures_ "relay_figures":
-        uint64_t segmentation, unsegmented, waiting_dropped, events_dropped
-    cdef struct relay_ "relay":
-        pass
-    int OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN, HANDED
-    int POLICY
-    ctypedef void (*seen)(void *, uint64_t, int, const void *, uint32_t) noexcept
-
-    relay_ *relay_new(void *, uint32_t, uint32_t, uint32_t, int)
-    void relay_free(relay_ *)
-    void relay_spare_descriptors(uint32_t)
-    int relay_start(relay_ *)
-    void relay_stop(relay_ *)
-    void relay_inline(relay_ *, seen, void *)
-    int relay_turn(relay_ *, uint32_t)
-    int relay_notice(relay_ *)
-    int relay_poller(relay_ *, uint32_t)
-    void relay_socket(relay_ *, int, uint32_t, int)
-    int relay_listen(relay_ *, uint32_t, const int *, const address *)
-    int relay_unlisten(relay_ *, uint32_t)
-    void relay_ring(relay_ *)
-    void relay_hush(relay_ *)
-    void relay_news(relay_ *, news *, uint32_t *, uint32_t)
-    void relay_free_news(news *)
-    void relay_answer(relay_ *, const question *, verdict *, unsigned, uint64_t)
-    void relay_forget(relay_ *)
-    uint32_t relay_drops(relay_ *, uint32_t)
-    int relay_describe(relay_ *, uint32_t, const char *, uint64_t, char *, size_t)
-    int relay_ended(relay_ *, uint32_t, uint32_t *, uint64_t *)
-    void relay_finish(relay_ *, const uint32_t *, uint32_t)
-    verdict *relay_verdict(relay_ *)
-    uint32_t relay_sweep(relay_ *, uint32_t *, uint32_t)
-    held_ *relay_pull(relay_ *, const question *)
-    void relay_inject(relay_ *, uint32_t, const address *, const uint8_t *, const uint8_t *,
-                      uint32_t, const void *, uint32_t)
-    int relay_redirect(relay_ *, uint64_t, const address *)
-    int relay_kill(relay_ *, uint64_t, int)
-    int relay_end(relay_ *, uint64_t, uint32_t, int)
-    int relay_asks(relay_ *, uint32_t, uint64_t, int, const void *, uint32_t)
-    void relay_pass(relay_ *, uint32_t, uint64_t, int, const void *, uint32_t)
-    void relay_retry(relay_ *)
-    void relay_settle(relay_ *)
-    int relay_judge_by(relay_ *, uint64_t, uint32_t, verdict *)
-    int relay_adopt(relay_ *, uint32_t, verdict *)
-    void relay_clear(relay_ *, uint32_t)
-    void relay_reserve(relay_ *, const uint8_t *)
-    uint64_t relay_work(relay_ *, uint64_t)
-    uint32_t relay_sessions(relay_ *)
-    void relay_watch(relay_ *, int)
-    void relay_tell(relay_ *, int)
-    void relay_segment(relay_ *, int)
-    void relay_count(relay_ *, uint32_t, uint64_t)
-    void relay_figures(relay_ *, relay_figures_ *)
-    void relay_silence(relay_ *)
-    void make_address(address *, const uint8_t *, unsigned, uint16_t, uint32_t)
+include "native_relay.pxi"
 
 _SECOND = 1_000_000_000
-_NEVER = 1 << 63
-_TYPES = list(SessionType)
 _REASONS = list(Reason)
-_WHAT = (
-    "receive from clients",
-    "send to a server",
-    "send to a client",
-    "open a session",
-    "fix the peer of a session",
-    "follow a server to its new address",
-)
 _SPARE = 4096
 """Descriptors beside the sockets of sessions."""
 
 cdef enum:
-    MOST_ENDED = 256
-    MOST_SWEPT = 256
-    MOST_TEXT = 2048
     _INET6 = 10
 
-
-cdef object _endpoint(const address *where):
-    """As the socket module has it."""
-    cdef const uint8_t *packed
-    if where.any.sa_family != _INET6:
-        packed = <const uint8_t *>&where.v4.sin_addr
-        return socket.inet_ntop(socket.AF_INET, packed[:4]), ntohs(where.v4.sin_port)
-    packed = <const uint8_t *>&where.v6.sin6_addr
-    name = socket.inet_ntop(socket.AF_INET6, packed[:16])
-    scope = where.v6.sin6_scope_id
-    if scope:
-        try:
-            name = f"{name}%{socket.if_indextoname(scope)}"
-        except OSError:
-            name = f"{name}%{scope}"
-    return name, ntohs(where.v6.sin6_port), 0, scope
-
-
-cdef int _to_address(address *where, endpoint) except -1:
-    packed = sockets.pack(endpoint[0])
-    scope = sockets.scope_of(endpoint)
-    make_address(where, packed, len(packed), endpoint[1], scope)
-    return 0
-
-
-cdef void _seen(void *context, uint64_t number, int upload, const void *data,
-                uint32_t size) noexcept with gil:
-    """While the relay runs in our own thread the host sees each datagram before it goes on."""
-    payload = (<const uint8_t *>data)[:size]
-    host = (<NativeEngine>context)._host
-    host.datagram(number, "upload" if upload else "download", memoryview(payload))
+include "native_endpoints.pxi"
+include "native_verdicts.pxi"
+include "native_news.pxi"
 
 
 @cython.no_gc_clear
-cdef class NativeEngine:
+cdef class NativeEngine(_News):
     """See engine.interface.Engine.
 
     `threads`: False runs the relay inside of the reactor's own calls, for tests and debuggers.
     `lasting`: who knows for how long decisions hold; None: each holds for one session.
     """
 
-    cdef relay_ *_relay
     cdef Py_buffer _memory
     cdef readonly str name
     cdef object __weakref__
-    cdef object _reactor, _table, _pool, _host, _lasting
-    cdef dict _listeners, _drops, _numbers
-    cdef list _verdicts
-    cdef bint _threads, _started, _mapped
+    cdef dict _drops
+    cdef bint _mapped
     cdef uint32_t _workers
     cdef uint64_t _dropped
     cdef object _next_second
@@ -250,251 +101,6 @@ cdef class NativeEngine:
             relay_free(self._relay)
         if self._mapped:
             PyBuffer_Release(&self._memory)
-
-    # ---- what comes out ----
-
-    def _noticed(self):
-        """The relay has news; the first time it only wants to begin."""
-        relay_hush(self._relay)
-        if self._threads and not self._started:
-            self._start()
-        self._tell(once=self._threads)
-
-    def _start(self):
-        problem = relay_start(self._relay)
-        if problem:
-            raise OSError(problem, os.strerror(problem))
-        self._started = True
-
-    def _turn(self, number):
-        """Without threads: datagrams, what they led to, and those that had to wait for it."""
-        cdef uint32_t worker = number
-        with nogil:
-            relay_turn(self._relay, worker)
-        while self._tell(once=False):
-            with nogil:
-                relay_turn(self._relay, worker)
-
-    def _tell(self, *, once):
-        """Tell the host what happened, until nothing more does; was there anything?"""
-        cdef news told
-        cdef uint32_t[MOST_ENDED] slots  # a host that calls us back meanwhile has its own
-        cdef bint any_news, heard = False
-        while True:
-            with nogil:
-                relay_news(self._relay, &told, slots, MOST_ENDED)
-            any_news = told.events != NULL or told.questions != NULL or told.ended
-            if not any_news:
-                return heard
-            heard = True
-            try:
-                self._tell_events(told.events)
-                self._answer_all(told.questions)
-            finally:
-                relay_free_news(&told)
-            self._tell_ended(slots, told.ended)
-            if once:
-                return True
-
-    cdef _tell_events(self, event *one):
-        while one != NULL:
-            self._tell_event(one)
-            one = one.next
-
-    cdef _tell_event(self, event *one):
-        host = self._host
-        if one.kind == SEEN:
-            payload = one.data[:one.size]
-            direction = "upload" if one.upload else "download"
-            host.datagram(one.session, direction, memoryview(payload))
-        elif one.kind == HANDED:
-            self._treat(one)
-        elif one.kind == OPENED:
-            host.opened(one.session, self._verdicts[one.verdict], _endpoint(&one.who))
-        elif one.kind == STRAYED:
-            sender = _endpoint(&one.who)[:2]
-            host.strayed(one.session, self._verdicts[one.verdict].rule, sender)
-        elif one.kind == FAILED:
-            host.failed(_WHAT[one.what], OSError(one.problem, os.strerror(one.problem)))
-        elif one.listener not in self._listeners:
-            pass
-        elif one.kind == REFUSED:
-            listener = self._listeners[one.listener]
-            host.refused(TOTALS[one.counter], _endpoint(&one.who), listener)
-        elif one.kind == DENIED and self._lasting is not None:
-            addressed = sockets.unpack(one.addressed[:one.addressed_size])
-            listener = self._listeners[one.listener]
-            self._lasting.denied(listener, _endpoint(&one.who)[0], addressed, one.count)
-
-    cdef _treat(self, event *one):
-        """The host says what becomes of the datagram."""
-        cdef int asks, up
-        cdef uint32_t size
-        cdef const uint8_t *payload
-        with nogil:
-            asks = relay_asks(
-                self._relay, one.slot, one.session, one.upload, one.data, one.size
-            )
-        if not asks:
-            return
-        verdict = self._verdicts[one.verdict]
-        direction = "upload" if one.upload else "download"
-        data = one.data[:one.size]
-        treatment = self._host.handed(verdict, one.slot, one.session, direction, data)
-        if treatment is None:
-            return
-        if isinstance(treatment, Reason):
-            up = _REASONS.index(treatment)
-            with nogil:
-                relay_end(self._relay, one.session, one.slot, up)
-            return
-        whither, treated = treatment
-        up, size, payload = whither == "upload", len(treated), treated
-        with nogil:
-            relay_pass(self._relay, one.slot, one.session, up, payload, size)
-
-    cdef _answer_all(self, question *one):
-        cdef verdict *answer
-        cdef uint64_t until
-        cdef unsigned bits
-        while one != NULL:
-            listener = self._listeners.get(one.listener)
-            if listener is not None:
-                client = _endpoint(&one.client)[0]
-                addressed = sockets.unpack(one.addressed[:one.addressed_size])
-                decided = self._host.decide(listener, client, addressed)
-                if isinstance(decided, Wait):
-                    self._hand_over(listener, one, decided)
-                    one = one.next
-                    continue
-                answer = NULL if decided is None else self._intern(decided)
-                bits, until = 128, 0
-                if self._lasting is not None:
-                    bits, until = self._lasting.lasting(listener, client, addressed)
-                with nogil:
-                    relay_answer(self._relay, one, answer, bits, until)
-            one = one.next
-
-    cdef _hand_over(self, listener, question *one, waiting):
-        """The host keeps what came for a session that needs a name."""
-        cdef held_ *held
-        cdef held_ *rest
-        with nogil:
-            held = relay_pull(self._relay, one)
-        rest = held
-        came = []
-        while rest != NULL:
-            size = 16 if rest.client.any.sa_family == _INET6 else 4
-            way = Way(rest.addressed[:size], rest.local[:size], rest.interface)
-            came.append((_endpoint(&rest.client), way, rest.data[:rest.size]))
-            rest = rest.next
-        while held != NULL:
-            rest = held.next
-            free(held)
-            held = rest
-        for client, way, data in came:
-            if waiting is None:
-                waiting = self._host.decide(listener, client[0], sockets.unpack(way.addressed))
-            if isinstance(waiting, Wait):
-                self._host.wait(waiting, listener, client, way, data)
-                waiting = None  # the next one asks for itself
-            else:
-                self._inject(listener.number, client, way, data)
-
-    cdef _inject(self, uint32_t number, client, way, data):
-        cdef address where
-        cdef uint8_t[16] addressed
-        cdef uint8_t[16] local
-        cdef uint32_t interface = way.interface, size = len(data)
-        cdef const uint8_t *payload = data
-        memset(addressed, 0, 16)
-        memset(local, 0, 16)
-        memcpy(addressed, <const uint8_t *>way.addressed, len(way.addressed))
-        memcpy(local, <const uint8_t *>way.local, len(way.local))
-        _to_address(&where, client)
-        with nogil:
-            relay_inject(self._relay, number, &where, addressed, local, interface, payload, size)
-
-    cdef _tell_ended(self, const uint32_t *slots, uint32_t count):
-        """The host hears of each; then their slots are free."""
-        if count and self._lasting is not None and self._lasting.wants_texts():
-            self._lasting.ended_texts(self._texts(slots, count))
-        else:
-            for i in range(count):
-                self._tell_one_ended(slots[i])
-        if count:
-            with nogil:
-                relay_finish(self._relay, slots, count)
-
-    cdef _tell_one_ended(self, uint32_t slot):
-        cdef uint32_t number
-        cdef uint64_t id
-        reason = _REASONS[relay_ended(self._relay, slot, &number, &id)]
-        record = self._table.read(slot) or Record(id=id)
-        record.drops = relay_drops(self._relay, slot)
-        self._host.ended(record, self._verdicts[number].rule, reason)
-
-    cdef list _texts(self, const uint32_t *slots, uint32_t count):
-        """The records as lines, but for those that only Python can write or the host must see."""
-        cdef char text[MOST_TEXT]
-        cdef uint64_t id, now = time.monotonic_ns()
-        cdef uint32_t number
-        cdef int length
-        texts = []
-        for i in range(count):
-            relay_ended(self._relay, slots[i], &number, &id)
-            decided = self._verdicts[number]
-            rule, length = decided.rule.encode(), -1
-            if not decided.handed:
-                length = relay_describe(self._relay, slots[i], rule, now, text, MOST_TEXT)
-            if length < 0:
-                self._tell_one_ended(slots[i])
-            else:
-                texts.append(text[:length].decode())
-        return texts
-
-    cdef verdict *_intern(self, decided) except NULL:
-        """The relay's own copy of a verdict."""
-        cdef verdict *made
-        number = self._numbers.get(decided)
-        if number is not None:
-            return <verdict *><size_t>number
-        made = relay_verdict(self._relay)
-        if made == NULL:
-            raise MemoryError("a verdict")
-        made.acl = decided.acl
-        made.generation = decided.generation
-        made.type = _TYPES.index(decided.type)
-        made.any_port = decided.any_port
-        made.close_on_unreachable = decided.close_on_unreachable
-        made.handed = decided.handed
-        made.budget.idle = decided.budget.idle
-        made.budget.lifetime = decided.budget.lifetime
-        made.budget.upload_datagrams = decided.budget.upload_datagrams
-        made.budget.download_datagrams = decided.budget.download_datagrams
-        made.budget.upload_bytes = decided.budget.upload_bytes
-        made.budget.download_bytes = decided.budget.download_bytes
-        _to_address(&made.server, decided.server)
-        if decided.network is not None:
-            first, last = decided.network
-            made.network_size = len(first)
-            memcpy(made.first, <const uint8_t *>first, len(first))
-            memcpy(made.last, <const uint8_t *>last, len(last))
-        self._numbers[decided] = <size_t>made
-        while len(self._verdicts) <= made.number:
-            self._verdicts.append(None)
-        self._verdicts[made.number] = decided
-        return made
-
-    cdef _sweep(self):
-        """Forget verdicts that no session and no decision has any more."""
-        cdef uint32_t numbers[MOST_SWEPT]
-        cdef uint32_t count = MOST_SWEPT
-        while count == MOST_SWEPT:
-            count = relay_sweep(self._relay, numbers, MOST_SWEPT)
-            for i in range(count):
-                del self._numbers[self._verdicts[numbers[i]]]
-                self._verdicts[numbers[i]] = None
 
     # ---- engine.interface.Engine ----
 

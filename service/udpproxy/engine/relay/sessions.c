@@ -292,7 +292,7 @@ void relay_finish(struct relay *relay, const uint32_t *slots, uint32_t count)
         wake(relay->workers + i);
 }
 
-// A client stays with its worker: the same sum as the kernel's (parent/steering.py).
+// A client stays with its worker: the same sum as the kernel's (parent/listening.py).
 uint32_t worker_of(const struct relay *relay, const union address *client)
 {
     uint32_t word;

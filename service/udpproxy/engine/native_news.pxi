@@ -1,0 +1,231 @@
+# What comes out of the relay: the host hears of it, in the thread of whoever runs the reactor.
+
+_WHAT = (
+    "receive from clients",
+    "send to a server",
+    "send to a client",
+    "open a session",
+    "fix the peer of a session",
+    "follow a server to its new address",
+)
+
+cdef enum:
+    MOST_ENDED = 256
+    MOST_TEXT = 2048
+
+
+@cython.no_gc_clear
+cdef class _News(_Verdicts):
+    """Events, questions and ended sessions, and their answers."""
+
+    cdef object _reactor, _table, _pool, _host, _lasting
+    cdef dict _listeners
+    cdef bint _threads, _started
+
+    def _noticed(self):
+        """The relay has news; the first time it only wants to begin."""
+        relay_hush(self._relay)
+        if self._threads and not self._started:
+            self._start()
+        self._tell(once=self._threads)
+
+    def _start(self):
+        problem = relay_start(self._relay)
+        if problem:
+            raise OSError(problem, os.strerror(problem))
+        self._started = True
+
+    def _turn(self, number):
+        """Without threads: datagrams, what they led to, and those that had to wait for it."""
+        cdef uint32_t worker = number
+        with nogil:
+            relay_turn(self._relay, worker)
+        while self._tell(once=False):
+            with nogil:
+                relay_turn(self._relay, worker)
+
+    def _tell(self, *, once):
+        """Tell the host what happened, until nothing more does; was there anything?"""
+        cdef news told
+        cdef uint32_t[MOST_ENDED] slots  # a host that calls us back meanwhile has its own
+        cdef bint any_news, heard = False
+        while True:
+            with nogil:
+                relay_news(self._relay, &told, slots, MOST_ENDED)
+            any_news = told.events != NULL or told.questions != NULL or told.ended
+            if not any_news:
+                return heard
+            heard = True
+            try:
+                self._tell_events(told.events)
+                self._answer_all(told.questions)
+            finally:
+                relay_free_news(&told)
+            self._tell_ended(slots, told.ended)
+            if once:
+                return True
+
+    cdef _tell_events(self, event *one):
+        while one != NULL:
+            self._tell_event(one)
+            one = one.next
+
+    cdef _tell_event(self, event *one):
+        host = self._host
+        if one.kind == SEEN:
+            payload = one.data[:one.size]
+            direction = "upload" if one.upload else "download"
+            host.datagram(one.session, direction, memoryview(payload))
+        elif one.kind == HANDED:
+            self._treat(one)
+        elif one.kind == OPENED:
+            host.opened(one.session, self._verdicts[one.verdict], _endpoint(&one.who))
+        elif one.kind == STRAYED:
+            sender = _endpoint(&one.who)[:2]
+            host.strayed(one.session, self._verdicts[one.verdict].rule, sender)
+        elif one.kind == FAILED:
+            host.failed(_WHAT[one.what], OSError(one.problem, os.strerror(one.problem)))
+        elif one.listener not in self._listeners:
+            pass
+        elif one.kind == REFUSED:
+            listener = self._listeners[one.listener]
+            host.refused(TOTALS[one.counter], _endpoint(&one.who), listener)
+        elif one.kind == DENIED and self._lasting is not None:
+            addressed = sockets.unpack(one.addressed[:one.addressed_size])
+            listener = self._listeners[one.listener]
+            self._lasting.denied(listener, _endpoint(&one.who)[0], addressed, one.count)
+
+    cdef _treat(self, event *one):
+        """The host says what becomes of the datagram."""
+        cdef int asks, up
+        cdef uint32_t size
+        cdef const uint8_t *payload
+        with nogil:
+            asks = relay_asks(
+                self._relay, one.slot, one.session, one.upload, one.data, one.size
+            )
+        if not asks:
+            return
+        verdict = self._verdicts[one.verdict]
+        direction = "upload" if one.upload else "download"
+        data = one.data[:one.size]
+        treatment = self._host.handed(verdict, one.slot, one.session, direction, data)
+        if treatment is None:
+            return
+        if isinstance(treatment, Reason):
+            up = _REASONS.index(treatment)
+            with nogil:
+                relay_end(self._relay, one.session, one.slot, up)
+            return
+        whither, treated = treatment
+        up, size, payload = whither == "upload", len(treated), treated
+        with nogil:
+            relay_pass(self._relay, one.slot, one.session, up, payload, size)
+
+    cdef _answer_all(self, question *one):
+        cdef verdict *answer
+        cdef uint64_t until
+        cdef unsigned bits
+        while one != NULL:
+            listener = self._listeners.get(one.listener)
+            if listener is not None:
+                client = _endpoint(&one.client)[0]
+                addressed = sockets.unpack(one.addressed[:one.addressed_size])
+                decided = self._host.decide(listener, client, addressed)
+                if isinstance(decided, Wait):
+                    self._hand_over(listener, one, decided)
+                    one = one.next
+                    continue
+                answer = NULL if decided is None else self._intern(decided)
+                bits, until = 128, 0
+                if self._lasting is not None:
+                    bits, until = self._lasting.lasting(listener, client, addressed)
+                with nogil:
+                    relay_answer(self._relay, one, answer, bits, until)
+            one = one.next
+
+    cdef _hand_over(self, listener, question *one, waiting):
+        """The host keeps what came for a session that needs a name."""
+        cdef held_ *held
+        cdef held_ *rest
+        with nogil:
+            held = relay_pull(self._relay, one)
+        rest = held
+        came = []
+        while rest != NULL:
+            size = 16 if rest.client.any.sa_family == _INET6 else 4
+            way = Way(rest.addressed[:size], rest.local[:size], rest.interface)
+            came.append((_endpoint(&rest.client), way, rest.data[:rest.size]))
+            rest = rest.next
+        while held != NULL:
+            rest = held.next
+            free(held)
+            held = rest
+        for client, way, data in came:
+            if waiting is None:
+                waiting = self._host.decide(listener, client[0], sockets.unpack(way.addressed))
+            if isinstance(waiting, Wait):
+                self._host.wait(waiting, listener, client, way, data)
+                waiting = None  # the next one asks for itself
+            else:
+                self._inject(listener.number, client, way, data)
+
+    cdef _inject(self, uint32_t number, client, way, data):
+        cdef address where
+        cdef uint8_t[16] addressed
+        cdef uint8_t[16] local
+        cdef uint32_t interface = way.interface, size = len(data)
+        cdef const uint8_t *payload = data
+        memset(addressed, 0, 16)
+        memset(local, 0, 16)
+        memcpy(addressed, <const uint8_t *>way.addressed, len(way.addressed))
+        memcpy(local, <const uint8_t *>way.local, len(way.local))
+        _to_address(&where, client)
+        with nogil:
+            relay_inject(self._relay, number, &where, addressed, local, interface, payload, size)
+
+    cdef _tell_ended(self, const uint32_t *slots, uint32_t count):
+        """The host hears of each; then their slots are free."""
+        if count and self._lasting is not None and self._lasting.wants_texts():
+            self._lasting.ended_texts(self._texts(slots, count))
+        else:
+            for i in range(count):
+                self._tell_one_ended(slots[i])
+        if count:
+            with nogil:
+                relay_finish(self._relay, slots, count)
+
+    cdef _tell_one_ended(self, uint32_t slot):
+        cdef uint32_t number
+        cdef uint64_t id
+        reason = _REASONS[relay_ended(self._relay, slot, &number, &id)]
+        record = self._table.read(slot) or Record(id=id)
+        record.drops = relay_drops(self._relay, slot)
+        self._host.ended(record, self._verdicts[number].rule, reason)
+
+    cdef list _texts(self, const uint32_t *slots, uint32_t count):
+        """The records as lines, but for those that only Python can write or the host must see."""
+        cdef char text[MOST_TEXT]
+        cdef uint64_t id, now = time.monotonic_ns()
+        cdef uint32_t number
+        cdef int length
+        texts = []
+        for i in range(count):
+            relay_ended(self._relay, slots[i], &number, &id)
+            decided = self._verdicts[number]
+            rule, length = decided.rule.encode(), -1
+            if not decided.handed:
+                length = relay_describe(self._relay, slots[i], rule, now, text, MOST_TEXT)
+            if length < 0:
+                self._tell_one_ended(slots[i])
+            else:
+                texts.append(text[:length].decode())
+        return texts
+
+
+cdef void _seen(void *context, uint64_t number, int upload, const void *data,
+                uint32_t size) noexcept with gil:
+    """While the relay runs in our own thread the host sees each datagram before it goes on."""
+    payload = (<const uint8_t *>data)[:size]
+    host = (<_News>context)._host
+    host.datagram(number, "upload" if upload else "download", memoryview(payload))

@@ -1,0 +1,112 @@
+# What the engine knows of relay/relay.h.
+
+cdef extern from "netinet/in.h" nogil:
+    cdef struct sockaddr:
+        uint16_t sa_family
+    cdef struct sockaddr_in:
+        uint16_t sin_port
+        uint32_t sin_addr
+    cdef struct sockaddr_in6:
+        uint16_t sin6_port
+        uint32_t sin6_scope_id
+        uint8_t sin6_addr
+    uint16_t ntohs(uint16_t)
+
+cdef extern from "relay/relay.h" nogil:
+    cdef union address:
+        sockaddr any
+        sockaddr_in v4
+        sockaddr_in6 v6
+    cdef struct budget_ "budget":
+        uint64_t idle, lifetime
+        uint64_t upload_datagrams, download_datagrams, upload_bytes, download_bytes
+    cdef struct verdict:
+        budget_ budget
+        uint64_t generation
+        uint32_t number, acl
+        address server
+        uint8_t type, any_port, close_on_unreachable, network_size, handed
+        uint8_t *first
+        uint8_t *last
+    cdef struct event:
+        event *next
+        uint64_t session
+        int kind
+        uint32_t listener, verdict, counter, what, count, size, slot
+        int problem, upload
+        address who
+        uint8_t addressed_size
+        uint8_t *addressed
+        uint8_t *data
+    cdef struct question:
+        question *next
+        address client
+        uint32_t listener
+        uint8_t addressed_size
+        uint8_t *addressed
+    cdef struct held_ "held":
+        held_ *next
+        address client
+        uint8_t *addressed
+        uint8_t *local
+        uint32_t interface, size
+        uint8_t *data
+    cdef struct news:
+        event *events
+        question *questions
+        uint32_t ended
+    cdef struct relay_figures_ "relay_figures":
+        uint64_t segmentation, unsegmented, waiting_dropped, events_dropped
+    cdef struct relay_ "relay":
+        pass
+    int OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN, HANDED
+    int POLICY
+    ctypedef void (*seen)(void *, uint64_t, int, const void *, uint32_t) noexcept
+
+    relay_ *relay_new(void *, uint32_t, uint32_t, uint32_t, int)
+    void relay_free(relay_ *)
+    void relay_spare_descriptors(uint32_t)
+    int relay_start(relay_ *)
+    void relay_stop(relay_ *)
+    void relay_inline(relay_ *, seen, void *)
+    int relay_turn(relay_ *, uint32_t)
+    int relay_notice(relay_ *)
+    int relay_poller(relay_ *, uint32_t)
+    void relay_socket(relay_ *, int, uint32_t, int)
+    int relay_listen(relay_ *, uint32_t, const int *, const address *)
+    int relay_unlisten(relay_ *, uint32_t)
+    void relay_ring(relay_ *)
+    void relay_hush(relay_ *)
+    void relay_news(relay_ *, news *, uint32_t *, uint32_t)
+    void relay_free_news(news *)
+    void relay_answer(relay_ *, const question *, verdict *, unsigned, uint64_t)
+    void relay_forget(relay_ *)
+    uint32_t relay_drops(relay_ *, uint32_t)
+    int relay_describe(relay_ *, uint32_t, const char *, uint64_t, char *, size_t)
+    int relay_ended(relay_ *, uint32_t, uint32_t *, uint64_t *)
+    void relay_finish(relay_ *, const uint32_t *, uint32_t)
+    verdict *relay_verdict(relay_ *)
+    uint32_t relay_sweep(relay_ *, uint32_t *, uint32_t)
+    held_ *relay_pull(relay_ *, const question *)
+    void relay_inject(relay_ *, uint32_t, const address *, const uint8_t *, const uint8_t *,
+                      uint32_t, const void *, uint32_t)
+    int relay_redirect(relay_ *, uint64_t, const address *)
+    int relay_kill(relay_ *, uint64_t, int)
+    int relay_end(relay_ *, uint64_t, uint32_t, int)
+    int relay_asks(relay_ *, uint32_t, uint64_t, int, const void *, uint32_t)
+    void relay_pass(relay_ *, uint32_t, uint64_t, int, const void *, uint32_t)
+    void relay_retry(relay_ *)
+    void relay_settle(relay_ *)
+    int relay_judge_by(relay_ *, uint64_t, uint32_t, verdict *)
+    int relay_adopt(relay_ *, uint32_t, verdict *)
+    void relay_clear(relay_ *, uint32_t)
+    void relay_reserve(relay_ *, const uint8_t *)
+    uint64_t relay_work(relay_ *, uint64_t)
+    uint32_t relay_sessions(relay_ *)
+    void relay_watch(relay_ *, int)
+    void relay_tell(relay_ *, int)
+    void relay_segment(relay_ *, int)
+    void relay_count(relay_ *, uint32_t, uint64_t)
+    void relay_figures(relay_ *, relay_figures_ *)
+    void relay_silence(relay_ *)
+    void make_address(address *, const uint8_t *, unsigned, uint16_t, uint32_t)

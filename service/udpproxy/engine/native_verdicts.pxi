@@ -1,0 +1,58 @@
+# What the host has decided, as the relay keeps it.
+
+_TYPES = list(SessionType)
+
+cdef enum:
+    MOST_SWEPT = 256
+
+
+@cython.no_gc_clear
+cdef class _Verdicts:
+    """Each verdict once; its number is its place in `_verdicts`."""
+
+    cdef relay_ *_relay
+    cdef dict _numbers
+    cdef list _verdicts
+
+    cdef verdict *_intern(self, decided) except NULL:
+        """The relay's own copy of a verdict."""
+        cdef verdict *made
+        number = self._numbers.get(decided)
+        if number is not None:
+            return <verdict *><size_t>number
+        made = relay_verdict(self._relay)
+        if made == NULL:
+            raise MemoryError("a verdict")
+        made.acl = decided.acl
+        made.generation = decided.generation
+        made.type = _TYPES.index(decided.type)
+        made.any_port = decided.any_port
+        made.close_on_unreachable = decided.close_on_unreachable
+        made.handed = decided.handed
+        made.budget.idle = decided.budget.idle
+        made.budget.lifetime = decided.budget.lifetime
+        made.budget.upload_datagrams = decided.budget.upload_datagrams
+        made.budget.download_datagrams = decided.budget.download_datagrams
+        made.budget.upload_bytes = decided.budget.upload_bytes
+        made.budget.download_bytes = decided.budget.download_bytes
+        _to_address(&made.server, decided.server)
+        if decided.network is not None:
+            first, last = decided.network
+            made.network_size = len(first)
+            memcpy(made.first, <const uint8_t *>first, len(first))
+            memcpy(made.last, <const uint8_t *>last, len(last))
+        self._numbers[decided] = <size_t>made
+        while len(self._verdicts) <= made.number:
+            self._verdicts.append(None)
+        self._verdicts[made.number] = decided
+        return made
+
+    cdef _sweep(self):
+        """Forget verdicts that no session and no decision has any more."""
+        cdef uint32_t numbers[MOST_SWEPT]
+        cdef uint32_t count = MOST_SWEPT
+        while count == MOST_SWEPT:
+            count = relay_sweep(self._relay, numbers, MOST_SWEPT)
+            for i in range(count):
+                del self._numbers[self._verdicts[numbers[i]]]
+                self._verdicts[numbers[i]] = None
