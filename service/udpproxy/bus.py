@@ -40,7 +40,10 @@ _ERROR = "org.freedesktop.DBus.Error."
 _FAILED = "org.udpproxy1.Error.Failed"
 _INTERFACES = Path(__file__).parent / "interfaces"
 _MOST_PENDING = 64
+_CONNECT_LIMIT = 10.0
 _CALL_LIMIT = 5.0
+_ASKED_LIMIT = 120.0
+"""Seconds for somebody to type a password, where the caller lets polkit ask for one."""
 _ALLOW_INTERACTIVE = 0x4
 
 Value = object
@@ -86,6 +89,29 @@ def contract(name: str) -> intr.Interface:
     return node.interfaces[0]
 
 
+class _Connection(MessageBus):  # type: ignore[misc]  # it has no types
+    """The library's, but for one thing: of a bus that hangs up before it has greeted us, it reads
+    nothing for ever, and the whole process with it stands still."""
+
+    async def _auth_readline(self) -> str:
+        loop = asyncio.get_running_loop()
+        line = b""
+        while not line.endswith(b"\r\n"):
+            part = await loop.sock_recv(self._sock, 2)
+            if not part:
+                raise EOFError("it has hung up")
+            line += part
+        return line[:-2].decode()
+
+    def drop(self) -> None:
+        """For good: the library leaves the socket to the next collection of garbage."""
+        self.disconnect()
+        self._finalize()
+        with contextlib.suppress(OSError):  # what it has not sent yet
+            self._stream.close()
+        self._sock.close()
+
+
 class Bus:
     """The connection, made again whenever it is lost."""
 
@@ -107,7 +133,7 @@ class Bus:
         self._open_methods = open_methods
         self._group = allowed_group
         self._contracts = {each: contract(each) for several in objects.values() for each in several}
-        self._bus: MessageBus | None = None
+        self._bus: _Connection | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -120,8 +146,9 @@ class Bus:
         delay = 0.2
         while True:
             try:
-                bus = await self._connect()
-            except (OSError, EOFError, Failure) as problem:
+                bus = await asyncio.wait_for(self._connect(), _CONNECT_LIMIT)
+            except Exception as problem:
+                # The library lets through whatever a bus that starts or ends makes of it.
                 if delay < 0.5:
                     lost(str(problem) or type(problem).__name__)
                 await asyncio.sleep(delay)
@@ -130,22 +157,24 @@ class Bus:
             delay = 0.2
             self._bus = bus
             joined()
-            with contextlib.suppress(OSError, EOFError):
+            with contextlib.suppress(Exception):  # as above
                 await bus.wait_for_disconnect()
             self._bus = None
+            bus.drop()
             lost("disconnected")
+            await asyncio.sleep(delay)
 
-    async def _connect(self) -> MessageBus:
-        bus = await MessageBus(bus_type=self._type).connect()
-        bus.add_message_handler(self._received)
+    async def _connect(self) -> _Connection:
+        bus = _Connection(bus_type=self._type)
         try:
+            await bus.connect()
+            bus.add_message_handler(self._received)
             reply = await bus.request_name(self._name, NameFlag.DO_NOT_QUEUE)
-        except Exception as problem:
-            bus.disconnect()
-            raise Failure(str(problem)) from None
-        if reply not in (RequestNameReply.PRIMARY_OWNER, RequestNameReply.ALREADY_OWNER):
-            bus.disconnect()
-            raise Failure(f"somebody else owns {self._name}")
+            if reply not in (RequestNameReply.PRIMARY_OWNER, RequestNameReply.ALREADY_OWNER):
+                raise Failure(f"somebody else owns {self._name}")
+        except BaseException:
+            bus.drop()
+            raise
         return bus
 
     async def close(self) -> None:
@@ -182,9 +211,9 @@ class Bus:
 
     async def ask(
         self, destination: str, path: str, interface: str, member: str, signature: str = "",
-        body: list[Value] | None = None,
+        body: list[Value] | None = None, limit: float = _CALL_LIMIT,
     ) -> list[Value]:  # fmt: skip
-        """A call of ours to somebody else; Failure for an error or silence."""
+        """A call of ours to somebody else; Failure for an error or `limit` seconds of silence."""
         if self._bus is None:
             raise Failure("no connection to the bus")
         message = Message(
@@ -192,7 +221,7 @@ class Bus:
             signature=signature, body=body or [],
         )  # fmt: skip
         try:
-            reply = await asyncio.wait_for(self._bus.call(message), _CALL_LIMIT)
+            reply = await asyncio.wait_for(self._bus.call(message), limit)
         except TimeoutError:
             raise Failure(f"{destination} does not answer") from None
         if reply is None or reply.message_type is MessageType.ERROR:
@@ -339,6 +368,7 @@ class Bus:
                 "CheckAuthorization",
                 "(sa{sv})sa{ss}us",
                 [subject, ACTION, {}, int(caller.interactive), ""],
+                _ASKED_LIMIT if caller.interactive else _CALL_LIMIT,
             )
             allowed = bool(answer[0][0])  # type: ignore[index]
         except Failure:

@@ -20,6 +20,8 @@ from udpproxy.process.logs import Logs
 
 CHILDREN = ("reg", "acr", "apr")
 _MOST_PATH = 107
+_PAUSE = 1.0
+"""Seconds until the next try where the system has no descriptor for who wants to come in."""
 _PART = 100
 """Items of a long answer in one message."""
 
@@ -53,6 +55,10 @@ class Door:
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._socket = _listen(path)
+        self._again: asyncio.TimerHandle | None = None
+        self._open()
+
+    def _open(self) -> None:
         self._loop.add_reader(self._socket.fileno(), self._accept)
 
     def take(self, sock: socket.socket) -> Link:
@@ -63,6 +69,8 @@ class Door:
 
     async def close(self) -> None:
         """Nobody comes in any more; commands under way are answered first."""
+        if self._again:
+            self._again.cancel()
         self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
         self._path.unlink(missing_ok=True)
@@ -74,7 +82,13 @@ class Door:
     def _accept(self) -> None:
         try:
             sock, _ = self._socket.accept()
-        except OSError:
+        except BlockingIOError:
+            return
+        except OSError as problem:
+            # Without descriptors it would be tried, in vain, as fast as the loop turns.
+            self._logs.say(messages.LINK_REFUSED, problem.strerror)
+            self._loop.remove_reader(self._socket.fileno())
+            self._again = self._loop.call_later(_PAUSE, self._open)
             return
         link = self.take(sock)
         _, uid = link.peer
@@ -116,6 +130,11 @@ class Door:
             uid = link.peer[1]
             self._logs.say(messages.COMMAND_REFUSED, ask.verb, uid, str(problem))
             link.send(wire.Answer(ask.number, error=str(problem)))
+            return
+        except Exception as problem:
+            # As on the bus: whoever asked is answered, and the proxy goes on.
+            self._logs.failure(problem)
+            link.send(wire.Answer(ask.number, error="internal error, see the log"))
             return
         if isinstance(value, list):
             for start in range(0, len(value), _PART):

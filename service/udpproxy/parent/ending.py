@@ -60,9 +60,15 @@ class Ending:
             self._logs.failure(problem)
         else:
             self._logs.say(messages.INTERNAL, context.get("message"))
-        # systemd starts us again and hands everything back: our mistake ends no session.
-        self.kept = self._mode is Mode.UNITS
-        self.finish(INTERNAL, "internal error")
+        if not self._decided.done():
+            # systemd starts us again and hands everything back: our mistake ends no session.
+            self.kept = self._mode is Mode.UNITS
+            self.finish(INTERNAL, "internal error")
+
+    def watch(self, task: asyncio.Future[None]) -> None:
+        """Of a task that is to last as long as we do: nobody else would see why it ended."""
+        if not task.cancelled() and (problem := task.exception()):
+            self.broken(self._loop, {"exception": problem})
 
     async def _careful(self, work: Coroutine[object, object, None]) -> None:
         try:

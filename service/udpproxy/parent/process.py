@@ -82,6 +82,7 @@ class Parent:
             self._config,
             relays=self._relays,
             ended=self._child_ended,
+            broken=lambda task: self._ending.watch(task),
             given_up=lambda role: self._ending.finish(GAVE_UP, f"{role} cannot be kept alive"),
         )
         self._state = State(setting, self._resources, self._children, self._config)
@@ -165,6 +166,7 @@ class Parent:
                 lost=self._bus_lost,
             )
         )
+        connection.add_done_callback(self._ending.watch)
         clean_ups.add("connection to D-Bus", connection.cancel)
         clean_ups.add("D-Bus name", self._bus.close)
 

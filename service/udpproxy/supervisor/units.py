@@ -27,7 +27,8 @@ class Unit:
         self.life = life
         self.pid = 0
         self.last_pid = 0
-        self.restarts = 0
+        self.restarts: int | None = None
+        """As systemd counts them; None: not known yet. What was before our time is not ours."""
         self.missed_since = 0.0
         self.verdict: asyncio.TimerHandle | None = None
         """Set while it is not known whether its end was part of ours."""
@@ -35,7 +36,8 @@ class Unit:
 
 class UnitSupervisor:
     """`restarts` asks systemd how often it has restarted a role's unit, None: cannot say;
-    `dismiss` tells a child that has said hello to leave."""
+    `dismiss` tells a child that has said hello to leave; `broken` gets the watch's task when it
+    is over."""
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class UnitSupervisor:
         dismiss: Callable[[str], None],
         given_up: Callable[[str], None],
         ended: Callable[[str, int], None],
+        broken: Callable[[asyncio.Future[None]], None],
     ) -> None:
         self._logs = logs
         self._restarts = restarts
@@ -55,6 +58,7 @@ class UnitSupervisor:
         self._units: dict[str, Unit] = {}
         self._gone = asyncio.Event()
         self._watch = asyncio.ensure_future(self._look())
+        self._watch.add_done_callback(broken)
 
     def start(self, role: str, life: Life) -> None:
         """The unit was started with ours, or will be."""
@@ -137,18 +141,25 @@ class UnitSupervisor:
             self._given_up(unit.role)
 
     async def _look(self) -> None:
-        """Once a second: has a child that is away died again meanwhile?"""
+        """Once a second, at first more often: has a child that is away died again meanwhile?"""
+        pause = 0.05
         while True:
-            await asyncio.sleep(1.0)
+            pause = min(1.0, 2 * pause)
+            await asyncio.sleep(pause)
             for unit in [one for one in self._units.values() if one.verdict is None]:
-                told = await self._restarts(unit.role)
-                if unit.pid or unit.life.state is not State.STARTING:
-                    unit.restarts = told or unit.restarts
-                elif told is not None:
-                    # The end that we saw ourselves, by its link, is among the restarts.
-                    for _ in range(max(0, told - unit.restarts - 1)):
-                        self._count(unit)
-                    unit.restarts = max(unit.restarts, told - 1)
-                elif self._loop.time() - unit.missed_since > PATIENCE:
-                    unit.missed_since = self._loop.time()
+                self._compare(unit, await self._restarts(unit.role))
+
+    def _compare(self, unit: Unit, told: int | None) -> None:
+        """What systemd says with what we know."""
+        away = unit.pid == 0 and unit.life.state is State.STARTING
+        known = unit.restarts
+        if told is not None:
+            if away and known is not None:
+                # The end that we saw ourselves, by its link, is among the restarts.
+                for _ in range(max(0, told - known - 1)):
                     self._count(unit)
+                told = max(known, told - 1)
+            unit.restarts = told
+        elif away and self._loop.time() - unit.missed_since > PATIENCE:
+            unit.missed_since = self._loop.time()
+            self._count(unit)

@@ -1,0 +1,123 @@
+"""What the parent does when its surroundings fail: the bus hangs up, descriptors are gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from echo import Echo, clients, exchange
+from host import free_port
+from proxy import Proxy, config, until
+from udpproxy.parent.door import Door
+from udpproxy.process import wire
+from udpproxy.process.logs import Logs
+
+
+@contextlib.contextmanager
+def bus_that_hangs_up(path: Path) -> Iterator[list[bytes]]:
+    """Takes each connection, and ends it after what it has heard of it; what that was."""
+    heard: list[bytes] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    sock, _ = listener.accept()
+                    with sock:
+                        heard.append(sock.recv(100))
+
+        server = threading.Thread(target=serve)
+        server.start()
+        try:
+            yield heard
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            server.join()
+
+
+def spent(pid: int) -> float:
+    """Seconds of CPU that a process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def descriptors(pid: int) -> list[int]:
+    return [int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+def test_a_bus_that_hangs_up_stops_nothing(tmp_path: Path) -> None:
+    with Echo() as echo, bus_that_hangs_up(tmp_path / "bus") as heard, clients(1) as (client,):
+        port = free_port()
+        with Proxy(tmp_path, config(port, str(echo))) as proxy:
+            until(lambda: len(heard) >= 3)
+            exchange(client, ("127.0.0.1", port), b"all the same")
+            open_now = len(descriptors(proxy.pid))
+            until(lambda: len(heard) >= 5)
+            assert len(descriptors(proxy.pid)) <= open_now + 1
+            assert proxy.info()["state"] == "running"
+
+
+def test_without_descriptors_it_waits(tmp_path: Path) -> None:
+    """It does not turn in a circle, and lets in who wants to once it can."""
+    with Echo() as echo, clients(1) as (client,):
+        port = free_port()
+        with Proxy(tmp_path, config(port, str(echo))) as proxy:
+            most = resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE)
+            highest = max(descriptors(proxy.pid))
+            resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (highest + 1, most[1]))
+            free = highest + 1 - len(descriptors(proxy.pid))
+            with contextlib.ExitStack() as crowd:
+                for _ in range(free + 3):
+                    sock = crowd.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                    sock.connect(str(proxy.runtime / "control.sock"))
+                until(lambda: proxy.said("UDPS-205-W"))
+                before, begun = spent(proxy.pid), time.monotonic()
+                until(lambda: time.monotonic() > begun + 2)
+                assert spent(proxy.pid) - before < 0.5
+                exchange(client, ("127.0.0.1", port), b"relayed all the same")
+                assert 1 <= len(proxy.said("UDPS-205-W")) <= 5
+                resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, most)
+            until(lambda: proxy.ctl("info").returncode == 0)
+
+
+def test_a_command_that_breaks_is_answered(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A mistake of ours must not leave whoever asked without a word."""
+
+    async def perform(verb: str, args: dict[str, wire.Plain]) -> wire.Plain:
+        raise RuntimeError("a mistake of ours")
+
+    async def ask() -> wire.Message:
+        door = Door(
+            Logs("udp-proxy/one"),
+            tmp_path / "control.sock",
+            admit=lambda role, pid: False,
+            entered=lambda peer: None,
+            told=lambda peer, news: None,
+            left=lambda peer: None,
+            perform=perform,
+        )
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.connect(str(tmp_path / "control.sock"))
+            sock.settimeout(0)
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(sock, wire.encode(wire.Ask(7, "reload", {})))
+            packet = await asyncio.wait_for(loop.sock_recv(sock, wire.LARGEST), 10)
+        await door.close()
+        return wire.decode(packet)
+
+    answer = asyncio.run(ask())
+    assert answer == wire.Answer(7, error="internal error, see the log")
+    assert "a mistake of ours" in capfd.readouterr().err

@@ -1,0 +1,112 @@
+"""Children as units: what the parent makes of systemd's count of their restarts.
+
+systemd itself is in tests/system; here it says what we want it to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+
+from udpproxy.process.logs import Logs
+from udpproxy.supervisor.lifecycle import Life
+from udpproxy.supervisor.units import UnitSupervisor
+
+
+class World:
+    """One child, REG, that never comes; `told` is what systemd says."""
+
+    def __init__(self, told: int | None, limit: int = 3) -> None:
+        self.told = told
+        self.asked = 0
+        self.given_up: list[str] = []
+        self.broken: list[BaseException | None] = []
+        self.supervisor = UnitSupervisor(
+            Logs("udp-proxy/one"),
+            restarts=self._restarts,
+            dismiss=lambda role: None,
+            given_up=self.given_up.append,
+            ended=lambda role, count: None,
+            broken=self._broken,
+        )
+        self.life = Life(limit=limit, window=60.0, stop_on_death=False)
+        self.supervisor.start("reg", self.life)
+
+    async def _restarts(self, role: str) -> int | None:
+        self.asked += 1
+        if self.told is not None and self.told < 0:
+            raise ValueError("nonsense")
+        return self.told
+
+    def _broken(self, task: asyncio.Future[None]) -> None:
+        if not task.cancelled():
+            self.broken.append(task.exception())
+
+    async def looked(self, times: int = 2) -> None:
+        """Wait until it has asked so many times more."""
+        wanted = self.asked + times
+        async with asyncio.timeout(15):
+            while self.asked < wanted:  # noqa: ASYNC110 - it asks when it wants to
+                await asyncio.sleep(0.01)
+
+
+def lived(told: int | None, story: Callable[[World], Awaitable[None]]) -> World:
+    async def run() -> World:
+        world = World(told)
+        try:
+            await story(world)
+        finally:
+            world.supervisor.close()
+        return world
+
+    return asyncio.run(run())
+
+
+def test_restarts_before_our_time_are_not_counted() -> None:
+    """A parent that was started again finds a child that has died often, long ago."""
+
+    async def story(world: World) -> None:
+        await world.looked()
+        world.told = 41
+        await world.looked()
+
+    world = lived(40, story)
+    assert world.life.ends_counted == 0
+    assert world.given_up == []
+
+
+def test_restarts_while_it_is_away_are() -> None:
+    async def story(world: World) -> None:
+        await world.looked()
+        world.told = 44
+        await world.looked()
+
+    world = lived(40, story)
+    assert world.life.ends_counted == 3
+    assert world.given_up == ["reg"]
+
+
+def test_a_child_that_works_starts_from_its_last_count() -> None:
+    async def story(world: World) -> None:
+        await world.looked()
+        world.supervisor.entered("reg", os.getpid())
+        world.supervisor.ready("reg")
+        world.told = 45
+        await world.looked()
+        world.supervisor.left("reg")
+        world.told = 46
+        await world.looked(3)
+
+    assert lived(40, story).life.ends_counted == 1
+
+
+def test_a_watch_that_fails_is_told() -> None:
+    """Else nobody would count any more, and nobody would know."""
+
+    async def story(world: World) -> None:
+        await world.looked(1)
+        await asyncio.sleep(0)
+
+    world = lived(-1, story)
+    assert [str(problem) for problem in world.broken] == ["nonsense"]
