@@ -20,7 +20,7 @@ def udp(address: str = "127.0.0.1", port: int = 0) -> socket.socket:
     """A socket of the address's family with some patience and room for a burst."""
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
-    sock.settimeout(5.0)
+    sock.settimeout(20.0)
     try:
         sock.bind((address, port))
     except OSError:

@@ -24,10 +24,10 @@ Row = dict[str, Any]  # what JSON gives
 Endpoint = tuple[str, int]
 
 _RECORD = re.compile(r".* UDPP-888-I (.*)")
-_LIMIT = 15.0
+_LIMIT = 30.0
 
 
-def until(condition: Callable[[], T], limit: float = 10.0, step: float = 0.01) -> T:
+def until(condition: Callable[[], T], limit: float = 20.0, step: float = 0.01) -> T:
     """What `condition` returns as soon as that is true; the test fails after `limit` seconds."""
     deadline = time.monotonic() + limit
     while not (value := condition()):
@@ -192,7 +192,7 @@ class Proxy:
             self.ctl_words(*words),
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
 

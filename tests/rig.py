@@ -41,7 +41,7 @@ from udpproxy.session.table import Record, Table, size
 T = TypeVar("T")
 Endpoint = tuple[str, int]
 SECOND = 1_000_000_000
-LIMIT = 5.0
+LIMIT = 20.0
 _LARGE = 4 << 20
 
 

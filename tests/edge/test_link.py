@@ -56,7 +56,7 @@ class Lab:
     def bare(self) -> tuple[End, socket.socket]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._stack.enter_context(theirs)
-        theirs.settimeout(2)
+        theirs.settimeout(20)
         return self._end(ours), theirs
 
     def pair(self) -> tuple[End, End]:

@@ -33,7 +33,7 @@ def ctl(file: Path, *words: str) -> Any:
     """What it prints, None where it fails."""
     done = subprocess.run(
         command("ctl", file.stem, "--runtime-dir", file.parent / "run", *words, "--json"),
-        capture_output=True, text=True, check=False, timeout=30,
+        capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     return json.loads(done.stdout) if done.returncode == 0 else None
 

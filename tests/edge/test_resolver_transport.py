@@ -142,7 +142,7 @@ def run(story: Coroutine[None, None, T]) -> T:
 
     async def whole() -> T:
         before = descriptors()
-        async with asyncio.timeout(8.0):
+        async with asyncio.timeout(30.0):
             result = await story
         assert asyncio.all_tasks() == {asyncio.current_task()}
         assert descriptors() == before

@@ -202,7 +202,7 @@ def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sock
     """Hears what an instance tells systemd."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "supervisor"))
-        sock.settimeout(10)
+        sock.settimeout(30)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "supervisor"))
         yield sock
 
@@ -235,5 +235,5 @@ def test_systemd_hears_of_it_and_of_its_end(tmp_path: Path, supervisor: socket.s
         assert told(supervisor) == "RELOADING"
         os.kill(reg, signal.SIGKILL)
         assert told(supervisor) == "READY"
-        assert asked.wait(10) == 0
+        assert asked.wait(30) == 0
         assert proxy.next_reg(reg)

@@ -53,7 +53,7 @@ MISTAKEN = [
 def run(file: Path, *words: object) -> subprocess.CompletedProcess[str]:
     """`udp-proxy run`, which is expected to end by itself."""
     return subprocess.run(
-        command("run", file, *words), capture_output=True, text=True, timeout=20, check=False
+        command("run", file, *words), capture_output=True, text=True, timeout=60, check=False
     )
 
 

@@ -63,7 +63,7 @@ class Child:
     def farewell(self, number: int = signal.SIGTERM) -> dict[int, int]:
         until(lambda: not self.pending())
         self.send(number)
-        said, _ = self.process.communicate(timeout=10)
+        said, _ = self.process.communicate(timeout=30)
         assert self.process.returncode == 0
         return {int(kind): int(count) for kind, count in (
             pair.split(": ") for pair in said.strip("{}\n").split(", ")

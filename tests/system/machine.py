@@ -192,7 +192,7 @@ class Machine:
             options.append(f"--uid={user}")
         options += ["--wait", "--pipe"]
         unit = as_unit(command, options)
-        return self.run(*unit, check=check, timeout=timeout + 5, stdin=stdin)
+        return self.run(*unit, check=check, timeout=timeout + 30, stdin=stdin)
 
     def unit_start(self, unit: str, *command: str, properties: Sequence[str] = ()) -> None:
         """As a service that goes on after this call; with Type=notify it is ready by then."""
@@ -230,7 +230,7 @@ class Machine:
         """The end of the journal for a reader, or why there is none: never an exception."""
         options = ["--output=short-precise", f"--lines={lines}"]
         try:
-            shown = self.run("journalctl", *options, check=False, timeout=10)
+            shown = self.run("journalctl", *options, check=False, timeout=30)
         except (OSError, subprocess.SubprocessError) as error:
             return f"no journal: {error}"
         return shown.stdout + shown.stderr

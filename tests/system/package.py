@@ -87,7 +87,7 @@ def _build(
             chosen = {"DEB_BUILD_OPTIONS": options} if options else {}
             machine.run(*_BUILD, cwd="/build/udp-proxy", timeout=600, environment=chosen)
             said = machine.run(
-                *_LINTIAN, _SEVERITIES, *_changes(machine), cwd="/build", check=False
+                *_LINTIAN, _SEVERITIES, *_changes(machine), cwd="/build", check=False, timeout=300
             )
             finished = Path(work) / "finished"
             finished.mkdir()

@@ -43,7 +43,8 @@ def install(machine: Machine, package: Package) -> Result:
     """As an administrator does it; also an upgrade, or the same once more."""
     target = f"/root/{next(_numbers)}/{package.path.name}"
     machine.put(package.path, target)
-    return machine.run("apt-get", "install", "--yes", "--reinstall", "--allow-downgrades", target)
+    words = ["install", "--yes", "--reinstall", "--allow-downgrades", target]
+    return machine.run("apt-get", *words, timeout=300)
 
 
 def serve_echo(machine: Machine, port: int = SERVER_PORT, address: str = "127.0.0.1") -> None:
@@ -114,7 +115,7 @@ class Instance:
         """By its number."""
         self.machine.run("kill", f"-{signal}", str(self.pid(role)), check=False)
 
-    def replaced(self, role: str, old: int, limit: float = 15.0) -> None:
+    def replaced(self, role: str, old: int, limit: float = 30.0) -> None:
         """Wait until another process works in its place."""
         until(lambda: self.pid(role) not in (0, old) and self.state(role) == "active", limit)
         until(lambda: self.state() == "active", limit)

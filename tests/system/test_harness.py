@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ while True:
 ASK = """
 import socket
 client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-client.settimeout(5)
+client.settimeout(20)
 client.sendto(b"drawer", ("127.0.0.1", 4000))
 print(client.recv(65535).decode())
 """
@@ -206,9 +207,12 @@ def test_end_leaves_nothing_behind(root: Path) -> None:
 
 
 def test_machine_that_powers_off_leaves_nothing_behind(root: Path) -> None:
-    with Machine(root, "sleeper") as machine:
-        machine.run("systemctl", "poweroff", check=False)
-        until(lambda: machine.off, limit=60)
+    with Machine(root, "sleeper") as machine, machine.popen("systemctl", "poweroff") as command:
+        try:
+            until(lambda: machine.off, limit=60)
+        finally:
+            # Nobody waits for it: it may be stopped with all other processes before it has ended.
+            os.killpg(command.pid, signal.SIGKILL)
     assert traces(machine.name) == []
 
 

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 
-_PATIENCE = 1.5
+_PATIENCE = 5.0
 
 
 class Load:
