@@ -35,7 +35,9 @@ def traces(machine: Machine) -> list[str]:
     """Whatever a running proxy has: processes, ports, mounts, its directory."""
     shown = machine.run("ps", "-e", "-o", "args=").stdout.splitlines()
     shown += machine.run("ss", "-Hlunp").stdout.splitlines()
-    shown += machine.run("cat", "/proc/self/mountinfo").stdout.splitlines()
+    # Not the whole lines: the root's own says where on the host the working tree is.
+    mounts = machine.run("cat", "/proc/self/mountinfo").stdout.splitlines()
+    shown += [" ".join(line.split()[3:5]) for line in mounts]
     shown += machine.run("ls", "/run/udp-proxy", check=False).stdout.splitlines()
     return [line for line in shown if any(one in line for one in ("udp-proxy", "udpproxy", "dns"))]
 
