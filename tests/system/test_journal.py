@@ -117,6 +117,7 @@ def test_a_port_below_1024(host: Machine) -> None:
     serve_echo(host)
     low = Instance(host, "low", 53)
     low.configure()
+    low.drop_in("[Unit]\nStartLimitIntervalSec=120\n", name="limit")  # slow starts are starts, too
     assert low.systemctl("start", low.unit, check=False).returncode != 0
     until(lambda: low.state() == "failed")
     said = low.messages("UDPS-520-E")
