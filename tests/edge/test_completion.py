@@ -91,9 +91,18 @@ def test_options_are_those_of_the_program(script: Path, command: str) -> None:
     assert completed(script, f"udp-proxy {command} x -") == known
 
 
+@pytest.mark.parametrize("action", commands_of(commands_of(_parser())["daemon"]))
+def test_options_of_daemon_are_those_of_the_program(script: Path, action: str) -> None:
+    known = options_of(commands_of(commands_of(_parser())["daemon"])[action])
+    assert completed(script, f"udp-proxy daemon {action} -") == known
+    assert completed(script, f"udp-proxy daemon {action} x.toml --pid-file x -") == known
+
+
 def test_verbs_are_those_of_the_program(script: Path) -> None:
     verbs = commands_of(commands_of(_parser())["ctl"])
     assert completed(script, "udp-proxy ctl dns ") == sorted(verbs)
+    actions = commands_of(commands_of(_parser())["daemon"])
+    assert completed(script, "udp-proxy daemon ") == sorted(actions)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +129,9 @@ def test_verbs_are_those_of_the_program(script: Path) -> None:
         ("udp-proxy ctl dns segmentation ", ["auto", "off"]),
         ("udp-proxy ctl dns segmentation off ", []),
         ("udp-proxy ctl dns segmentation -", CTL_OPTIONS),
+        ("udp-proxy daemon st", ["start", "status", "stop"]),
+        ("udp-proxy daemon signal x.toml --signal US", ["USR1", "USR2"]),
+        ("udp-proxy daemon stop x.toml --timeout ", []),
         ("udp-proxy run --level ", LEVELS),
         ("udp-proxy explain x.toml --from ", []),
         ("udp-proxy check x.toml ", []),
@@ -130,7 +142,7 @@ def test_words(script: Path, line: str, found: list[str]) -> None:
     assert completed(script, line) == sorted(found)
 
 
-@pytest.mark.parametrize("command", ["run", "check", "explain", "show"])
+@pytest.mark.parametrize("command", ["run", "check", "explain", "show", "daemon stop"])
 def test_files(script: Path, tmp_path: Path, command: str) -> None:
     here = tmp_path / "here"
     (here / "directory").mkdir(parents=True)

@@ -20,9 +20,9 @@ from host import free_port
 from proxy import Proxy, config, until
 from udpproxy.parent.ending import CleanUps
 from udpproxy.process import messages
+from udpproxy.process.ends import describe, in_order
 from udpproxy.process.logs import Logs
 from udpproxy.supervisor.fork import WATCHDOG
-from udpproxy.supervisor.forked import describe, in_order
 
 LIMIT = 1.0
 """stop-timeout, in seconds."""

@@ -162,6 +162,13 @@ def test_exit_statuses_are_in_the_manual() -> None:
         assert says(words, str(status))
 
 
+def test_results_of_daemon_are_in_the_manual() -> None:
+    words = section("udp-proxy.8", "COMMANDS").partition(".SS daemon\n")[2]
+    results = statuses("daemon/control.py")
+    assert results == {0, 100, 101, 102, 103}
+    assert {int(number) for number in re.findall(r"^(\d+)\t", words, re.MULTILINE)} == results
+
+
 @pytest.mark.parametrize("message", messages.ALL, ids=lambda message: message.id)
 def test_message_is_in_the_manual(message: messages.Message) -> None:
     assert any(says(tag, message.id) for tag in tagged(section("udp-proxy.8", "MESSAGES")))

@@ -15,7 +15,7 @@ from pathlib import Path
 from udpproxy import __version__
 from udpproxy.errors import LinkError, UnitError
 from udpproxy.parent.place import runtime_directory
-from udpproxy.process import wire
+from udpproxy.process import link, wire
 
 DONE, FAILED, NOT_RUNNING = 0, 1, 3
 PATIENCE = 15.0
@@ -74,7 +74,7 @@ def run(words: argparse.Namespace) -> int:
     """The exit status."""
     try:
         directory = runtime_directory(words.name, words.runtime_dir)
-        value = _ask(directory / "control.sock", words.verb, _arguments(words))
+        value = ask(directory / "control.sock", words.verb, _arguments(words))
     except (ConnectionRefusedError, FileNotFoundError):
         sys.stderr.write(f"udp-proxy: {words.name} is not running ({directory})\n")
         return NOT_RUNNING
@@ -105,10 +105,15 @@ def _arguments(words: argparse.Namespace) -> dict[str, wire.Plain]:
     return arguments
 
 
-def _ask(path: Path, verb: str, arguments: dict[str, wire.Plain]) -> wire.Plain:
+def ask(path: Path, verb: str, arguments: dict[str, wire.Plain], wanted: int = 0) -> wire.Plain:
+    """The answer of the proxy behind that socket; LinkError where it refuses or is silent, or is
+    another process than the one `wanted`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.settimeout(PATIENCE)
         sock.connect(str(path))
+        pid = link.peer_of(sock)[0]
+        if wanted and pid != wanted:
+            raise LinkError(f"{path} is of process {pid}, not of {wanted}")
         sock.send(wire.encode(wire.Hello("ctl", __version__)))
         sock.send(wire.encode(wire.Ask(1, verb, arguments)))
         parts: list[wire.Plain] = []

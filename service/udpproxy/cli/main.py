@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from udpproxy import __version__
-from udpproxy.cli import ctl, offline
+from udpproxy.cli import ctl, daemon, offline
 from udpproxy.errors import InvalidArgument
 from udpproxy.process.logs import MOST, level_from
 
@@ -35,6 +35,10 @@ def main(argv: list[str] | None = None) -> int:
             return offline.explain(words.file, client=words.client, to=words.to, at=words.at)
         case "show":
             return offline.show(words.file, defaults=words.defaults)
+        case "daemon":
+            from udpproxy.cli import daemon_actions
+
+            return daemon_actions.run(words)
         case _:
             return ctl.run(words)
 
@@ -80,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--defaults", action="store_true", help="with every default")
 
     ctl.add_parser(commands)
+    daemon.add_parser(commands)
     return parser
 
 

@@ -72,7 +72,7 @@ class Parent:
             self._logs, self._current.config, self._text, str(setting.path), store
         )
         clean_ups.add("sockets", self._resources.close)
-        setting.account.become()
+        setting.account.become(setting.keep)
         self._naming = Naming(self._logs, self._resources)
         self._children = Children(
             setting,

@@ -31,3 +31,5 @@ class Setting:
     mode: Mode
     session_bus: bool
     account: Account
+    keep: frozenset[int] | None
+    """The capabilities that stay once everything is opened; None: as the system has it."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from abc import abstractmethod
 from pathlib import Path
 
 from udpproxy import __version__
 from udpproxy.config import load
-from udpproxy.config.model import Config, Name
+from udpproxy.config.model import Config, Log, Name
 from udpproxy.errors import ConfigError, UnitError
 from udpproxy.parent.names import check_name_servers
 from udpproxy.parent.place import AlreadyRunning, Place, runtime_directory
@@ -19,12 +20,30 @@ from udpproxy.parent.setting import INTERNAL, Mode, Setting
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs, level_from
 from udpproxy.process.notify import Notifier
-from udpproxy.process.privileges import Account, raise_descriptor_limit
+from udpproxy.process.privileges import (
+    DAC_OVERRIDE,
+    NET_BIND_SERVICE,
+    SYS_RESOURCE,
+    Account,
+    raise_descriptor_limit,
+)
 from udpproxy.process.signals import Signals
 from udpproxy.reg import engines, installed
 
 BAD_CONFIG, NO_SYSTEM, RUNS_ALREADY = 78, 71, 75
 """EX_CONFIG, EX_OSERR and EX_TEMPFAIL of sysexits.h."""
+
+
+class Starter(Notifier):
+    """Who waits for a daemon's start: readiness, and until then warnings and errors."""
+
+    @abstractmethod
+    def log_opens(self, log: Log) -> None:
+        """stderr is not needed any longer where the log goes elsewhere."""
+
+    @abstractmethod
+    def say(self, text: str) -> None:
+        """For people."""
 
 
 def run(
@@ -34,8 +53,9 @@ def run(
     level: str | None = None,
     runtime_dir: Path | None = None,
     session_bus: bool = False,
+    starter: Starter | None = None,
 ) -> int:
-    """The proxy, in the foreground, to its end."""
+    """The proxy, to its end: in the foreground, or as the daemon that `starter` waits for."""
     # First of all: from here on no signal kills us on the way.
     signals = Signals()
     try:
@@ -57,9 +77,10 @@ def run(
             directory=runtime_directory(instance, runtime_dir),
             mode=mode,
             session_bus=session_bus,
-            account=Account(config.user, config.group),
+            account=(account := Account(config.user, config.group)),
+            keep=_capabilities(config, account) if starter else None,
         )
-        return _start(setting, text, config, logs, signals)
+        return _start(setting, text, config, logs, signals, starter)
     except AlreadyRunning as problem:
         logs.say(messages.START_FAILED, problem)
         return RUNS_ALREADY
@@ -73,22 +94,46 @@ def run(
         logs.close()
 
 
-def _start(setting: Setting, text: str, config: Config, logs: Logs, signals: Signals) -> int:
+def _start(
+    setting: Setting,
+    text: str,
+    config: Config,
+    logs: Logs,
+    signals: Signals,
+    starter: Starter | None,
+) -> int:
     check_descriptors(config, raise_descriptor_limit())
     check_name_servers(config)
     engines.check(config)
     _refuse_itself(config)
     place = Place(setting.directory, setting.account)
     try:
+        if starter:
+            starter.log_opens(config.log)
+            logs.witness = starter.say
         logs.configure(config.log, keep_level=True)
         _give_logs(config, setting.account)
         logs.say(messages.STARTING, __version__, setting.instance)
         for warning in config.warnings:
             logs.say(messages.CONFIG_WARNING, warning)
-        parent = Parent(setting, text, config, logs=logs, signals=signals, notifier=Notifier())
+        notifier = starter or Notifier()
+        parent = Parent(setting, text, config, logs=logs, signals=signals, notifier=notifier)
         return asyncio.run(parent.run())
     finally:
         place.leave()
+
+
+def _capabilities(config: Config, account: Account) -> frozenset[int]:
+    """What a daemon needs after its start: ports that a reload brings, log files of others, and
+    descriptors on their way to REG: those of all root's processes together are as many as one of
+    them may have open (unix(7), ETOOMANYREFS), and root is more than we."""
+    wanted = set() if account.uid else {SYS_RESOURCE}
+    if any(listen.ports.first < 1024 for listen in config.listen):
+        wanted.add(NET_BIND_SERVICE)
+    files = config.log.target == "file" or config.log.records != "same"
+    if files and not account.uid:
+        wanted.add(DAC_OVERRIDE)
+    return frozenset(wanted)
 
 
 def _refuse_itself(config: Config) -> None:

@@ -46,9 +46,7 @@ class Link:
     @property
     def peer(self) -> tuple[int, int]:
         """(pid, uid) of the other end when it connected (SO_PEERCRED, unix(7))."""
-        raw = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, uid, _ = _CREDENTIALS.unpack(raw)
-        return pid, uid
+        return peer_of(self._socket)
 
     def send(self, message: wire.Message, descriptors: Sequence[int] = ()) -> None:
         """At once, or as soon as the other side has room. Descriptors are duplicated if they
@@ -141,3 +139,10 @@ def _descriptors(control: list[tuple[int, int, bytes]]) -> list[int]:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return list(fds)
+
+
+def peer_of(sock: socket.socket) -> tuple[int, int]:
+    """(pid, uid) of who listened or connected at the other end (SO_PEERCRED, unix(7))."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    return pid, uid

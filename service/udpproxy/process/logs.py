@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from udpproxy.config.model import Log as LogConfig
@@ -18,10 +19,11 @@ from udpproxy.process import messages
 from udpproxy.process.files import FileSink
 from udpproxy.process.memory import LastLines
 from udpproxy.process.messages import Message
-from udpproxy.process.receivers import JournalSink, SyslogSink
+from udpproxy.process.receivers import JournalSink, SyslogSink, stderr_is_nowhere
 from udpproxy.process.sinks import Entry, Sink, StderrSink, stderr_is_journal
 
 LEAST, MOST = 3, 9
+_ALARMING = 4
 SOON = 0.01
 """Seconds until the next flush() while lines flow off: a syslog daemon has room for a few only."""
 HOLD_LIMIT = 60.0
@@ -81,6 +83,8 @@ class Logs:
         self._taken_at = -1e9
         """When lines that waited were taken for the last time."""
         self.last = LastLines(who)
+        self.witness: Callable[[str], None] | None = None
+        """Who is told of warnings and errors besides."""
 
     @property
     def target(self) -> str:
@@ -148,6 +152,8 @@ class Logs:
 
     def say(self, message: Message, *args: object, **fields: object) -> None:
         """Log it if the level is high enough; `fields` go to the journal, in capitals."""
+        if self.witness and message.level <= _ALARMING:
+            self.witness(f"{message.id} {message.text % args}")
         if message.level <= self.level:
             self._say(message, message.text % args, fields)
 
@@ -295,7 +301,9 @@ def _sinks(who: str, config: LogConfig) -> tuple[Sink, Sink | None]:
 def _resolved(target: str) -> str:
     if target != "auto":
         return target
-    return "journal" if stderr_is_journal() else "stderr"
+    if stderr_is_journal():
+        return "journal"
+    return "syslog" if stderr_is_nowhere() else "stderr"
 
 
 def _sink(who: str, config: LogConfig) -> Sink:

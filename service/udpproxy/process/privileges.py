@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import grp
 import os
 import pwd
 import resource
 import struct
+from collections.abc import Collection
 from pathlib import Path
 
 from udpproxy.errors import UnitError
 
+DAC_OVERRIDE, NET_BIND_SERVICE, SYS_RESOURCE = 1, 10, 24
+"""Capabilities (capabilities(7), linux/capability.h)."""
+
+_NOBODY_AT_ALL = 2**32 - 1
+"""(uid_t) -1, which setresuid(2) takes for: no change."""
+_PR_SET_PDEATHSIG = 1
+_PR_SET_KEEPCAPS = 8
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -20,22 +29,39 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def drop_capabilities() -> None:
     """No capability, none to be had by exec: REG needs nothing but what it is lent."""
-    if _capabilities() == 0:
+    if _capabilities("CapInh", "CapPrm", "CapEff") == 0:
         return  # as a unit we never had any, and may not even ask
+    _bound(())
+    _set_capabilities(())
+
+
+def end_with_parent(number: int) -> None:
+    """Get that signal when the process that started us ends, however it does (prctl(2))."""
+    _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+
+
+def _bound(wanted: Collection[int]) -> None:
+    """No exec gives others than these."""
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    for number in range(64):
+    for number in set(range(64)) - set(wanted):
         _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+
+
+def _set_capabilities(wanted: Collection[int]) -> None:
+    """Those of them that are permitted, and no other."""
+    bits = sum(1 << number for number in wanted) & _capabilities("CapPrm")
+    low, high = bits & 0xFFFFFFFF, bits >> 32
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
-    if _libc.capset(header, bytes(24)) != 0:
+    if _libc.capset(header, struct.pack("=6I", low, low, 0, high, high, 0)) != 0:
         raise UnitError("capabilities", os.strerror(ctypes.get_errno()))
 
 
-def _capabilities() -> int:
-    """Effective, permitted and inheritable ones, as bits (proc(5))."""
+def _capabilities(*sets: str) -> int:
+    """All in these sets, as bits (proc(5))."""
     bits = 0
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, value = line.partition(":")
-        if name in ("CapInh", "CapPrm", "CapEff"):
+        if name in sets:
             bits |= int(value, 16)
     return bits
 
@@ -73,11 +99,23 @@ class Account:
         self.uid, self.gid = entry.pw_uid, entry.pw_gid
         self._groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
 
-    def become(self) -> None:
-        """For good; UnitError where we may not."""
+    def become(self, keep: Collection[int] | None = None) -> None:
+        """For good; UnitError where we may not. Of the capabilities only `keep` stay then; None:
+        what the system leaves to that user."""
+        if keep is not None:
+            _bound(keep)
+            _libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+        self._switch()
+        if keep is not None:
+            _set_capabilities(keep)
+
+    def _switch(self) -> None:
         if self.uid is None and self.gid is None:
             return
         if (self.uid, self.gid) == (os.getuid(), os.getgid()):
+            # Only the supplementary groups can differ: those of whoever started us.
+            with contextlib.suppress(PermissionError):
+                os.setgroups(self._groups or [os.getgid()])
             return
         try:
             if self.gid is not None:
@@ -108,6 +146,9 @@ def _find_group(group: str) -> int:
 
 def _number(word: str) -> int:
     try:
-        return int(word[1:])
+        number = int(word[1:])
     except ValueError:
         raise UnitError("user", f"{word!r} is no number after the #") from None
+    if not 0 <= number < _NOBODY_AT_ALL:
+        raise UnitError("user", f"{word!r} is no user's or group's number")
+    return number

@@ -9,9 +9,11 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import struct
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from udpproxy.process.sinks import Entry, Sink, priority
 
@@ -158,3 +160,13 @@ class JournalSink(_DatagramSink):
 def _seal(memory: int) -> None:
     seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
     fcntl.fcntl(memory, fcntl.F_ADD_SEALS, seals)
+
+
+def stderr_is_nowhere() -> bool:
+    """Is it /dev/null, as in a daemon, and does this host have syslog instead?"""
+    try:
+        status, nowhere = os.fstat(2), Path(os.devnull).stat()
+    except OSError:
+        return False
+    same = stat.S_ISCHR(status.st_mode) and status.st_rdev == nowhere.st_rdev
+    return same and Path(_SYSLOG).exists()

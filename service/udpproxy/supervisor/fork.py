@@ -17,8 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from udpproxy.process import messages
+from udpproxy.process.ends import describe, in_order
 from udpproxy.process.logs import Logs
-from udpproxy.supervisor.forked import Forked, describe, in_order
+from udpproxy.supervisor.forked import Forked
 from udpproxy.supervisor.lifecycle import Do, Life, State
 
 WATCHDOG = 5.0

@@ -13,7 +13,9 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
+from udpproxy.process.privileges import end_with_parent
 from udpproxy.supervisor.lifecycle import Life
 
 
@@ -32,12 +34,15 @@ class Forked:
 
     def spawn(self, instance: str, environment: dict[str, str]) -> None:
         """Start its process."""
-        # -P: nothing is imported from where we happen to stand.
+        # -P: nothing is imported from where we happen to stand. One that hangs, from its first
+        # line on, cannot see that we have gone: the kernel ends it then. No thread of ours can
+        # hold a lock across the fork, for there is none.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "udpproxy.child", self.role, instance],
             env=environment,
             stdin=subprocess.DEVNULL,
             process_group=0,
+            preexec_fn=partial(end_with_parent, signal.SIGKILL),
         )
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)
@@ -61,19 +66,3 @@ class Forked:
         self.pid, self.pidfd = 0, -1
         self.gone.set()
         return end
-
-
-def in_order(end: os.waitid_result) -> bool:
-    """Did it leave by itself and say that all is well?"""
-    return end.si_code == os.CLD_EXITED and end.si_status == 0
-
-
-def describe(end: os.waitid_result) -> str:
-    """How a process ended, in words."""
-    if end.si_code == os.CLD_EXITED:
-        return f"exit status {end.si_status}"
-    try:
-        name = signal.Signals(end.si_status).name
-    except ValueError:
-        name = str(end.si_status)
-    return f"signal {name}{', core dumped' * (end.si_code == os.CLD_DUMPED)}"

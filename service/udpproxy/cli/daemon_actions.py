@@ -1,0 +1,89 @@
+"""`udp-proxy daemon ACTION FILE`: a classic daemon, by its PID file.
+
+Exit status: 0 done, 100 nothing to do, 101 not running, 102 failed (the reason on stderr), 103 a
+stale PID file; 2 unknown words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from udpproxy.cli import ctl
+from udpproxy.config import load
+from udpproxy.daemon import control
+from udpproxy.daemon.birth import Birth
+from udpproxy.daemon.control import Control, Outcome
+from udpproxy.daemon.pidfile import guard_path
+from udpproxy.errors import ConfigError, LinkError, UnitError
+from udpproxy.parent.place import runtime_directory
+
+START_LIMIT = 60.0
+"""Seconds until a daemon must be ready."""
+STOP_SLACK = 20.0
+"""Seconds that an end may take beside stop-timeout: more than its other steps may wait for."""
+_STOP_TIMEOUT = 10.0
+_USAGE = 2
+
+
+def run(words: argparse.Namespace) -> int:
+    """The exit status."""
+    if words.action == "start" and words.simulate:
+        return _simulate(words)
+    if words.pid_file is None:
+        sys.stderr.write("udp-proxy daemon: error: --pid-file must be given\n")
+        return _USAGE
+    name = words.file.stem
+    try:
+        pid_file = words.pid_file.absolute()
+        guard_file = words.guard_file.absolute() if words.guard_file else guard_path(pid_file)
+        outcome = _act(words, Control(name, pid_file, guard_file))
+    except (UnitError, LinkError, OSError) as problem:
+        outcome = Outcome(control.FAILED, f"{name}: {words.action} failed: {problem}")
+    if words.action == "status" and outcome.result != control.FAILED:
+        print(outcome.text)
+    elif outcome.text:
+        sys.stderr.write(f"udp-proxy: {outcome.text}\n")
+    return outcome.result
+
+
+def _act(words: argparse.Namespace, daemon: Control) -> Outcome:
+    match words.action:
+        case "start":
+            limit = words.timeout or START_LIMIT
+            birth = Birth(words.file, level=words.level, runtime_dir=words.runtime_dir, limit=limit)
+            return daemon.start(birth.launch)
+        case "stop":
+            return daemon.stop(words.timeout or _stop_limit(words.file), force=words.force)
+        case "reload":
+            path = runtime_directory(words.file.stem, words.runtime_dir) / "control.sock"
+            return daemon.while_running(lambda _, pid: _reload(path, pid))
+        case "signal":
+            return daemon.signal(words.signal)
+        case _:
+            return daemon.status()
+
+
+def _reload(path: Path, pid: int) -> None:
+    try:
+        ctl.ask(path, "reload", {}, pid)
+    except (ConnectionRefusedError, FileNotFoundError):
+        raise UnitError("control socket", f"nobody listens at {path}") from None
+
+
+def _stop_limit(path: Path) -> float:
+    """As long as an end may take by its own limits; a file with mistakes is no reason to fail."""
+    try:
+        timeout = load.read(path).stop_timeout
+    except ConfigError:
+        timeout = _STOP_TIMEOUT
+    return timeout + STOP_SLACK
+
+
+def _simulate(words: argparse.Namespace) -> int:
+    # Only here, for it is large.
+    from udpproxy.parent import start
+    from udpproxy.parent.setting import Mode
+
+    return start.run(words.file, mode=Mode.FORK, level=words.level, runtime_dir=words.runtime_dir)

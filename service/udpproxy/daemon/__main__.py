@@ -1,0 +1,51 @@
+"""The daemon itself: `python3 -m udpproxy.daemon INSTANCE FILE ...`, as `udp-proxy daemon start`
+runs it, in a session of its own, with our signals blocked from its birth on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from udpproxy.daemon.pidfile import PidFile
+from udpproxy.daemon.report import Report
+from udpproxy.parent import start
+from udpproxy.parent.setting import Mode
+from udpproxy.process import signals
+
+
+def main(argv: list[str]) -> int:
+    """The exit status, as of `run`."""
+    signals.block()
+    words = _parser().parse_args(argv)
+    for descriptor in (words.pid_file, words.report):
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 - it takes no keyword
+    file, report = PidFile(words.pid_file, Path()), Report(words.report)
+    # From here on whoever finds the number can signal it: nothing is lost, nothing kills us.
+    file.write(b"%d\n" % os.getpid())
+    status = start.run(
+        words.file,
+        mode=Mode.FORK,
+        level=words.level,
+        runtime_dir=words.runtime_dir,
+        starter=report,
+    )
+    file.write(b"")
+    report.close()
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Not for people: see udp-proxy daemon.")
+    parser.add_argument("instance")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--pid-file", type=int, required=True)
+    parser.add_argument("--report", type=int, required=True)
+    parser.add_argument("--level")
+    parser.add_argument("--runtime-dir", type=Path)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,173 @@
+"""The two files that make control of a daemon safe.
+
+The PID file has the daemon's number and a newline. It is locked (flock) as long as the daemon
+lives, by a descriptor that the daemon inherits: the kernel lets go of it on any death, so a number
+without a lock is stale, whoever has that number now. While the daemon is not there yet the file
+says `(starting)`, which is no number; a daemon that leaves empties it.
+
+The guard file is locked around every action, so one command never sees another half done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import fcntl
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from udpproxy.errors import UnitError
+
+STARTING = b"(starting)\n"
+_NUMBER = re.compile(rb"([1-9][0-9]{0,9})\n")
+_MOST = 32
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class State(enum.Enum):
+    """What a PID file tells."""
+
+    FREE = "not running"
+    STALE = "crashed"
+    UNDER_WAY = "starting or about to leave"
+    RUNNING = "running"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """`pid` is what the file says, 0 where it says none."""
+
+    state: State
+    pid: int
+
+
+class PidFile:
+    """An opened PID file. Its mode is 0600: whoever can read it could lock it."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self.descriptor = descriptor
+        self.path = path
+
+    @classmethod
+    def opened(cls, path: Path, *, create: bool) -> PidFile | None:
+        """None where there is none, unless it is to be created; UnitError for what cannot be
+        one."""
+        flags = _FLAGS | os.O_RDWR | (os.O_CREAT if create else 0)
+        try:
+            file = cls(os.open(path, flags, 0o600), path)
+        except OSError as problem:
+            if isinstance(problem, FileNotFoundError) and not create:
+                return None
+            raise UnitError("PID file", f"{path}: {problem.strerror}") from None
+        if not stat.S_ISREG(os.fstat(file.descriptor).st_mode):
+            file.close()
+            raise UnitError("PID file", f"{path} is no regular file")
+        return file
+
+    def look(self) -> Look:
+        """What it tells now; UnitError where its content is not of our making."""
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            try:
+                pid, empty = self._read()
+            finally:
+                fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+            return Look(State.FREE if empty else State.STALE, pid)
+        pid, _ = self._read()
+        return Look(State.RUNNING if pid else State.UNDER_WAY, pid)
+
+    def hold(self) -> bool:
+        """Lock it, for as long as this descriptor or an inherited one is open. False: it is."""
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def write(self, content: bytes) -> None:
+        """In place of what it says. A reader sees the old, nothing, or the new."""
+        os.ftruncate(self.descriptor, 0)
+        os.pwrite(self.descriptor, content, 0)
+
+    def is_open_in(self, pid: int) -> bool:
+        """Has that process this very file open? Also True where we may not look (proc(5))."""
+        ours = os.fstat(self.descriptor)
+        try:
+            for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208 - thousands, at times
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(ours, os.stat(f"/proc/{pid}/fd/{name}")):  # noqa: PTH116
+                        return True
+        except PermissionError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def remove(self) -> None:
+        """Nobody is there any more. Where the directory is not ours an empty file stays."""
+        self.write(b"")
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+    def close(self) -> None:
+        """The lock stays where the descriptor was inherited."""
+        os.close(self.descriptor)
+
+    def _read(self) -> tuple[int, bool]:
+        """(the number or 0, is it empty)"""
+        content = os.pread(self.descriptor, _MOST, 0)
+        if content in (b"", STARTING):
+            return 0, not content
+        number = _NUMBER.fullmatch(content)
+        if number is None:
+            raise UnitError("PID file", f"{self.path} holds something else: it is left alone")
+        return int(number[1]), False
+
+
+class Guard:
+    """A context manager: whoever else acts on this daemon waits. It removes its file where the
+    PID file is gone, too."""
+
+    def __init__(self, path: Path, pid_path: Path) -> None:
+        self._path = path
+        self._pid_path = pid_path
+        self._descriptor = -1
+
+    def __enter__(self) -> Guard:
+        while True:
+            try:
+                self._descriptor = os.open(self._path, _FLAGS | os.O_RDWR | os.O_CREAT, 0o600)
+            except OSError as problem:
+                raise UnitError("guard file", f"{self._path}: {problem.strerror}") from None
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+                if self._is_the_one():
+                    return self
+            except BaseException:
+                os.close(self._descriptor)
+                raise
+            os.close(self._descriptor)
+
+    def __exit__(self, *problem: object) -> None:
+        if not os.path.lexists(self._pid_path):
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+        os.close(self._descriptor)
+
+    def _is_the_one(self) -> bool:
+        """Whoever had it before us may have removed it."""
+        try:
+            named = self._path.lstat()
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(self._descriptor))
+
+
+def guard_path(pid_path: Path) -> Path:
+    """The guard file where none is given."""
+    if pid_path.suffix == ".pid":
+        return pid_path.with_suffix(".lock")
+    return pid_path.with_name(f"{pid_path.name}.lock")
