@@ -97,14 +97,6 @@ def test_what_the_daemon_is(daemon: Daemon) -> None:
     assert str(daemon.pid_file) not in names, "the lock is the daemon's alone"
 
 
-def test_signals_are_blocked_and_none_has_a_handler(daemon: Daemon) -> None:
-    status = status_of(daemon.start())
-    ours = [1, 2, 3, 15, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGRTMIN]
-    bits = sum(1 << number - 1 for number in ours)
-    assert int(status["SigBlk"], 16) & bits == bits
-    assert int(status["SigCgt"], 16) & bits & ~(1 << signal.SIGINT - 1) == 0  # Python's own
-
-
 @pytest.mark.parametrize(
     ("keys", "uid", "gid", "groups"),
     [

@@ -53,6 +53,11 @@ class Ending:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def settled(self) -> None:
+        """All such work is done."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
     def broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """A mistake of ours came up in the loop."""
         problem = context.get("exception")

@@ -54,7 +54,9 @@ class Parent:
         """Until somebody says terminate or something gives up."""
         self._loop = asyncio.get_running_loop()
         self._records = Records(self._logs)
+        self._ending = Ending(self._logs, self._setting.mode, lambda: self._systemd.restarts_us())
         clean_ups = CleanUps(self._logs)
+        clean_ups.add("signals", self._last_signals)
         try:
             self._make(clean_ups)
             status = await self._live()
@@ -88,7 +90,6 @@ class Parent:
         self._state = State(setting, self._resources, self._children, self._config)
         self._sessions = Sessions(self._resources, self._config)
         self._make_bus()
-        self._ending = Ending(self._logs, setting.mode, self._systemd.restarts_us)
         clean_ups.add("session records", self._last_records)
         self._records.write(self._sessions.cut_off())
         self._open_door()
@@ -198,6 +199,11 @@ class Parent:
     def _deliver(self) -> None:
         for number in self._signals.read():
             self._ending.do(self._commands.signalled(number))
+
+    async def _last_signals(self) -> None:
+        """Those that were taken are acted on; what comes now is too late."""
+        self._loop.remove_reader(self._signals.fileno())
+        await self._ending.settled()
 
     def _relays(self, engine: str) -> None:
         if self._state.word == "starting":
