@@ -43,6 +43,9 @@ class Report(Starter):
             os.close(self._descriptor)
             self._descriptor = -1
 
+    def reloading(self) -> None:
+        """The command that asked for it waits for the answer itself."""
+
     def status(self, text: str) -> None:
         """Nobody asks a daemon this way."""
 
