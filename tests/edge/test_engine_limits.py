@@ -58,6 +58,34 @@ def test_upload_datagrams_are_counted_within_a_burst(rig: Rig, most: int) -> Non
     assert counts == [*[most] * (sessions - 1), total - most * (sessions - 1)]
 
 
+def test_bursts_of_several_clients_in_turn(rig: Rig) -> None:
+    """Each client keeps its order and its own sessions, whose limits come in between."""
+    rig.listen()
+    server = rig.udp()
+    limits = {
+        "127.0.0.2": Limits(),
+        "127.0.0.3": Limits(upload_datagrams=25),
+        "127.0.0.4": Limits(upload_bytes=40),
+    }
+    clients = [rig.udp(address) for address in limits]
+    rig.host.policy = lambda client: verdict(server.getsockname(), limits=limits[client])
+    for client in clients[:2]:
+        rig.converse(client, server, rig.where())
+    for number in range(40):
+        for who, client in enumerate(clients):
+            client.sendto(b"%d%02d." % (who, number), rig.where())
+    # The third client's sessions end by the datagram that would be too much, each eleventh.
+    wanted = [[n for n in range(40) if who < 2 or n % 11 != 10] for who in range(3)]
+    found: list[list[int]] = [[], [], []]
+    sources: list[set[object]] = [set(), set(), set()]
+    for _ in range(sum(map(len, wanted))):
+        data, source = rig.take(server)
+        found[int(data[:1])].append(int(data[1:3]))
+        sources[int(data[:1])].add(source)
+    assert found == wanted
+    assert list(map(len, sources)) == [1, 2, 4]
+
+
 def test_upload_bytes_are_counted_within_a_burst(rig: Rig) -> None:
     rig.listen()
     client, server = rig.udp(), rig.udp()
