@@ -238,7 +238,7 @@ static uint32_t burst_of(const struct worker *worker, struct session *session)
 static void read_one(struct worker *worker, struct session *session)
 {
     uint8_t *data = buffer(worker, worker->out.used);
-    ssize_t size = recv(session->fd, data, LARGEST, MSG_DONTWAIT);
+    ssize_t size = receive_datagram(session->fd, data, LARGEST);
     if (size < 0) {
         if (!would_block())
             count_icmp(worker, session, errno);

@@ -50,7 +50,7 @@ static void destination(const struct listener *listener, struct msghdr *message,
 static ssize_t send_up(const struct session *session, const struct iovec *iov)
 {
     if (session->plain || session->pinned)
-        return send(session->fd, iov->iov_base, iov->iov_len, 0);
+        return send_datagram(session->fd, iov);
     // The server of the record, not of the verdict: a reload may have given the rule another.
     union address address;
     const struct record *record = session->record;
