@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -409,6 +409,3 @@ def variants(values: dict[str, object]) -> dict[str, Variant]:
 def plain(value: object) -> object:
     """A Variant's value, or the value itself."""
     return value.value if isinstance(value, Variant) else value
-
-
-Answer = Awaitable[list[Value]]
