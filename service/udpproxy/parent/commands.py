@@ -16,6 +16,8 @@ from udpproxy.process.wire import Plain
 ROLES = ("parent", "reg", "acr", "apr")
 READY_LIMIT = 10.0
 """Seconds that a command waits for a proxy that is still starting."""
+_TRIES, _PAUSE = 100, 0.02
+"""How often, and each how many seconds, a command waits for a child that is not there yet."""
 _AT_ONCE = ("terminate",)
 
 Args = dict[str, Plain]
@@ -115,17 +117,24 @@ class Commands:
 
     async def _to_child(self, role: str, verb: str, args: Args) -> Plain:
         rest = {key: value for key, value in args.items() if key != "process"}
-        for peer in self._children():
-            if peer.role == role:
-                try:
-                    return await peer.ask(verb, rest)
-                except LinkError:
-                    if verb == "terminate":
-                        return None  # it left before it could answer
-                    raise
-        if role in self._roles():
-            raise LinkError(f"{role} is being replaced: try again")
-        raise InvalidArgument(f"{role} is not running: the configuration does not need it")
+        peer = await self._peer(role)
+        try:
+            return await peer.ask(verb, rest)
+        except LinkError:
+            if verb == "terminate":
+                return None  # it left before it could answer
+            raise
+
+    async def _peer(self, role: str) -> Peer:
+        """One that starts, or is being replaced, has a moment to come."""
+        for _ in range(_TRIES):
+            for peer in self._children():
+                if peer.role == role:
+                    return peer
+            if role not in self._roles():
+                raise InvalidArgument(f"{role} is not running: the configuration does not need it")
+            await asyncio.sleep(_PAUSE)
+        raise LinkError(f"{role} is being replaced: try again")
 
     async def _ask_all(self, verb: str, args: Args) -> None:
         """Every child, at the same time; LinkError names those that were silent."""
