@@ -16,6 +16,7 @@ from echo import Echo, exchange, silent, udp
 from host import free_port, tool
 from nameserver import NameServer
 from proxy import Proxy, config, until
+from udpproxy.cli import ctl
 
 NAME = "srv.lab.test"
 
@@ -350,6 +351,19 @@ def test_info_of_the_helpers(tmp_path: Path, zone: NameServer) -> None:
             obeys_the_four_verbs(proxy, process)
         assert proxy.stop() == 0
         assert proxy.processes() == {}
+
+
+def test_a_helper_that_is_being_replaced_is_waited_for(tmp_path: Path, zone: NameServer) -> None:
+    """Asked without a new process for it, which would take longer than the replacement."""
+    text = config(free_port(), f"{NAME}:9", acl='from = ["gone.lab.test"]', more=zone.section)
+    with Proxy(tmp_path, text) as proxy:
+        for process in ("acr", "apr"):
+            before = proxy.info(process)["pid"]
+            os.kill(before, signal.SIGKILL)
+            until(lambda: before not in proxy.processes())  # noqa: B023 - at once
+            answer = ctl.ask(proxy.runtime / "control.sock", "info", {"process": process})
+            assert isinstance(answer, dict)
+            assert answer["pid"] != before
 
 
 def obeys_the_four_verbs(proxy: Proxy, process: str) -> None:

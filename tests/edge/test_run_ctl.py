@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,13 +155,6 @@ def test_info(lab: Lab) -> None:
     assert reg["sessions"] == 3
     lines = lab.proxy.ctl("info").stdout.splitlines()
     assert "sessions" in [line.split()[0] for line in lines]
-
-
-def test_a_child_that_is_being_replaced_is_waited_for(tmp_path: Path) -> None:
-    with Proxy(tmp_path, config(free_port(), "127.0.0.1:9")) as proxy:
-        for _ in range(3):
-            dead = proxy.kill(signal.SIGKILL, "reg")
-            assert proxy.info("reg")["pid"] != dead
 
 
 def test_processes_that_there_are_not(lab: Lab) -> None:
