@@ -60,4 +60,4 @@ SHORT = Form(
     rounds=5,
     budget=300,
 )
-FULL = Form("full", tuple(POINTS), rounds=7, budget=None, variants=True)
+FULL = Form("full", tuple(POINTS), rounds=5, budget=None, variants=True)
