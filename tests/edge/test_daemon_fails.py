@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,6 +95,19 @@ def test_user_that_only_root_can_become(tmp_path: Path) -> None:
         daemon.directory.chmod(0o777)
         with nothing_stays(daemon):
             fails(daemon, "only root can become somebody else", prefix=NOBODY)
+
+
+def test_program_that_the_account_cannot_reach(tmp_path: Path) -> None:
+    """As in a home that is closed to others."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    python = str(shutil.copy(os.path.realpath(sys.executable), closed))
+    with Daemon(tmp_path / "one") as daemon, nothing_stays(daemon):
+        daemon.environment["PYTHONPATH"] = ":".join(sys.path)
+        instead = ["sh", "-c", 'shift; exec "$0" "$@"', python]
+        reason = f"UDPS-208-E reg cannot be started: {python}: Permission denied"
+        said = fails(daemon, reason, prefix=instead)
+        assert "UDPS-510-C" in said
 
 
 def test_pid_file_where_it_cannot_be(daemon: Daemon) -> None:

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import os
 import resource
+import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from daemons import USER
 from echo import Echo, clients, exchange
 from host import free_port
 from proxy import Proxy, config, until
@@ -56,6 +59,13 @@ def descriptors(pid: int) -> list[int]:
     return [int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir()]
 
 
+def limit_processes(pid: int, most: int) -> None:
+    """Of USER's in all, where that one is to start another; only he may always say so."""
+    become = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+    limit = "unlimited" if most == resource.RLIM_INFINITY else most
+    subprocess.run([*become, "prlimit", f"--pid={pid}", f"--nproc={limit}:"], check=True)
+
+
 def test_a_bus_that_hangs_up_stops_nothing(tmp_path: Path) -> None:
     with Echo() as echo, bus_that_hangs_up(tmp_path / "bus") as heard, clients(1) as (client,):
         port = free_port()
@@ -89,6 +99,25 @@ def test_without_descriptors_it_waits(tmp_path: Path) -> None:
                 assert 1 <= len(proxy.said("UDPS-205-W")) <= 5
                 resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, most)
             until(lambda: proxy.ctl("info").returncode == 0)
+
+
+def test_a_child_that_cannot_be_started_for_a_while(tmp_path: Path) -> None:
+    """Its user has as many processes as he may: sessions wait until he may have more."""
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    top = f'max-sessions = 10\nuser = "#{USER}"'
+    with Echo() as echo, clients(1) as (client,):
+        there = ("127.0.0.1", free_port())
+        with Proxy(tmp_path / "one", config(there[1], str(echo), top=top)) as proxy:
+            exchange(client, there, b"before")
+            usual, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+            limit_processes(proxy.pid, 1)
+            proxy.kill(signal.SIGKILL, "reg")
+            until(lambda: proxy.said("UDPS-208-E reg cannot be started: Resource temporarily"))
+            client.sendto(b"meanwhile", there)
+            limit_processes(proxy.pid, usual)
+            assert client.recv(100) == b"meanwhile"
+            assert len(echo.sources) == 1
 
 
 def test_a_command_that_breaks_is_answered(

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+from udpproxy.errors import UnitError
 from udpproxy.process import messages
 from udpproxy.process.ends import describe, in_order
 from udpproxy.process.logs import Logs
@@ -26,6 +27,8 @@ WATCHDOG = 5.0
 """Seconds without a sign of life after which a child is killed."""
 START_LIMIT = 10.0
 """Seconds that a child may take until it is ready."""
+RETRY = 0.5
+"""Seconds between attempts to start a child that the system does not let us start."""
 KILL_LIMIT = 2.0
 """Seconds that the system may take to end a child that was killed."""
 
@@ -61,8 +64,7 @@ class ForkSupervisor:
     def start(self, role: str, life: Life) -> None:
         """Have a child in that role from now on."""
         child = self._children[role] = Forked(role, life)
-        if life.start() is Do.SPAWN:
-            self._spawn(child)
+        self._do(life.start(), child)
 
     def knows(self, role: str, pid: int) -> bool:
         """Is that process our child in that role?"""
@@ -128,7 +130,15 @@ class ForkSupervisor:
             "NOTIFY_SOCKET": str(self._directory / "notify"),
             "WATCHDOG_USEC": str(int(WATCHDOG * 1e6)),
         }
-        child.spawn(self._instance, environment)
+        try:
+            child.spawn(self._instance, environment)
+        except UnitError as problem:
+            # It may pass, as a lack of memory or of process numbers does.
+            self._logs.say(
+                messages.CHILD_NOT_STARTED, child.role, problem.reason, PROCESS=child.role
+            )
+            self._loop.call_later(RETRY, self._replace, child)
+            return
         child.last_sign = self._loop.time()
         self._loop.add_reader(child.pidfd, self._exited, child)
         self._logs.say(messages.CHILD_STARTED, child.role, child.pid)
@@ -146,6 +156,13 @@ class ForkSupervisor:
             return
         self._logs.say(messages.CHILD_ENDED, child.role, pid, describe(end), PROCESS=child.role)
         self._ended(child.role, child.life.ends_counted)
+        self._do(what, child)
+
+    def _replace(self, child: Forked) -> None:
+        """A start that failed counts like an end."""
+        self._do(child.life.exited(self._loop.time()), child)
+
+    def _do(self, what: Do, child: Forked) -> None:
         if what is Do.SPAWN:
             self._spawn(child)
         elif what is Do.GIVE_UP:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from functools import partial
 
+from udpproxy.errors import UnitError
 from udpproxy.process.privileges import end_with_parent
 from udpproxy.supervisor.lifecycle import Life
 
@@ -33,20 +34,31 @@ class Forked:
         self._process: subprocess.Popen[bytes] | None = None
 
     def spawn(self, instance: str, environment: dict[str, str]) -> None:
-        """Start its process."""
+        """Start its process; UnitError where the system does not let us."""
+        try:
+            self._process = self._started(instance, environment)
+            self.pidfd = os.pidfd_open(self._process.pid)
+        except OSError as problem:
+            if self._process:
+                self._process.kill()
+                self._process.wait()
+                self._process = None
+            where = f"{problem.filename}: " if problem.filename else ""
+            raise UnitError(self.role, f"{where}{problem.strerror}") from None
+        self.pid = self._process.pid
+        self.gone.clear()
+
+    def _started(self, instance: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         # -P: nothing is imported from where we happen to stand. One that hangs, from its first
         # line on, cannot see that we have gone: the kernel ends it then. No thread of ours can
         # hold a lock across the fork, for there is none.
-        self._process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-P", "-m", "udpproxy.child", self.role, instance],
             env=environment,
             stdin=subprocess.DEVNULL,
             process_group=0,
             preexec_fn=partial(end_with_parent, signal.SIGKILL),
         )
-        self.pid = self._process.pid
-        self.pidfd = os.pidfd_open(self.pid)
-        self.gone.clear()
 
     def signal(self, number: int) -> None:
         """To this very process, if it is still there."""
@@ -62,6 +74,7 @@ class Forked:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        self._process = None
         os.close(self.pidfd)
         self.pid, self.pidfd = 0, -1
         self.gone.set()
