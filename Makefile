@@ -35,8 +35,8 @@ AS_ROOT = $(SUDO) env PATH="$(PATH)" PYTHON_ENGINE_ONLY="$(PYTHON_ENGINE_ONLY)"
 test: build
 	@tools/need $(TEST_PACKAGES)
 	$(BIN)/pytest tests/unit tests/test_architecture.py $(PYTEST)
-	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/edge $(PYTEST)
-	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/peers $(PYTEST)
+	$(AS_ROOT) tests/reachable $(BIN)/pytest -p no:cacheprovider tests/edge $(PYTEST)
+	$(AS_ROOT) tests/reachable $(BIN)/pytest -p no:cacheprovider tests/peers $(PYTEST)
 	$(SUDO) tests/system/install-tools.sh
 	$(AS_ROOT) tests/system/side-by-side.sh $(BIN)/pytest -p no:cacheprovider $(PYTEST)
 
