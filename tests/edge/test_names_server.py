@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -364,6 +365,21 @@ def test_a_helper_that_is_being_replaced_is_waited_for(tmp_path: Path, zone: Nam
             answer = ctl.ask(proxy.runtime / "control.sock", "info", {"process": process})
             assert isinstance(answer, dict)
             assert answer["pid"] != before
+
+
+def test_a_helper_that_dies_when_asked_is_asked_again(tmp_path: Path, zone: NameServer) -> None:
+    text = config(free_port(), f"{NAME}:9", more=zone.section)
+    with Proxy(tmp_path, text) as proxy, ThreadPoolExecutor() as pool:
+        before = proxy.info("acr")["pid"]
+        os.kill(before, signal.SIGSTOP)
+        path = proxy.runtime / "control.sock"
+        answer = pool.submit(ctl.ask, path, "info", {"process": "acr"})
+        with pytest.raises(TimeoutError):
+            answer.result(0.5)
+        os.kill(before, signal.SIGKILL)
+        figures = answer.result(20)
+        assert isinstance(figures, dict)
+        assert figures["pid"] != before
 
 
 def obeys_the_four_verbs(proxy: Proxy, process: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Container
 
 from udpproxy.config.model import SEGMENTATION
 from udpproxy.errors import InvalidArgument, LinkError
-from udpproxy.parent.peer import Peer
+from udpproxy.parent.peer import Peer, PeerLost
 from udpproxy.parent.sessions import Sessions
 from udpproxy.process import signals
 from udpproxy.process.control import Control
@@ -120,10 +120,14 @@ class Commands:
         peer = await self._peer(role)
         try:
             return await peer.ask(verb, rest)
+        except PeerLost:
+            # It may have been dead when it was asked: its end is heard of a moment later.
+            if verb != "terminate":
+                return await (await self._peer(role)).ask(verb, rest)
         except LinkError:
-            if verb == "terminate":
-                return None  # it left before it could answer
-            raise
+            if verb != "terminate":
+                raise
+        return None  # it left before it could answer
 
     async def _peer(self, role: str) -> Peer:
         """One that starts, or is being replaced, has a moment to come."""

@@ -13,6 +13,10 @@ LIMIT = 2.0
 """Seconds that a child has to answer a command."""
 
 
+class PeerLost(LinkError):
+    """It went before it answered; whoever replaces it can be asked."""
+
+
 class Peer:
     """The parent's end of a child's link."""
 
@@ -23,7 +27,8 @@ class Peer:
         self._asked: dict[int, asyncio.Future[wire.Plain]] = {}
 
     async def ask(self, verb: str, args: dict[str, wire.Plain], limit: float = LIMIT) -> wire.Plain:
-        """The answer; InvalidArgument where the child refuses, LinkError where it is silent."""
+        """The answer; InvalidArgument where the child refuses, LinkError where it is silent,
+        PeerLost where it goes."""
         number = next(self._numbers)
         future = asyncio.get_running_loop().create_future()
         self._asked[number] = future
@@ -49,4 +54,4 @@ class Peer:
         """Nobody will answer any more."""
         for future in self._asked.values():
             if not future.done():
-                future.set_exception(LinkError(f"{self.role}: {reason}"))
+                future.set_exception(PeerLost(f"{self.role}: {reason}"))
