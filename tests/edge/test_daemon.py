@@ -336,8 +336,10 @@ print(Logs("test").target)
 def test_auto_is_syslog_where_stderr_leads_nowhere(tmp_path: Path) -> None:
     device = tmp_path / "dev"
     device.mkdir()
-    os.mknod(device / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
-    inside = f'mount --bind "{device}" /dev && exec "$@"'
+    null = device / "null"
+    null.touch()
+    # Not a device of its own: /tmp is often mounted without any.
+    inside = f'mount --bind /dev/null "{null}" && mount --rbind "{device}" /dev && exec "$@"'
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", inside, "sh", sys.executable, "-c", SYSLOG],
         capture_output=True,
