@@ -7,8 +7,8 @@
 
 // ---- by key: (listener, client, and on wildcards the address the client wrote to) ----
 
-uint64_t key_of(const struct relay *relay, const struct listener *listener,
-                const union address *client, const uint8_t *addressed)
+uint32_t hash_of(const struct relay *relay, const struct listener *listener,
+                 const union address *client, const uint8_t *addressed)
 {
     uint64_t words[6] = {0};
     unsigned count = 2;
@@ -29,28 +29,27 @@ uint64_t key_of(const struct relay *relay, const struct listener *listener,
             count = 6;
         }
     }
-    return siphash(relay->key, words, count);
+    return (uint32_t)siphash(relay->key, words, count);
 }
 
-static bool is_key_of(const struct session *session, const struct listener *listener,
-                      const union address *client, const uint8_t *addressed)
+static bool is_key_of(const struct session *session, const struct first *first)
 {
-    if (session->listener != listener || !same_endpoint(&session->client, client))
+    const union address *client = first->client;
+    if (session->listener != first->listener || !same_endpoint(&session->client, client))
         return false;
     if (is_v6(client) && session->client.v6.sin6_scope_id != client->v6.sin6_scope_id)
         return false;
-    return !listener->wildcard ||
-           memcmp(session->record->addressed, addressed, packed_size(client)) == 0;
+    return !first->listener->wildcard ||
+           memcmp(session->record->addressed, first->addressed, packed_size(client)) == 0;
 }
 
-struct session *find(struct worker *worker, const struct listener *listener,
-                     const union address *client, const uint8_t *addressed, uint32_t *hash)
+struct session *find(struct worker *worker, const struct first *first)
 {
-    uint32_t wanted = *hash = (uint32_t)key_of(worker->relay, listener, client, addressed);
-    for (uint32_t at = wanted & worker->mask; worker->cells[at].slot; at = (at + 1) & worker->mask)
-        if (worker->cells[at].hash == wanted) {
+    uint32_t hash = first->hash;
+    for (uint32_t at = hash & worker->mask; worker->cells[at].slot; at = (at + 1) & worker->mask)
+        if (worker->cells[at].hash == hash) {
             struct session *session = worker->relay->sessions + worker->cells[at].slot - 1;
-            if (is_key_of(session, listener, client, addressed))
+            if (is_key_of(session, first))
                 return session;
         }
     return NULL;

@@ -50,9 +50,9 @@ void retry_held(struct worker *worker)
             .addressed = held->addressed,
             .local = held->local,
             .interface = held->interface,
+            .hash = hash_of(worker->relay, held->listener, &held->client, held->addressed),
         };
-        struct session *session =
-            find(worker, held->listener, &held->client, held->addressed, &first.hash);
+        struct session *session = find(worker, &first);
         if (!session || !upload(worker, session, held->data, held->size))
             take_first(worker, &first, held->data, held->size, held->asked);
         next = held->next;
@@ -261,10 +261,11 @@ void relay_inject(struct relay *relay, uint32_t number, const union address *cli
         .addressed = addressed,
         .local = local,
         .interface = interface,
+        .hash = hash_of(relay, listener, client, addressed),
     };
     enter(worker);
     worker->now = clock_now();
-    struct session *session = find(worker, listener, client, addressed, &first.hash);
+    struct session *session = find(worker, &first);
     if (!session || !upload(worker, session, data, size))
         take_first(worker, &first, data, size, false);
     leave(worker);

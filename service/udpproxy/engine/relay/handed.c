@@ -23,7 +23,8 @@ static void take_again(struct worker *worker, const struct session *session, con
     memcpy(local, record->local, sizeof local);
     if (first.listener->gone)
         return;
-    struct session *next = find(worker, first.listener, &client, addressed, &first.hash);
+    first.hash = hash_of(worker->relay, first.listener, &client, addressed);
+    struct session *next = find(worker, &first);
     if (!next || !upload(worker, next, data, size))
         take_first(worker, &first, data, size, false);
 }

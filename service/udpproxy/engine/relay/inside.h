@@ -43,25 +43,40 @@ struct listener {
 
 enum life { UNUSED, TAKEN, LIVE, ENDED };
 
+// With thousands of them each line of the cache that a datagram needs comes from afar: most need
+// the first alone.
 struct session {
-    uint64_t id;
     struct record *record;
-    struct verdict *verdict;
-    struct worker *worker;
     struct listener *listener;
+    struct verdict *verdict;
     union address client;
     int fd;
-    uint32_t hash;
-    uint32_t due_at;          // its place in the worker's heap, NOBODY: none
-    uint32_t older, younger;  // among those without an answer
-    uint32_t next;            // ended, or of the same port of ours
-    uint32_t same_port;
-    uint32_t turn;            // when it was served last
-    uint32_t gathered_bytes;  // replies that are not sent yet
+    uint8_t life, patience;
+    bool plain, pinned, careful_up, careful_down, answered, listed;
+
+    struct worker *worker;
+    uint64_t id;
+    uint32_t turn;           // when it was served last
+    uint32_t gathered_bytes; // replies that are not sent yet
     uint16_t gathered;
-    uint8_t life, reason, patience;
-    uint8_t polled[2];        // by which worker + 1, for each family
-    bool plain, pinned, keyed, answered, listed, careful_up, careful_down, singly;
+    uint8_t reason, polled[2]; // by which worker + 1, for each family
+    bool keyed, singly;
+    uint32_t hash;
+    uint32_t due_at;         // its place in the worker's heap, NOBODY: none
+    uint32_t older, younger; // among those without an answer
+    uint32_t next;           // ended, or of the same port of ours
+    uint32_t same_port;
+};
+
+_Static_assert(offsetof(struct session, worker) == 64, "the first line");
+_Static_assert(sizeof(struct session) <= 128, "two lines");
+
+// What is known of a client's datagram; `hash` is of its session's key.
+struct first {
+    struct listener *listener;
+    const union address *client;
+    const uint8_t *addressed, *local;
+    uint32_t interface, hash;
 };
 
 struct cell {
@@ -82,12 +97,19 @@ struct due {
     uint32_t slot;
 };
 
+// Where a client's datagram was sent.
+struct whereto {
+    uint8_t addressed[16], local[16];
+    uint32_t interface, hash;
+};
+
 // What recvmmsg fills.
 struct incoming {
     struct mmsghdr messages[BATCH];
     struct iovec iov[BATCH];
     union address clients[BATCH];
     _Alignas(struct cmsghdr) uint8_t control[BATCH][CONTROL];
+    struct whereto to[BATCH];
     uint8_t *buffers;
 };
 
@@ -229,10 +251,9 @@ uint32_t socket_drops(int fd);
 bool means_unreachable(int problem);
 
 // book.c: which sessions there are
-uint64_t key_of(const struct relay *relay, const struct listener *listener,
-                const union address *client, const uint8_t *addressed);
-struct session *find(struct worker *worker, const struct listener *listener,
-                     const union address *client, const uint8_t *addressed, uint32_t *hash);
+uint32_t hash_of(const struct relay *relay, const struct listener *listener,
+                 const union address *client, const uint8_t *addressed);
+struct session *find(struct worker *worker, const struct first *first);
 void enter_key(struct worker *worker, struct session *session);
 void leave_key(struct worker *worker, struct session *session);
 void plan(struct worker *worker, struct session *session);
@@ -275,12 +296,6 @@ void wake(struct worker *worker);
 void count_total(struct relay *relay, enum total total, uint64_t amount);
 
 // sessions.c: births and deaths
-struct first {
-    struct listener *listener;
-    const union address *client;
-    const uint8_t *addressed, *local;
-    uint32_t interface, hash;
-};
 struct session *open_session(struct worker *worker, const struct first *first,
                              struct verdict *verdict, uint32_t slot);
 void close_session(struct worker *worker, struct session *session, enum reason reason);

@@ -5,7 +5,8 @@
 #include <sys/epoll.h>
 #include <time.h>
 
-enum { EVENTS = 256, MOST_EXPIRED = 64, MOST_ENDED = 256, LONGEST = 1000, OVERSLEPT = 500 };
+enum { EVENTS = 256, AHEAD = 8, MOST_EXPIRED = 64, MOST_ENDED = 256, LONGEST = 1000 };
+enum { OVERSLEPT = 500 };
 enum { WAKE, SESSION, LISTENER };
 
 uint64_t clock_now(void)
@@ -46,6 +47,17 @@ void say(struct relay *relay)
     pthread_mutex_unlock(&relay->book);
 }
 
+// What a session will need comes while those before it are served.
+static void look_ahead(const struct relay *relay, uint64_t data)
+{
+    uint32_t slot = (uint32_t)data;
+    if (data >> 32 != SESSION)
+        return;
+    __builtin_prefetch(relay->sessions + slot);
+    __builtin_prefetch(&relay->sessions[slot].worker);
+    __builtin_prefetch(&relay->records[slot].last_download);
+}
+
 static void serve(struct worker *worker, uint32_t slot)
 {
     struct session *session = worker->relay->sessions + slot;
@@ -79,6 +91,8 @@ static int turn(struct worker *worker, int patience)
     for (int i = 0; i < count; i++) {
         uint64_t rung;
         uint32_t kind = (uint32_t)(events[i].data.u64 >> 32), at = (uint32_t)events[i].data.u64;
+        if (i + AHEAD < count)
+            look_ahead(relay, events[i + AHEAD].data.u64);
         if (kind == SESSION)
             serve(worker, at);
         else if (kind == WAKE)

@@ -72,7 +72,7 @@ static bool make_worker(struct relay *relay, uint32_t number)
 static bool make_shared(struct relay *relay)
 {
     uint32_t capacity = relay->capacity;
-    relay->sessions = calloc(capacity, sizeof *relay->sessions);
+    relay->sessions = reserve(capacity * sizeof *relay->sessions);
     relay->free = calloc(capacity, sizeof *relay->free);
     relay->ports = calloc(65536, sizeof *relay->ports);
     relay->given_back = calloc(65536, sizeof *relay->given_back);
@@ -187,7 +187,8 @@ void relay_free(struct relay *relay)
     free(relay->ports);
     free(relay->given_back);
     free(relay->free);
-    free(relay->sessions);
+    if (relay->sessions)
+        munmap(relay->sessions, relay->capacity * sizeof *relay->sessions);
     free(relay->sockets[0]);
     free(relay->sockets[1]);
     free(relay);

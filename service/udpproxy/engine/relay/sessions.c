@@ -327,7 +327,7 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
     session->fd = fd;
     session->pinned = record->pinned;
     session->answered = record->downloads > 0;
-    session->hash = (uint32_t)key_of(relay, listener, &session->client, record->addressed);
+    session->hash = hash_of(relay, listener, &session->client, record->addressed);
     begin_change(record);
     record->acl = verdict->acl;
     record->generation = verdict->generation;

@@ -6,11 +6,6 @@
 #endif
 enum { MOST_BATCHES = 4 }; // before the servers get their turn
 
-struct whereto {
-    uint8_t addressed[16], local[16];
-    uint32_t interface;
-};
-
 // From the control messages of a wildcard listener: the address the client wrote to and the one
 // to answer from. Equal but for broadcast and multicast, where the interface's own address
 // (ipi_spec_dst, ip(7)) answers.
@@ -221,18 +216,16 @@ uint32_t upload_run(struct worker *worker, struct session *session, struct iovec
 }
 
 static bool is_same_flow(const struct listener *listener, const struct incoming *in, int one,
-                         int other, const struct whereto *to)
+                         int other)
 {
-    struct whereto its;
-    if (!same_endpoint(in->clients + one, in->clients + other))
+    if (in->to[one].hash != in->to[other].hash ||
+        !same_endpoint(in->clients + one, in->clients + other))
         return false;
     if (is_v6(in->clients + one) &&
         in->clients[one].v6.sin6_scope_id != in->clients[other].v6.sin6_scope_id)
         return false;
-    if (!listener->wildcard)
-        return true;
-    destination(listener, (struct msghdr *)&in->messages[other].msg_hdr, &its);
-    return memcmp(its.addressed, to->addressed, 16) == 0;
+    return !listener->wildcard ||
+           memcmp(in->to[one].addressed, in->to[other].addressed, 16) == 0;
 }
 
 // May all of them go up without a limit being reached? The last one that a limit lets pass has to
@@ -252,17 +245,16 @@ static bool within_limits(const struct worker *worker, const struct session *ses
 static int pass_on(struct worker *worker, struct listener *listener, int at, int count)
 {
     struct incoming *in = &worker->in;
-    struct whereto to;
-    struct first first = {
+    const struct whereto *to = in->to + at;
+    const struct first first = {
         .listener = listener,
         .client = in->clients + at,
-        .addressed = to.addressed,
-        .local = to.local,
+        .addressed = to->addressed,
+        .local = to->local,
+        .interface = to->interface,
+        .hash = to->hash,
     };
-    destination(listener, &in->messages[at].msg_hdr, &to);
-    first.interface = to.interface;
-    struct session *session =
-        find(worker, listener, first.client, to.addressed, &first.hash);
+    struct session *session = find(worker, &first);
     const void *data = in->iov[at].iov_base;
     uint32_t size = in->messages[at].msg_len;
     if (!session) {
@@ -270,7 +262,7 @@ static int pass_on(struct worker *worker, struct listener *listener, int at, int
         if (worker->held &&
             worker->answers_seen != __atomic_load_n(&worker->relay->answers, __ATOMIC_ACQUIRE)) {
             retry_held(worker);
-            session = find(worker, listener, first.client, to.addressed, &first.hash);
+            session = find(worker, &first);
         }
         if (!session) {
             take_first(worker, &first, data, size, false);
@@ -278,7 +270,7 @@ static int pass_on(struct worker *worker, struct listener *listener, int at, int
         }
     }
     int run = 1;
-    while (at + run < count && is_same_flow(listener, in, at, at + run, &to))
+    while (at + run < count && is_same_flow(listener, in, at, at + run))
         run++;
     struct iovec iov[BATCH];
     for (int i = 0; i < run; i++)
@@ -289,6 +281,25 @@ static int pass_on(struct worker *worker, struct listener *listener, int at, int
         return 1;
     }
     return (int)upload_run(worker, session, iov, (uint32_t)run);
+}
+
+// Whose they are, for all of a batch: what the sessions will need comes while others are served.
+static void look_ahead(struct worker *worker, const struct listener *listener, int count)
+{
+    struct incoming *in = &worker->in;
+    for (int i = 0; i < count; i++) {
+        struct whereto *to = in->to + i;
+        destination(listener, &in->messages[i].msg_hdr, to);
+        to->hash = hash_of(worker->relay, listener, in->clients + i, to->addressed);
+        __builtin_prefetch(worker->cells + (to->hash & worker->mask));
+    }
+    for (int i = 0; i < count; i++) {
+        uint32_t slot = worker->cells[in->to[i].hash & worker->mask].slot;
+        if (!slot)
+            continue;
+        __builtin_prefetch(worker->relay->sessions + slot - 1);
+        __builtin_prefetch(&worker->relay->records[slot - 1].last_upload);
+    }
 }
 
 void read_clients(struct worker *worker, struct listener *listener)
@@ -308,6 +319,7 @@ void read_clients(struct worker *worker, struct listener *listener)
                 tell_failed(worker, FROM_CLIENTS, errno);
             return;
         }
+        look_ahead(worker, listener, count);
         for (int at = 0; at < count;)
             at += pass_on(worker, listener, at, count);
         if (count < BATCH)
