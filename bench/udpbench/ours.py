@@ -13,7 +13,7 @@ from .machine import first_line
 from .peers import ECHO_PORT, Peer
 
 _CONFIG = """\
-max-sessions = 12000
+max-sessions = {sessions}
 engine = "{engine}"
 workers = {workers}
 segmentation = "{segmentation}"
@@ -50,6 +50,7 @@ class UdpProxy(Peer):
         engine: str = "native",
         workers: int = 1,
         segmentation: str = "auto",
+        sessions: int = 12_000,
         limits: str = _LIMITS,
         points: Collection[str] = (),
     ) -> None:
@@ -57,7 +58,12 @@ class UdpProxy(Peer):
         self.points = points
         self.cpus = machine.PROXY_CPUS if workers == 1 else machine.ALL_CPUS
         self._engine = engine
-        self._settings = {"engine": engine, "workers": workers, "segmentation": segmentation}
+        self._settings = {
+            "sessions": sessions,
+            "engine": engine,
+            "workers": workers,
+            "segmentation": segmentation,
+        }
         self._limits = f"{_TIMES}, {limits}" if limits else _TIMES
 
     def _program(self) -> str | None:
@@ -95,5 +101,6 @@ def variants() -> list[UdpProxy]:
         UdpProxy("times-only", 9207, limits="", points=("1/64", "100/64", "churn")),
         UdpProxy("no-segments", 9208, segmentation="off", points=("1/64", "100/1200/b8")),
         UdpProxy("records", 9211, limits=one_each, points=("churn",)),
+        UdpProxy("small-table", 9213, sessions=200, points=("open",)),
         UdpProxy("two-workers", 9212, workers=2, points=("100/64", "1000/64")),
     ]
