@@ -159,7 +159,8 @@ void relay_answer(struct relay *relay, const struct question *question, struct v
         drop_decision(relay, asked);
     if (packed_size(&question->client) == 4)
         bits += 96;
-    struct decision *one = add(relay, question->listener, wide, to, until && bits < 128 ? bits : 128);
+    unsigned leading = until && bits < 128 ? bits : 128;
+    struct decision *one = add(relay, question->listener, wide, to, leading);
     if (one) {
         one->verdict = verdict;
         one->until = until;

@@ -91,9 +91,9 @@ static bool make_shared(struct relay *relay)
         for (uint32_t i = 0; relay->sockets[family] && i < capacity; i++)
             relay->sockets[family][i] = -1;
     }
-    return relay->sessions && relay->free && relay->ports && relay->given_back && relay->decisions &&
-           relay->workers && relay->notice >= 0 && (!relay->per_client || relay->clients) && relay->sockets[0] &&
-           relay->sockets[1];
+    return relay->sessions && relay->free && relay->ports && relay->given_back &&
+           relay->decisions && relay->workers && relay->notice >= 0 &&
+           (!relay->per_client || relay->clients) && relay->sockets[0] && relay->sockets[1];
 }
 
 struct relay *relay_new(void *table, uint32_t capacity, uint32_t workers, uint32_t per_client,

@@ -42,8 +42,8 @@ void add_segment(struct msghdr *message, uint8_t *control, size_t size)
     message->msg_controllen += CMSG_SPACE(sizeof segment);
 }
 
-// EIO: the device cannot. EINVAL, from newer kernels EMSGSIZE: the datagrams are larger than the way
-// carries unfragmented.
+// EIO: the device cannot. EINVAL, from newer kernels EMSGSIZE: the datagrams are larger than the
+// way carries unfragmented.
 bool means_unsegmented(int problem)
 {
     return problem == EIO || problem == EINVAL || problem == EMSGSIZE;
