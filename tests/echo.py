@@ -32,7 +32,8 @@ def udp(address: str = "127.0.0.1", port: int = 0) -> socket.socket:
 class Echo:
     """A server in a thread of its own that sends back what it gets.
 
-    `elsewhere`: from another port; `answers`: which datagrams it answers at all.
+    `elsewhere`: from another port; `answers`: which datagrams it answers at all; `forgets`:
+    `received` stays empty, for long runs.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class Echo:
         *,
         elsewhere: bool = False,
         answers: Callable[[bytes], bool] = lambda data: True,
+        forgets: bool = False,
     ) -> None:
+        self._forgets = forgets
         self.received: list[tuple[bytes, Endpoint]] = []
         self._answers = answers
         self._socket = udp(address, port)
@@ -84,7 +87,8 @@ class Echo:
         while not self._stop.is_set():
             with contextlib.suppress(TimeoutError, ConnectionRefusedError):
                 data, source = self._socket.recvfrom(65_535)
-                self.received.append((data, (source[0], source[1])))
+                if not self._forgets:
+                    self.received.append((data, (source[0], source[1])))
                 if self._answers(data):
                     self._other.sendto(data, source)
 
