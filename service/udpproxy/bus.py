@@ -42,6 +42,7 @@ _INTERFACES = Path(__file__).parent / "interfaces"
 _MOST_PENDING = 64
 _CONNECT_LIMIT = 10.0
 _CALL_LIMIT = 5.0
+_CLOSE_LIMIT = 1.0
 _ASKED_LIMIT = 120.0
 """Seconds for somebody to type a password, where the caller lets polkit ask for one."""
 _ALLOW_INTERACTIVE = 0x4
@@ -90,8 +91,29 @@ def contract(name: str) -> intr.Interface:
 
 
 class _Connection(MessageBus):  # type: ignore[misc]  # it has no types
-    """The library's, but for one thing: of a bus that hangs up before it has greeted us, it reads
-    nothing for ever, and the whole process with it stands still."""
+    """The library's, but for two things. Of a bus that hangs up before it has greeted us, it reads
+    nothing for ever, and the whole process with it stands still. And what it cannot send fails in
+    a future of its own, which is no mistake of ours: a connection that is lost says so once."""
+
+    def __init__(self, bus_type: BusType) -> None:
+        super().__init__(bus_type=bus_type)
+        self._unsent: set[asyncio.Future[None]] = set()
+
+    def send(self, msg: Message) -> asyncio.Future[None]:
+        """Nobody has to wait for it."""
+        future: asyncio.Future[None] = super().send(msg)
+        self._unsent.add(future)
+        future.add_done_callback(self._sent)
+        return future
+
+    def _sent(self, future: asyncio.Future[None]) -> None:
+        self._unsent.discard(future)
+        _forgive(future)
+
+    async def flush(self, limit: float) -> None:
+        """What was said leaves, if it can within `limit` seconds."""
+        if self._unsent:
+            await asyncio.wait(self._unsent, timeout=limit)
 
     async def _auth_readline(self) -> str:
         loop = asyncio.get_running_loop()
@@ -107,9 +129,16 @@ class _Connection(MessageBus):  # type: ignore[misc]  # it has no types
         """For good: the library leaves the socket to the next collection of garbage."""
         self.disconnect()
         self._finalize()
+        _forgive(self._disconnect_future)
         with contextlib.suppress(OSError):  # what it has not sent yet
             self._stream.close()
         self._sock.close()
+
+
+def _forgive(future: asyncio.Future[None]) -> None:
+    """Its failure, if it is one, is no news: asyncio would tell of one that nobody looked at."""
+    if future.done() and not future.cancelled():
+        future.exception()
 
 
 class Bus:
@@ -142,7 +171,7 @@ class Bus:
         return self._bus is not None
 
     async def run(self, *, joined: Callable[[], object], lost: Callable[[str], object]) -> None:
-        """For ever; `lost` hears why there is no connection, once each time."""
+        """Until it is cancelled; `lost` hears why there is no connection, once each time."""
         delay = 0.2
         while True:
             try:
@@ -157,15 +186,17 @@ class Bus:
             delay = 0.2
             self._bus = bus
             joined()
-            with contextlib.suppress(Exception):  # as above
-                await bus.wait_for_disconnect()
-            self._bus = None
-            bus.drop()
+            try:
+                with contextlib.suppress(Exception):  # as above
+                    await bus.wait_for_disconnect()
+            finally:
+                self._bus = None
+                bus.drop()
             lost("disconnected")
             await asyncio.sleep(delay)
 
     async def _connect(self) -> _Connection:
-        bus = _Connection(bus_type=self._type)
+        bus = _Connection(self._type)
         try:
             await bus.connect()
             bus.add_message_handler(self._received)
@@ -178,12 +209,12 @@ class Bus:
         return bus
 
     async def close(self) -> None:
-        """Calls under way are answered first."""
+        """Before run() is cancelled: calls under way are answered, and the answers sent."""
         others = self._tasks - {asyncio.current_task()}
         if others:
-            await asyncio.wait(others, timeout=1.0)
+            await asyncio.wait(others, timeout=_CLOSE_LIMIT)
         if self._bus is not None:
-            self._bus.disconnect()
+            await self._bus.flush(_CLOSE_LIMIT)
 
     def emit(
         self, path: str, interface: str, member: str, signature: str, body: list[Value]

@@ -1,0 +1,127 @@
+"""The connection to a bus that comes to its end, on either side, with words still unsent."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import io
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dbus_next import Message, MessageType
+from dbus_next._private.unmarshaller import Unmarshaller
+
+from udpproxy.bus import Bus
+
+NAME, PATH, INTERFACE = "org.udpproxy1.test", "/org/udpproxy1", "org.udpproxy1.Proxy"
+
+
+class FakeBus:
+    """Greets, gives every name, and keeps the members of the signals that it hears."""
+
+    def __init__(self) -> None:
+        self.signals: list[str] = []
+        self.signalled = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, to its end."""
+        await reader.readuntil(b"\r\n")
+        writer.write(b"OK 1234deadbeef1234deadbeef12345678\r\n")
+        await reader.readuntil(b"BEGIN\r\n")
+        while head := await reader.read(16):
+            head += await reader.readexactly(16 - len(head))
+            body, fields = struct.unpack("<4xI4xI", head)
+            rest = await reader.readexactly((fields + 7) // 8 * 8 + body)
+            message = Unmarshaller(io.BytesIO(head + rest)).unmarshall()
+            if message.message_type is MessageType.METHOD_CALL:
+                writer.write(self._answer(message))
+            else:
+                self.signals.append(message.member)
+                self.signalled.set()
+        writer.close()
+
+    def _answer(self, message: Message) -> bytes:
+        values = {"Hello": ("s", [":1.7"]), "RequestName": ("u", [1])}
+        signature, body = values[message.member]
+        reply = Message(
+            message_type=MessageType.METHOD_RETURN,
+            reply_serial=message.serial,
+            sender="org.freedesktop.DBus",
+            destination=":1.7",
+            signature=signature,
+            body=body,
+            serial=message.serial,
+        )
+        return bytes(reply._marshall())
+
+
+class Nobody:
+    """Objects that nobody asks for anything."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(name)
+
+
+async def connected(
+    path: Path, work: Callable[[FakeBus, Bus, asyncio.Event], Awaitable[None]]
+) -> list[str]:
+    """Do the work while connected (the event is set once that is over), and end in order; why the
+    connection was lost, each time, and all that asyncio was left with."""
+    said: list[str] = []
+    joined, gone = asyncio.Event(), asyncio.Event()
+    fake = FakeBus()
+
+    def lost(why: str) -> None:
+        said.append(why)
+        gone.set()
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(str(context)))
+    server = await asyncio.start_unix_server(fake.serve, path)
+    objects = {PATH: [INTERFACE]}
+    bus = Bus(NAME, objects, Nobody(), session=False, open_methods=frozenset(), allowed_group=None)
+    run = asyncio.ensure_future(bus.run(joined=joined.set, lost=lost))
+    await asyncio.wait_for(joined.wait(), 10)
+    await work(fake, bus, gone)
+    await bus.close()
+    run.cancel()
+    await asyncio.wait([run])
+    await asyncio.wait_for(fake.signalled.wait(), 10)
+    server.close()
+    del bus, run
+    gc.collect()  # what nobody looked at is told of now
+    await asyncio.sleep(0)
+    return said
+
+
+@pytest.fixture
+def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of the system's bus, as far as this process knows."""
+    path = tmp_path / "bus"
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={path}")
+    return path
+
+
+def test_what_was_said_leaves_before_the_end(address: Path) -> None:
+    async def work(fake: FakeBus, bus: Bus, gone: asyncio.Event) -> None:
+        bus.emit(PATH, INTERFACE, "SessionEnded", "t", [7])
+
+    assert asyncio.run(connected(address, work)) == []
+
+
+def test_a_bus_that_goes_while_we_speak(address: Path) -> None:
+    """Between the moment when it could be written to and the write."""
+
+    async def work(fake: FakeBus, bus: Bus, gone: asyncio.Event) -> None:
+        assert bus._bus
+        bus.emit(PATH, INTERFACE, "SessionEnded", "t", [7])
+        await asyncio.sleep(0)
+        bus._bus._sock.shutdown(socket.SHUT_RDWR)
+        await asyncio.wait_for(gone.wait(), 10)
+        assert fake.signals == []
+        fake.signalled.set()
+
+    assert asyncio.run(connected(address, work)) == ["disconnected"]
