@@ -172,6 +172,24 @@ def test_late_answers_are_said_once(apr: Apr, capfd: pytest.CaptureFixture[str])
     assert "APR answers in time again" in told[1]
 
 
+def test_what_is_given_up_is_not_in_time(
+    apr: Apr, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apr.asking = Asking(apr.loop, Logs("test", 6), answered=apr._answered)
+    apr.connect()
+    apr.asking.want("client", "one")
+    apr.asking.look(-1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(asking, "PATIENCE", -1.0)
+        apr.asking.look(1.0)
+    assert apr.answers == [("client", "one", {})]
+    assert "in time again" not in capfd.readouterr().err
+    apr.asking.want("client", "two")
+    apr.answer(wire.Answer(apr.asked()["two"], {}))
+    apr.asking.look(1.0)
+    assert "APR answers in time again" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("message", [wire.Tell("x"), wire.Ask(1, "x"), wire.Hello("apr", "1")])
 def test_only_answers_come_from_apr(apr: Apr, message: wire.Message) -> None:
     apr.connect()

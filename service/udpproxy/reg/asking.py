@@ -39,7 +39,7 @@ class Asking:
         """All that is wanted, oldest first, with the moment since when."""
         self._queue: dict[Need, None] = {}
         self._in_flight: dict[int, Need] = {}
-        self._late = False
+        self._late = self._answers = False
         self.totals = {"look-ups-answered": 0, "look-ups-failed": 0, "look-ups-refused": 0}
 
     def connect(self, sock: socket.socket) -> None:
@@ -86,12 +86,13 @@ class Asking:
             self._answered(*need, {})
         self._send()
         oldest = now - next(iter(self._wanted.values()), now)
-        if self._late != (oldest > patience):
-            self._late = not self._late
-            if self._late:
-                self._logs.say(messages.ANSWERS_LATE, len(self._wanted), oldest)
-            else:
-                self._logs.say(messages.ANSWERS_AGAIN)
+        if not self._late and oldest > patience:
+            self._late, self._answers = True, False
+            self._logs.say(messages.ANSWERS_LATE, len(self._wanted), oldest)
+        elif self._late and self._answers and oldest <= patience:
+            # Not where all that waited was only given up.
+            self._late = False
+            self._logs.say(messages.ANSWERS_AGAIN)
 
     def figures(self) -> dict[str, int]:
         """For info."""
@@ -115,6 +116,7 @@ class Asking:
         if need is None or link is not self._link:
             return
         self._done(need)
+        self._answers = True
         value = message.value if isinstance(message.value, dict) else {}
         self.totals["look-ups-failed" if message.error else "look-ups-answered"] += 1
         self._answered(*need, {} if message.error else value)
