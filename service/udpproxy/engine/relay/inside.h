@@ -43,8 +43,8 @@ struct listener {
 
 enum life { UNUSED, TAKEN, LIVE, ENDED };
 
-// With thousands of them each line of the cache that a datagram needs comes from afar: most need
-// the first alone.
+// With thousands of them each line of the cache that a datagram needs comes from afar: one of a
+// client needs the first alone, one of a server both.
 struct session {
     struct record *record;
     struct listener *listener;
