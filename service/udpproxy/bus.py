@@ -91,13 +91,23 @@ def contract(name: str) -> intr.Interface:
 
 
 class _Connection(MessageBus):  # type: ignore[misc]  # it has no types
-    """The library's, but for two things. Of a bus that hangs up before it has greeted us, it reads
-    nothing for ever, and the whole process with it stands still. And what it cannot send fails in
-    a future of its own, which is no mistake of ours: a connection that is lost says so once."""
+    """The library's, but for three things. Of a bus that hangs up before it has greeted us, it
+    reads nothing for ever, and the whole process with it stands still. What it cannot send fails
+    in a future of its own, which is no mistake of ours: a connection that is lost says so once.
+    And where there is no bus it leaves the socket to the collection of garbage."""
 
     def __init__(self, bus_type: BusType) -> None:
         super().__init__(bus_type=bus_type)
         self._unsent: set[asyncio.Future[None]] = set()
+
+    def _setup_socket(self) -> None:
+        try:
+            super()._setup_socket()
+        except BaseException:
+            with contextlib.suppress(AttributeError):  # an address that it does not understand
+                self._stream.close()
+                self._sock.close()
+            raise
 
     def send(self, msg: Message) -> asyncio.Future[None]:
         """Nobody has to wait for it."""

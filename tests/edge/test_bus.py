@@ -112,6 +112,34 @@ def test_what_was_said_leaves_before_the_end(address: Path) -> None:
     assert asyncio.run(connected(address, work)) == []
 
 
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_without_a_bus_no_socket_stays(address: Path) -> None:
+    """Not even until the next collection of garbage, which may be a while."""
+    objects: dict[str, list[str]] = {}
+    bus = Bus(NAME, objects, Nobody(), session=False, open_methods=frozenset(), allowed_group=None)
+
+    async def attempts() -> tuple[int, int]:
+        run = asyncio.ensure_future(bus.run(joined=lambda: None, lost=lambda why: None))
+        await asyncio.sleep(0.1)
+        first = descriptors()
+        await asyncio.sleep(1.6)  # three more
+        last = descriptors()
+        run.cancel()
+        await asyncio.wait([run])
+        return first, last
+
+    gc.disable()
+    try:
+        first, last = asyncio.run(attempts())
+    finally:
+        gc.enable()
+    assert last == first
+
+
 def test_a_bus_that_goes_while_we_speak(address: Path) -> None:
     """Between the moment when it could be written to and the write."""
 

@@ -9,6 +9,7 @@ import os
 import random
 import re
 import socket
+import statistics
 import time
 from pathlib import Path
 
@@ -22,7 +23,6 @@ pytestmark = of_native
 SECONDS = float(os.environ.get("SOAK_SECONDS", "2"))
 PARTS = max(4, round(SECONDS / 15))
 SINGLE = "SOAK_SINGLE" in os.environ  # tools/sanitize: children are born without LD_PRELOAD
-SPARE = 32 if SINGLE else 0  # of the parent: attempts to reach a bus, until they are collected
 SIZES = [0, 1, 40, 40, 40, 1200, 1200, 1200, 9000, 65_507]
 PACE = 0.001
 EXTENSION = """
@@ -139,9 +139,11 @@ def test_soak(tmp_path: Path) -> None:
                 opens.append(descriptors(proxy.reg_pid))
                 sizes.append(memory(proxy.reg_pid))
             print(f"after each part: descriptors {opens}, KiB {sizes}")
-            # In the first part everything that is kept comes to its size.
-            assert max(opens[1:]) <= opens[0] + SPARE
-            assert max(sizes[PARTS // 4 :]) <= 1.1 * sizes[PARTS // 4 - 1] + 4096
+            assert max(opens) <= opens[0]
+            # In the first quarter everything that is kept comes to its size. A single part says
+            # little under the sanitizers: by what was freed last it is some 10 MiB more or less.
+            early, late = sizes[PARTS // 4 : PARTS // 2], sizes[-(PARTS // 4) :]
+            assert statistics.median(late) <= 1.05 * statistics.median(early) + 4096
             figures = proxy.info("reg")
             assert not proxy.said("UDPP-852-E")
             assert figures["sessions-opened"] == figures["sessions-ended"] + figures["sessions"]
