@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from socket import socket
@@ -10,6 +13,7 @@ from socket import socket
 import pytest
 
 from built import of_native
+from echo import udp
 from host import free_port
 from namespaces import Network, ip
 from proxy import Proxy, config, until
@@ -22,6 +26,29 @@ SESSIONS = 64
 """So many that were refused make all do without."""
 
 TOP = "max-sessions = 10"
+
+RUN = range(20)
+
+REFUSAL = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stddef.h>
+#include <sys/socket.h>
+
+// As a kernel whose way to the other end cannot cut runs: none of UDP_SEGMENT, all of the others.
+int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags)
+{
+    int (*real)(int, struct mmsghdr *, unsigned, int) = dlsym(RTLD_NEXT, "sendmmsg");
+    unsigned whole = 0;
+    while (whole < count && messages[whole].msg_hdr.msg_iovlen == 1)
+        whole++;
+    if (whole || !count)
+        return real(fd, messages, whole, flags);
+    errno = EIO;
+    return -1;
+}
+"""
 
 
 def is_on(proxy: Proxy) -> bool:
@@ -125,3 +152,64 @@ def test_where_the_way_is_narrow(
     assert rig.count("send-errors") == 0
     assert rig.count("upload-datagrams") == (SESSIONS + 1) * (1 + len(runs(0)))
     assert rig.count("download-datagrams") == (SESSIONS + 1) * len(runs(0))
+
+
+class TestWhereTheDeviceCannot:
+    """EIO, which kernels give for a device without checksums (until 6.11) and for IPsec."""
+
+    pytestmark = of_native
+
+    @pytest.fixture
+    def proxy(self, tmp_path: Path) -> Iterator[Proxy]:
+        """One whose kernel seems to be such a one; its server is `self.server`."""
+        source, library = tmp_path / "refusal.c", tmp_path / "refusal.so"
+        source.write_text(REFUSAL)
+        build = f"cc -shared -fPIC -O1 -o {library} {source} -ldl"
+        subprocess.run(build.split(), check=True, timeout=60)
+        self.port = free_port()
+        with udp() as self.server:
+            address, port = self.server.getsockname()
+            text = config(self.port, f"{address}:{port}")
+            proxy = Proxy(tmp_path, text, single=True)  # children have a clean environment
+            before = os.environ.get("LD_PRELOAD", "")
+            proxy.environment["LD_PRELOAD"] = f"{before} {library}".strip()
+            with proxy:
+                yield proxy
+
+    def test_every_datagram_arrives(self, proxy: Proxy) -> None:
+        """One by one, and after so many sessions nobody tries any more."""
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(udp()) for _ in range(SESSIONS + 1)]
+            sources = [self.first(client) for client in clients]
+            assert is_on(proxy)
+            sent = [b"%d %d" % (of, number) for of in range(len(clients)) for number in RUN]
+            proxy.kill(signal.SIGSTOP)
+            for data in sent:
+                clients[int(data.split()[0])].sendto(data, ("127.0.0.1", self.port))
+            proxy.kill(signal.SIGCONT)
+            found = [self.server.recvfrom(100) for _ in sent]
+            assert sorted(found) == sorted((data, sources[int(data.split()[0])]) for data in sent)
+            figures = proxy.info("reg")
+            assert figures["segmentation-refused"] == SESSIONS
+            assert figures["segmentation"] == figures["send-errors"] == 0
+
+    def test_every_reply_arrives(self, proxy: Proxy) -> None:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(udp()) for _ in range(SESSIONS + 1)]
+            sources = [self.first(client) for client in clients]
+            proxy.kill(signal.SIGSTOP)
+            for of, source in enumerate(sources):
+                for number in RUN:
+                    self.server.sendto(b"%d %d" % (of, number), source)
+            proxy.kill(signal.SIGCONT)
+            for of, client in enumerate(clients):
+                assert [client.recv(100) for _ in RUN] == [b"%d %d" % (of, each) for each in RUN]
+            figures = proxy.info("reg")
+            assert figures["segmentation-refused"] == SESSIONS
+            assert figures["segmentation"] == figures["send-errors"] == 0
+
+    def first(self, client: socket) -> tuple[str, int]:
+        """From where the proxy speaks for that client."""
+        client.sendto(b"first", ("127.0.0.1", self.port))
+        source: tuple[str, int] = self.server.recvfrom(100)[1]
+        return source
