@@ -141,9 +141,9 @@ def test_soak(tmp_path: Path) -> None:
             print(f"after each part: descriptors {opens}, KiB {sizes}")
             assert max(opens) <= opens[0]
             # In the first quarter everything that is kept comes to its size. A single part says
-            # little under the sanitizers: by what was freed last it is some 10 MiB more or less.
+            # little under the sanitizers: some 10 MiB more or less, by what was freed last.
             early, late = sizes[PARTS // 4 : PARTS // 2], sizes[-(PARTS // 4) :]
-            assert statistics.median(late) <= 1.05 * statistics.median(early) + 4096
+            assert statistics.median(late) <= 1.1 * statistics.median(early) + 4096
             figures = proxy.info("reg")
             assert not proxy.said("UDPP-852-E")
             assert figures["sessions-opened"] == figures["sessions-ended"] + figures["sessions"]
