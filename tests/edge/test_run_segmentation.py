@@ -28,6 +28,7 @@ SESSIONS = 64
 TOP = "max-sessions = 10"
 
 RUN = range(20)
+"""Numbers of datagrams that one end sends to one other while the proxy stands still."""
 
 REFUSAL = """
 #define _GNU_SOURCE
@@ -49,6 +50,9 @@ int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags)
     return -1;
 }
 """
+
+
+Ends = tuple[list[socket], list[tuple[str, int]]]
 
 
 def is_on(proxy: Proxy) -> bool:
@@ -161,7 +165,7 @@ class TestWhereTheDeviceCannot:
 
     @pytest.fixture
     def proxy(self, tmp_path: Path) -> Iterator[Proxy]:
-        """One whose kernel seems to be such a one; its server is `self.server`."""
+        """One whose kernel seems to be such; `self.port` is its own, `self.server` its server."""
         source, library = tmp_path / "refusal.c", tmp_path / "refusal.so"
         source.write_text(REFUSAL)
         build = f"cc -shared -fPIC -O1 -o {library} {source} -ldl"
@@ -176,40 +180,38 @@ class TestWhereTheDeviceCannot:
             with proxy:
                 yield proxy
 
-    def test_every_datagram_arrives(self, proxy: Proxy) -> None:
-        """One by one, and after so many sessions nobody tries any more."""
+    @pytest.fixture
+    def ends(self, proxy: Proxy) -> Iterator[Ends]:
+        """Clients, and from where the proxy speaks for each of them."""
         with contextlib.ExitStack() as stack:
-            clients = [stack.enter_context(udp()) for _ in range(SESSIONS + 1)]
-            sources = [self.first(client) for client in clients]
+            clients = [stack.enter_context(udp()) for _ in range(SESSIONS + 16)]
+            sources = []
+            for client in clients:
+                client.sendto(b"first", ("127.0.0.1", self.port))
+                sources.append(self.server.recvfrom(100)[1])
             assert is_on(proxy)
-            sent = [b"%d %d" % (of, number) for of in range(len(clients)) for number in RUN]
-            proxy.kill(signal.SIGSTOP)
-            for data in sent:
-                clients[int(data.split()[0])].sendto(data, ("127.0.0.1", self.port))
-            proxy.kill(signal.SIGCONT)
-            found = [self.server.recvfrom(100) for _ in sent]
-            assert sorted(found) == sorted((data, sources[int(data.split()[0])]) for data in sent)
+            yield clients, sources
+            # After so many sessions, and those whose runs are in the same batch, nobody tries.
             figures = proxy.info("reg")
-            assert figures["segmentation-refused"] == SESSIONS
+            assert SESSIONS <= figures["segmentation-refused"] < len(clients)
             assert figures["segmentation"] == figures["send-errors"] == 0
 
-    def test_every_reply_arrives(self, proxy: Proxy) -> None:
-        with contextlib.ExitStack() as stack:
-            clients = [stack.enter_context(udp()) for _ in range(SESSIONS + 1)]
-            sources = [self.first(client) for client in clients]
-            proxy.kill(signal.SIGSTOP)
-            for of, source in enumerate(sources):
-                for number in RUN:
-                    self.server.sendto(b"%d %d" % (of, number), source)
-            proxy.kill(signal.SIGCONT)
-            for of, client in enumerate(clients):
-                assert [client.recv(100) for _ in RUN] == [b"%d %d" % (of, each) for each in RUN]
-            figures = proxy.info("reg")
-            assert figures["segmentation-refused"] == SESSIONS
-            assert figures["segmentation"] == figures["send-errors"] == 0
+    def test_every_datagram_arrives(self, proxy: Proxy, ends: Ends) -> None:
+        proxy.kill(signal.SIGSTOP)
+        sent = []
+        for of, (client, source) in enumerate(zip(*ends, strict=True)):
+            for number in RUN:
+                client.sendto(b"%d %d" % (of, number), ("127.0.0.1", self.port))
+                sent.append((b"%d %d" % (of, number), source))
+        proxy.kill(signal.SIGCONT)
+        assert sorted(self.server.recvfrom(100) for _ in sent) == sorted(sent)
 
-    def first(self, client: socket) -> tuple[str, int]:
-        """From where the proxy speaks for that client."""
-        client.sendto(b"first", ("127.0.0.1", self.port))
-        source: tuple[str, int] = self.server.recvfrom(100)[1]
-        return source
+    def test_every_reply_arrives(self, proxy: Proxy, ends: Ends) -> None:
+        clients, sources = ends
+        proxy.kill(signal.SIGSTOP)
+        for of, source in enumerate(sources):
+            for number in RUN:
+                self.server.sendto(b"%d %d" % (of, number), source)
+        proxy.kill(signal.SIGCONT)
+        for of, client in enumerate(clients):
+            assert [client.recv(100) for _ in RUN] == [b"%d %d" % (of, each) for each in RUN]
