@@ -596,7 +596,11 @@ def test_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load.read(path) == load.parse(SMALLEST, str(path))
     ports = tmp_path / "ports"
     monkeypatch.setattr(load, "_EPHEMERAL_FILE", ports)
-    assert load.read(path).warnings == ()
+    for unknown in (None, "", "many few\n"):
+        if unknown is not None:
+            ports.write_text(unknown)
+        (warning,) = load.read(path).warnings
+        assert f"cannot read {ports}: the kernel's ephemeral ports are taken to be 327" in warning
     ports.write_text("1000\t1099\n")
     assert "100 ephemeral ports (1000-1099)" in load.read(path).warnings[0]
 

@@ -23,10 +23,18 @@ _INSTANCE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 _TOML_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 
 
-def parse(text: str, origin: str, *, ephemeral: tuple[int, int] = EPHEMERAL) -> Config:
+def parse(text: str, origin: str, *, ephemeral: tuple[int, int] | None = EPHEMERAL) -> Config:
+    """`ephemeral` is None where the kernel did not say."""
     data = _toml(text, origin)
     notes = Notes(origin, lines.locate(text))
-    config = _config(Table(data, (), notes), Ports(first=ephemeral[0], last=ephemeral[1]))
+    first, last = EPHEMERAL if ephemeral is None else ephemeral
+    config = _config(Table(data, (), notes), Ports(first=first, last=last))
+    if ephemeral is None:
+        notes.warn(
+            ("listen",),
+            f"cannot read {_EPHEMERAL_FILE}: the kernel's ephemeral ports are taken to be "
+            f"{first}-{last}",
+        )
     if notes.problems:
         raise ConfigError(notes.problems)
     return replace(config, warnings=tuple(map(str, notes.warnings)))
@@ -68,12 +76,12 @@ def _unreadable(origin: str, text: str, line: int = 0) -> ConfigError:
     return ConfigError([Problem(origin, line, "file", text)])
 
 
-def ephemeral_ports() -> tuple[int, int]:
-    """The kernel's own range; where it will not say (a container), its default."""
+def ephemeral_ports() -> tuple[int, int] | None:
+    """The kernel's own range; None where it will not say."""
     try:
         first, last = map(int, _EPHEMERAL_FILE.read_text().split())
     except (OSError, ValueError):
-        return EPHEMERAL
+        return None
     return first, last
 
 
