@@ -17,7 +17,12 @@ from system.service import install
 
 OLDER = "0.0.9"
 # by fixture
-KINDS: dict[str, roots.Kind] = {"root": "machine", "builder_root": "builder", "bare_root": "bare"}
+KINDS: dict[str, roots.Kind] = {
+    "root": "machine",
+    "broker_root": "broker",
+    "builder_root": "builder",
+    "bare_root": "bare",
+}
 
 Roots = dict[tuple[str, roots.Kind], Path]
 
@@ -45,6 +50,12 @@ def release(request: pytest.FixtureRequest) -> str:
 def root(release: str, all_roots: Roots) -> Path:
     """What machines of this release boot from; never written to."""
     return all_roots[release, "machine"]
+
+
+@pytest.fixture(scope="session")
+def broker_root(release: str, all_roots: Roots) -> Path:
+    """The same with dbus-broker."""
+    return all_roots[release, "broker"]
 
 
 @pytest.fixture(scope="session")

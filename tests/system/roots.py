@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["machine", "builder", "bare"]
+Kind = Literal["machine", "broker", "builder", "bare"]
 
 RELEASES = {"d12": "bookworm", "d13": "trixie"}
 STORE = Path(__file__).resolve().parents[2] / "build" / "roots"
@@ -36,6 +36,8 @@ MACHINE = """
     python3 python3-dbus-next python3-dnspython python3-sdnotify python3-systemd
     bind9-dnsutils dnsmasq-base iproute2 logrotate procps rsyslog
 """
+# The same with the other implementation of the bus, which then runs in place of dbus-daemon.
+BROKER = f"{MACHINE} dbus-broker"
 # What the package builds with; systemd and dbus, because a builder is booted like any machine.
 BUILDER = """
     systemd systemd-sysv dbus
@@ -51,7 +53,12 @@ BARE = """
     python3 python3-dbus-next python3-dnspython python3-sdnotify python3-systemd
     iproute2 logrotate procps rsyslog
 """
-PACKAGES: dict[Kind, str] = {"machine": MACHINE, "builder": BUILDER, "bare": BARE}
+PACKAGES: dict[Kind, str] = {
+    "machine": MACHINE,
+    "broker": BROKER,
+    "builder": BUILDER,
+    "bare": BARE,
+}
 
 # $1 is the root. Timers that take dpkg's lock, and rsyslog, run only where a test starts them.
 # Without /etc/hostname a machine is called what its container is called; with .updated as old as

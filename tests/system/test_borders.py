@@ -10,6 +10,7 @@ import pytest
 from system.machine import Machine
 from system.package import Package
 from system.service import Instance, install, serve_echo
+from system.waiting import until
 
 RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
 
@@ -20,6 +21,24 @@ def bordered(root: Path, release: str, deb: Package) -> Iterator[Machine]:
         install(machine, deb)
         serve_echo(machine)
         yield machine
+
+
+@pytest.fixture(scope="module", params=["machine", "broker"])
+def on_a_bus(
+    request: pytest.FixtureRequest, root: Path, broker_root: Path, release: str, deb: Package
+) -> Iterator[Instance]:
+    """Running, beside each implementation of the bus."""
+    chosen = broker_root if request.param == "broker" else root
+    with Machine(chosen, f"{release}-{request.param}") as machine:
+        install(machine, deb)
+        served = machine.run("systemctl", "show", "--property=Id", "--value", "dbus.service").stdout
+        assert ("broker" in served) is (request.param == "broker")
+        machine.run("useradd", "alice")
+        machine.run("useradd", "--groups", "udp-proxy", "bob")
+        dns = Instance(machine)
+        dns.configure()
+        dns.start()
+        yield dns
 
 
 @pytest.fixture
@@ -55,3 +74,65 @@ def test_check_and_unit_read_the_same_ports(
     tftp.systemctl("start", tftp.unit, check=False)
     assert tftp.show("ExecMainStatus") == "78"
     tftp.stop()
+
+
+LOG_CONTROL = "org.freedesktop.LogControl1"
+
+
+def test_who_may_call_on_either_bus(on_a_bus: Instance) -> None:
+    for user in ("root", "alice", "bob"):
+        assert '"state" s "running"' in on_a_bus.call("Info", user=user).stdout
+        assert on_a_bus.call("Info", where="reg", user=user).stdout
+        control = ("org.udpproxy1.dns", f"/{LOG_CONTROL.replace('.', '/')}", LOG_CONTROL)
+        assert on_a_bus.busctl("get-property", *control, "LogLevel", user=user).stdout
+        set_level = ("set-property", *control, "LogLevel", "s", "info")
+        allowed = user != "alice"
+        assert (on_a_bus.busctl(*set_level, user=user, check=False).returncode == 0) is allowed
+        done = on_a_bus.call("LogLevel", "s", "6", user=user, check=False)
+        assert (done.returncode == 0) is allowed
+        if not allowed:
+            assert "Access denied" in done.stderr or "AccessDenied" in done.stderr
+    tree = on_a_bus.busctl("tree", "org.udpproxy1.dns").stdout
+    assert "/org/udpproxy1/reg" in tree
+    assert "LogControl1" in tree
+
+
+GUARDED = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><policy user="root"><allow own="org.example.Guarded"/></policy></busconfig>
+"""
+GUARDED_SERVICE = """
+import asyncio
+from dbus_next.aio import MessageBus
+from dbus_next import BusType
+from dbus_next.service import ServiceInterface, dbus_property, PropertyAccess
+
+class Guarded(ServiceInterface):
+    @dbus_property(access=PropertyAccess.READ)
+    def Secret(self) -> 's':
+        return 'seen'
+
+async def main():
+    bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+    bus.export('/org/example', Guarded('org.example.Guarded'))
+    await bus.request_name('org.example.Guarded')
+    await asyncio.get_running_loop().create_future()
+
+asyncio.run(main())
+"""
+
+
+def test_our_policy_opens_no_other_service(on_a_bus: Instance) -> None:
+    """One that nobody but its own rules would let call is as closed as without us."""
+    machine = on_a_bus.machine
+    machine.write("/etc/dbus-1/system.d/org.example.Guarded.conf", GUARDED)
+    machine.write("/opt/guarded.py", GUARDED_SERVICE)
+    machine.run("systemctl", "reload", "dbus.service")
+    machine.unit_start("guarded", "python3", "/opt/guarded.py")
+    until(lambda: "org.example.Guarded" in machine.run("busctl", "list", "--acquired").stdout)
+    read = ("get-property", "org.example.Guarded", "/org/example", "org.example.Guarded", "Secret")
+    ask = ("introspect", "org.example.Guarded", "/org/example")
+    for words in (read, ask):
+        answer = on_a_bus.busctl(*words, user="alice", check=False)
+        assert answer.returncode == 1, answer.stdout
+        assert "denied" in answer.stderr or "not permitted" in answer.stderr, answer.stderr
