@@ -389,3 +389,34 @@ def test_a_client_that_comes_back_after_a_crash_has_no_second_session(rig: Rig) 
         assert rig.converse(client, server, (address, port)) == source
     found = {sockets.unpack(record.addressed) for _, record in rig.table.records()}
     assert found == set(sources)
+
+
+@pytest.mark.parametrize("how", [*GONE, "reload"])
+@pytest.mark.parametrize(
+    ("kind", "new"),
+    [
+        (SessionType.ANY_PORT, SessionType.NORMAL),
+        (SessionType.NORMAL, SessionType.ANY_SOCK),
+        (SessionType.NORMAL, SessionType.ONE_WAY),
+    ],
+)
+def test_the_type_stays_though_the_rule_has_another(
+    rig: Rig, kind: SessionType, new: SessionType, how: str
+) -> None:
+    rig.listen()
+    client, server = rig.udp(), rig.udp()
+    stranger = rig.udp("127.0.0.9")
+    rig.host.policy = lambda _: verdict(server.getsockname(), kind)
+    client.sendto(b"question", rig.where())
+    _, source = rig.take(server)
+    rig.host.policy = lambda _: verdict(server.getsockname(), new, generation=2)
+    assert rig.engine.reconsider() == 0
+    if how != "reload":
+        go(rig, how)
+        assert rig.restart() == 1
+    stranger.sendto(b"forged", source)
+    assert rig.converse(client, server, rig.where()) == source
+    assert has_nothing(client)
+    assert rig.host.opened_ids == [1]
+    assert rig.engine.kill(1)
+    rig.expect_clean_pool()

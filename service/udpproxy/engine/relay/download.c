@@ -169,7 +169,7 @@ static bool download(struct worker *worker, struct session *session, void *data,
         gather(worker, session, data, size);
         return true;
     }
-    if (session->verdict->type == ONE_WAY) {
+    if (session->record->type == ONE_WAY) {
         close_session(worker, session, UNEXPECTED_REPLY);
         return false;
     }

@@ -23,7 +23,7 @@ void be_careful(struct relay *relay, struct session *session)
     session->careful_up =
         watched || handed || budget->upload_datagrams < NEVER || budget->upload_bytes < NEVER;
     session->careful_down = watched || handed || budget->download_datagrams < NEVER ||
-                            budget->download_bytes < NEVER || session->verdict->type == ONE_WAY;
+                            budget->download_bytes < NEVER || session->record->type == ONE_WAY;
 }
 
 bool poll_session(struct worker *worker, struct session *session)
@@ -112,7 +112,8 @@ static void begin(struct worker *worker, struct session *session)
     session->turn = worker->turn - 2;
     session->singly = false;
     session->listed = false;
-    session->plain = session->verdict->type == NORMAL || session->verdict->type == ONE_WAY;
+    // The record's type, not the verdict's: a reload may have given the rule another.
+    session->plain = session->record->type == NORMAL || session->record->type == ONE_WAY;
     be_careful(worker->relay, session);
     if (!session->answered)
         list_unanswered(worker, session);
