@@ -108,7 +108,7 @@ cdef class NativeEngine(_News):
         """Whatever the workers were at is done, and the host knows of it."""
         with nogil:
             relay_settle(self._relay)
-        self._tell(once=False)
+        self._tell_all()
 
     def watch(self, *, on):
         """Tell the host of each datagram from now on, or no more."""
@@ -235,14 +235,21 @@ cdef class NativeEngine(_News):
         cdef int found, why = _REASONS.index(reason)
         with nogil:
             found = relay_kill(self._relay, id, why)
-        self._tell(once=False)
+        self._tell()
         return bool(found)
 
     def inject(self, listener, client, way, datagrams):
         """Treat these, which the host kept, as if they came now."""
         for data in datagrams:
             self._inject(listener, client, way, data)
-        while self._tell(once=False):
+        if self._threads:
+            # Their question comes first, and is the only one to be answered now: whoever lets many
+            # go on would otherwise answer every stranger's besides. The worker hears of the answer.
+            self._tell_part(0, 1, 0)
+            return
+        for _ in range(MOST_PARTS):
+            if not self._tell():
+                break
             with nogil:
                 relay_retry(self._relay)
 
@@ -254,7 +261,7 @@ cdef class NativeEngine(_News):
         _to_address(&where, server)
         with nogil:
             found = relay_redirect(self._relay, id, &where)
-        self._tell(once=False)
+        self._tell()
         return bool(found)
 
     def work(self, now):
@@ -262,7 +269,7 @@ cdef class NativeEngine(_News):
         cdef uint64_t moment = now, due
         with nogil:
             due = relay_work(self._relay, moment)
-        self._tell(once=False)
+        self._tell()
         if now >= self._next_second:
             self._next_second = now + _SECOND
             self._count_drops()
@@ -302,10 +309,10 @@ cdef class NativeEngine(_News):
         """Stop carrying datagrams; the sessions stay in the table for the next one."""
         with nogil:
             relay_stop(self._relay)
-        self._tell(once=False)
+        self._tell_all()
         with nogil:
             relay_retry(self._relay)
-        self._tell(once=False)
+        self._tell_all()
         self._reactor.remove_reader(relay_notice(self._relay))
         if not self._threads:
             for number in range(self._workers):

@@ -10,7 +10,14 @@ _WHAT = (
 )
 
 cdef enum:
+    # One part of what is told: some 10 ms even where each question needs a look at all the rules.
+    # Strangers can make more of it than we can ever deal with, and REG has other things to do: its
+    # loop turns between two parts. An extension may take its time for each event.
+    MOST_TOLD = 256
+    MOST_ANSWERED = 64
     MOST_ENDED = 256
+    # Parts in one go where the relay runs in our own thread, and so waits for us.
+    MOST_PARTS = 64
     MOST_TEXT = 2048
 
 
@@ -27,7 +34,7 @@ cdef class _News(_Verdicts):
         relay_hush(self._relay)
         if self._threads and not self._started:
             self._start()
-        self._tell(once=self._threads)
+        self._tell()
 
     def _start(self):
         problem = relay_start(self._relay)
@@ -40,30 +47,45 @@ cdef class _News(_Verdicts):
         cdef uint32_t worker = number
         with nogil:
             relay_turn(self._relay, worker)
-        while self._tell(once=False):
+        for _ in range(MOST_PARTS):
+            if not self._tell():
+                break
             with nogil:
                 relay_turn(self._relay, worker)
 
-    def _tell(self, *, once):
-        """Tell the host what happened, until nothing more does; was there anything?"""
-        cdef news told
-        cdef uint32_t[MOST_ENDED] slots  # a host that calls us back meanwhile has its own
-        cdef bint any_news, heard = False
-        while True:
-            with nogil:
-                relay_news(self._relay, &told, slots, MOST_ENDED)
-            any_news = told.events != NULL or told.questions != NULL or told.ended
-            if not any_news:
-                return heard
+    def _tell(self):
+        """Tell the host a part of what happened, or some parts without threads; was there
+        anything? What is left rings again."""
+        heard = False
+        for _ in range(1 if self._threads else MOST_PARTS):
+            if not self._tell_part(MOST_TOLD, MOST_ANSWERED, MOST_ENDED):
+                break
             heard = True
-            try:
-                self._tell_events(told.events)
-                self._answer_all(told.questions)
-            finally:
-                relay_free_news(&told)
-            self._tell_ended(slots, told.ended)
-            if once:
-                return True
+        return heard
+
+    def _tell_all(self):
+        """Tell the host all that has happened so far. It has an end although more happens
+        meanwhile: what there can be fits into so many parts."""
+        for _ in range(MOST_PARTS + self._table.capacity // MOST_ENDED):
+            if not self._tell_part(MOST_TOLD, MOST_ANSWERED, MOST_ENDED):
+                break
+
+    def _tell_part(self, events, questions, ended):
+        cdef news told
+        cdef portion most
+        cdef uint32_t[MOST_ENDED] slots  # a host that calls us back meanwhile has its own
+        most.events, most.questions, most.ended = events, questions, ended
+        with nogil:
+            relay_news(self._relay, &told, slots, &most)
+        if told.events == NULL and told.questions == NULL and not told.ended:
+            return False
+        try:
+            self._tell_events(told.events)
+            self._answer_all(told.questions)
+        finally:
+            relay_free_news(&told)
+        self._tell_ended(slots, told.ended)
+        return True
 
     cdef _tell_events(self, event *one):
         while one != NULL:

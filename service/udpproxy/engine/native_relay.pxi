@@ -54,7 +54,9 @@ cdef extern from "relay/relay.h" nogil:
     cdef struct news:
         event *events
         question *questions
-        uint32_t ended
+        uint32_t ended, more
+    cdef struct portion:
+        uint32_t events, questions, ended
     cdef struct relay_figures_ "relay_figures":
         uint64_t segmentation, unsegmented, waiting_dropped, events_dropped
     cdef struct relay_ "relay":
@@ -77,7 +79,7 @@ cdef extern from "relay/relay.h" nogil:
     int relay_unlisten(relay_ *, uint32_t)
     void relay_ring(relay_ *)
     void relay_hush(relay_ *)
-    void relay_news(relay_ *, news *, uint32_t *, uint32_t)
+    void relay_news(relay_ *, news *, uint32_t *, const portion *)
     void relay_free_news(news *)
     void relay_answer(relay_ *, const question *, verdict *, unsigned, uint64_t)
     void relay_forget(relay_ *)

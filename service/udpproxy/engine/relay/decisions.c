@@ -81,9 +81,11 @@ static struct decision *add(struct relay *relay, uint32_t listener, uint8_t clie
 }
 
 // The host is asked; meanwhile the client's datagrams wait. False: too much waits already.
-bool ask(struct relay *relay, const struct listener *listener, const union address *client,
-         const uint8_t *addressed)
+bool ask(struct relay *relay, const struct first *first)
 {
+    const union address *client = first->client;
+    const struct listener *listener = first->listener;
+    const uint8_t *addressed = first->addressed;
     uint8_t wide[16], to[16];
     if (relay->decision_count >= MOST_DECISIONS)
         forget_decisions(relay, false);
@@ -103,8 +105,16 @@ bool ask(struct relay *relay, const struct listener *listener, const union addre
     question->listener = listener->number;
     question->addressed_size = (uint8_t)packed_size(client);
     memcpy(question->addressed, addressed, packed_size(client));
-    *relay->questions_end = question;
-    relay->questions_end = &question->next;
+    if (first->injected) {
+        // Whoever has just put it back waits for the answer, and its client has waited for long.
+        question->next = relay->questions;
+        relay->questions = question;
+        if (!question->next)
+            relay->questions_end = &question->next;
+    } else {
+        *relay->questions_end = question;
+        relay->questions_end = &question->next;
+    }
     relay->notify = true;
     return true;
 }

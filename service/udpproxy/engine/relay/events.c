@@ -39,6 +39,7 @@ struct event *tell(struct relay *relay, enum kind kind, uint32_t size)
     relay->events_end = &event->next;
     relay->event_count++;
     relay->event_bytes += size;
+    relay->events_told++;
     relay->notify |= kind != DENIED; // which may wait until somebody looks
     return event;
 }
@@ -145,30 +146,64 @@ void relay_hush(struct relay *relay)
     (void)!read(relay->notice, &rung, sizeof rung);
 }
 
-// Takes everything there is to tell, and at most so many ended slots.
-void relay_news(struct relay *relay, struct news *news, uint32_t *slots, uint32_t most)
+static struct event *take_events(struct relay *relay, uint32_t most)
 {
-    pthread_mutex_lock(&relay->book);
-    relay->notified = false;
-    news->events = relay->events;
-    news->questions = relay->questions;
-    relay->events = NULL;
-    relay->events_end = &relay->events;
-    relay->event_count = 0;
-    relay->event_bytes = 0;
-    relay->questions = NULL;
-    relay->questions_end = &relay->questions;
-    for (struct event *event = news->events; event; event = event->next)
+    struct event *first = relay->events, **link = &relay->events;
+    for (; *link && most; most--, link = &(*link)->next) {
+        struct event *event = *link;
         if (event->decision) {
             event->decision->denied = NULL;
             event->decision = NULL;
         }
+        relay->event_count--;
+        relay->event_bytes -= event->size;
+        relay->events_taken++;
+    }
+    if (link == &relay->events)
+        return NULL;
+    relay->events = *link;
+    *link = NULL;
+    if (!relay->events)
+        relay->events_end = &relay->events;
+    return first;
+}
+
+static struct question *take_questions(struct relay *relay, uint32_t most)
+{
+    struct question *first = relay->questions, **link = &relay->questions;
+    while (*link && most--)
+        link = &(*link)->next;
+    if (link == &relay->questions)
+        return NULL;
+    relay->questions = *link;
+    *link = NULL;
+    if (!relay->questions)
+        relay->questions_end = &relay->questions;
+    return first;
+}
+
+// Not before the host has heard what happened to it earlier.
+static bool may_tell_ended(const struct relay *relay)
+{
+    return relay->ended != NOBODY &&
+           (int32_t)(relay->sessions[relay->ended].told_after - relay->events_taken) <= 0;
+}
+
+// Takes what there is to tell, the oldest first, and at most a portion of it.
+void relay_news(struct relay *relay, struct news *news, uint32_t *slots,
+                const struct portion *most)
+{
+    pthread_mutex_lock(&relay->book);
+    relay->notified = false;
+    news->events = take_events(relay, most->events);
+    news->questions = take_questions(relay, most->questions);
     news->ended = 0;
-    while (relay->ended != NOBODY && news->ended < most) {
+    while (news->ended < most->ended && may_tell_ended(relay)) {
         slots[news->ended++] = relay->ended;
         relay->ended = relay->sessions[relay->ended].next;
     }
-    if (relay->ended != NOBODY) {
+    news->more = relay->events || relay->questions || relay->ended != NOBODY;
+    if (news->more) {
         relay->notify = true;
         notify(relay);
     }

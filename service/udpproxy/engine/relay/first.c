@@ -3,12 +3,20 @@
 
 enum { MOST_HELD = 1024, MOST_HELD_BYTES = 4 << 20 };
 
+// What the host gives back has room beside what strangers send; it comes in small parts.
+static bool may_hold(const struct worker *worker, const struct first *first, uint32_t size)
+{
+    uint32_t share = first->injected ? 2 : 1;
+    return worker->held_count < share * MOST_HELD &&
+           worker->held_bytes + size <= share * (size_t)MOST_HELD_BYTES;
+}
+
 static void hold(struct worker *worker, const struct first *first, const void *data, uint32_t size,
                  bool asked)
 {
     unsigned length = packed_size(first->client);
     struct held *held = NULL;
-    if (worker->held_count < MOST_HELD && worker->held_bytes + size <= MOST_HELD_BYTES)
+    if (may_hold(worker, first, size))
         held = calloc(1, sizeof *held + size);
     if (!held) {
         __atomic_add_fetch(&worker->relay->waiting_dropped, 1, __ATOMIC_RELAXED);
@@ -21,6 +29,7 @@ static void hold(struct worker *worker, const struct first *first, const void *d
     held->interface = first->interface;
     held->size = size;
     held->asked = asked;
+    held->injected = first->injected;
     memcpy(held->data, data, size);
     *worker->held_end = held;
     worker->held_end = &held->next;
@@ -50,6 +59,7 @@ void retry_held(struct worker *worker)
             .addressed = held->addressed,
             .local = held->local,
             .interface = held->interface,
+            .injected = held->injected,
             .hash = hash_of(worker->relay, held->listener, &held->client, held->addressed),
         };
         struct session *session = find(worker, &first);
@@ -169,7 +179,8 @@ void take_first(struct worker *worker, const struct first *first, const void *da
     struct decision *decision =
         find_decision(relay, first->listener, first->client, first->addressed, worker->now);
     if (!decision || decision->asked) {
-        bool waits = decision || ask(relay, first->listener, first->client, first->addressed);
+        // Nobody is asked about a datagram that there is no room for.
+        bool waits = decision || (may_hold(worker, first, size) && ask(relay, first));
         pthread_mutex_unlock(&relay->book);
         if (waits)
             hold(worker, first, data, size, !decision);
@@ -261,6 +272,7 @@ void relay_inject(struct relay *relay, uint32_t number, const union address *cli
         .addressed = addressed,
         .local = local,
         .interface = interface,
+        .injected = true,
         .hash = hash_of(relay, listener, client, addressed),
     };
     enter(worker);

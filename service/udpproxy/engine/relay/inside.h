@@ -66,6 +66,7 @@ struct session {
     uint32_t older, younger; // among those without an answer
     uint32_t next;           // ended, or of the same port of ours
     uint32_t same_port;
+    uint32_t told_after; // ended: so many events come first
 };
 
 _Static_assert(offsetof(struct session, worker) == 64, "the first line");
@@ -77,6 +78,7 @@ struct first {
     const union address *client;
     const uint8_t *addressed, *local;
     uint32_t interface, hash;
+    bool injected; // the host kept it
 };
 
 struct cell {
@@ -179,7 +181,7 @@ struct relay {
     struct verdict **verdicts;
     uint32_t verdict_count;
     struct event *events, **events_end;
-    uint32_t event_count;
+    uint32_t event_count, events_told, events_taken; // now; ever
     size_t event_bytes;
     struct question *questions, **questions_end;
     int notice;
@@ -275,8 +277,7 @@ void client_left(struct relay *relay, const union address *client);
 // decisions.c, with the book locked
 struct decision *find_decision(struct relay *relay, const struct listener *listener,
                                const union address *client, const uint8_t *addressed, uint64_t now);
-bool ask(struct relay *relay, const struct listener *listener, const union address *client,
-         const uint8_t *addressed);
+bool ask(struct relay *relay, const struct first *first);
 struct decision *find_question(struct relay *relay, const struct question *question);
 void drop_decision(struct relay *relay, struct decision *decision);
 void forget_decisions(struct relay *relay, bool everything);

@@ -164,13 +164,14 @@ void relay_silence(struct relay *relay)
 // The sockets that it was lent are Python's to close.
 void relay_free(struct relay *relay)
 {
+    const struct portion everything = {.events = UINT32_MAX, .questions = UINT32_MAX};
     struct news news;
     if (relay->workers)
         relay_silence(relay);
     for (uint32_t i = 0; relay->workers && i < relay->worker_count; i++)
         free_worker(relay->workers + i);
     if (relay->decisions) {
-        relay_news(relay, &news, NULL, 0);
+        relay_news(relay, &news, NULL, &everything);
         relay_free_news(&news);
         forget_decisions(relay, true);
     }

@@ -94,14 +94,21 @@ struct held {
     union address client;
     uint8_t addressed[16], local[16];
     uint32_t interface, size;
-    int asked;
+    int asked, injected;
     uint8_t data[];
+};
+
+// What one turn of Python's thread takes on. Whoever runs its loop has other things to do, and what
+// strangers cause may come faster than it can be told: the rest stays where it is, which is bounded.
+struct portion {
+    uint32_t events, questions, ended;
 };
 
 struct news {
     struct event *events;
     struct question *questions;
-    uint32_t ended; // how many of the slots that were given room for
+    uint32_t ended; // slots
+    uint32_t more;  // there is something left
 };
 
 typedef void (*seen)(void *context, uint64_t session, int upload, const void *data, uint32_t size);
@@ -124,7 +131,8 @@ void relay_socket(struct relay *relay, int version, uint32_t slot, int fd);
 int relay_listen(struct relay *relay, uint32_t number, const int *fds, const union address *bound);
 int relay_unlisten(struct relay *relay, uint32_t number);
 
-void relay_news(struct relay *relay, struct news *news, uint32_t *slots, uint32_t most);
+void relay_news(struct relay *relay, struct news *news, uint32_t *slots,
+                const struct portion *most);
 void relay_free_news(struct news *news);
 void relay_answer(struct relay *relay, const struct question *question, struct verdict *verdict,
                   unsigned bits, uint64_t until);

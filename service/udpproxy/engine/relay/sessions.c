@@ -212,6 +212,7 @@ void close_session(struct worker *worker, struct session *session, enum reason r
         relay->sessions[relay->ended_last].next = slot;
     relay->ended_last = slot;
     relay->ended_count++;
+    session->told_after = relay->events_told;
     relay->notify = true;
     pthread_mutex_unlock(&relay->book);
 }

@@ -1,0 +1,176 @@
+"""Strangers that nobody can stop from sending: the service and its sessions go on.
+
+FLOOD_SECONDS=60 makes each flood that long and tries more of them; each adds a line to the table
+that is printed at the end (-s).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from built import NAMES
+from echo import Echo, udp
+from flood import Flood, Known, build
+from namespaces import Network
+from proxy import Proxy, Row, until
+
+SECONDS = float(os.environ.get("FLOOD_SECONDS", "8"))
+LONG = SECONDS > 10
+_SLOTS = 4000
+_WHERE = (
+    "refused-table-full", "refused-per-client", "refused-no-port", "refused-own-socket",
+    "refused-by-acl", "drops-listeners", "drops-sessions", "waiting-dropped",
+    "sessions-waiting-dropped",
+)  # fmt: skip
+"""Where a datagram that did not go on is counted."""
+_KNOWN, _LISTEN = "10.71.0.9", "10.71.0.1"
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("flood"))
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    """The proxy with its server and its known clients, and the strangers' host."""
+    with Network() as net:
+        net.add("proxy", f"{_LISTEN}/16", f"{_KNOWN}/16", "fd71::1/64")
+        net.add("away", "10.71.0.2/16", "fd71::2/64")
+        yield net
+
+
+def _text(engine: str, more: str, *, top: str = 'overflow = "refuse"', pattern: bool) -> str:
+    named = """[[session-acl]]
+name = "named"
+from = ["*.example.org"]
+plug-to = "127.0.0.1:6000"
+"""
+    return f"""
+max-sessions = {_SLOTS}
+engine = "{engine}"
+{top}
+[limits]
+idle = "60s"
+[[listen]]
+address = "{_LISTEN}"
+port = 5000
+[[listen]]
+address = "127.0.0.1"
+port = 5000
+[[listen]]
+address = "fd71::1"
+port = 5000
+{named if pattern else ""}
+[[session-acl]]
+name = "known"
+from = ["{_KNOWN}"]
+plug-to = "127.0.0.1:6000"
+[[session-acl]]
+name = "strangers"
+plug-to = "127.0.0.1:6001"
+[resolver]
+servers = ["127.0.0.1:9"]
+{more}
+"""
+
+
+@dataclass
+class Outcome:
+    """Of one flood."""
+
+    sent: int
+    known: Known
+    before: int
+    after: int
+    info: Row
+    reg: Row
+    log: list[str] = field(repr=False)
+    bytes: int
+
+    def said(self, what: str) -> list[str]:
+        """The log's lines with that."""
+        return [line for line in self.log if what in line]
+
+    def print_row(self, what: str) -> None:
+        """A line of the table."""
+        ends, lines = self.info["reg-ends"], len(self.log)
+        print(
+            f"| {what} | {self.sent} | {self.known.summary()} | {ends} | {lines} lines, "
+            f"{self.bytes} bytes | {self.unaccounted()} |"
+        )
+
+    def unaccounted(self) -> int:
+        """Of the strangers' datagrams and of the known clients' that were lost: those that no
+        counter tells of."""
+        counted = sum(int(self.reg.get(name, 0)) for name in _WHERE)
+        opened = int(self.reg["sessions-opened"]) - self.known.clients
+        return self.sent + self.known.lost - opened - counted
+
+
+@contextlib.contextmanager
+def _served(network: Network) -> Iterator[Echo]:
+    """The known clients' server; the strangers' takes what comes and says nothing."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(network.on("proxy", lambda: udp("127.0.0.1", 6001)))
+        made = network.on("proxy", lambda: Echo("127.0.0.1", 6000, forgets=True))
+        yield stack.enter_context(made)
+
+
+def _flooded(
+    network: Network,
+    program: Path,
+    directory: Path,
+    text: str,
+    *,
+    rate: int = 60_000,
+    seconds: float = SECONDS,
+    way: str = "veth",
+) -> Outcome:
+    device = hardware = ""
+    target, sources, host = (_LISTEN, 5000), "10.71.128.0/17", "away"
+    if way == "loopback":
+        target, sources, host = ("127.0.0.1", 5000), "127.64.0.0/10", "proxy"
+    elif way == "veth6":
+        target, sources = ("fd71::1", 5000), "fd71::10:0/112"
+        done = network.on("proxy", lambda: Path("/sys/class/net/eth0/address").read_text())
+        device, hardware = "eth0", done.strip()
+    with _served(network), Proxy(directory, text, prefix=network.prefix("proxy")) as proxy:
+        known = network.on("proxy", lambda: Known((_LISTEN, 5000), address=_KNOWN))
+        known.begin()
+        before = proxy.reg_pid
+        with known:
+            words = network.prefix(host)
+            with Flood(
+                program, target, sources, rate=rate, seconds=seconds, prefix=words,
+                device=device, hardware=hardware,
+            ) as flood:  # fmt: skip
+                sent = flood.result(seconds + 60)["sent"]
+            time.sleep(0.5)
+        after = proxy.reg_pid
+        info = until(lambda: proxy.info())
+        reg = proxy.info("reg")
+        log = proxy.log
+        size = proxy.stderr.stat().st_size
+    return Outcome(sent, known, before, after, info, reg, log, size)
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_names_that_nobody_answers_do_not_end_the_relay(
+    engine: str, network: Network, program: Path, tmp_path: Path
+) -> None:
+    """Each stranger needs a name, and no name server answers."""
+    rate = 60_000 if engine == "native" else 20_000
+    done = _flooded(network, program, tmp_path, _text(engine, "", pattern=True), rate=rate)
+    done.print_row(engine)
+    assert done.after == done.before, done.log[-10:]
+    assert not done.said("UDPS-202-E")
+    assert done.known.lost <= done.known.sent // 10
+    assert abs(done.unaccounted()) <= done.known.lost
