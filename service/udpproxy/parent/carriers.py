@@ -95,6 +95,13 @@ class Rows:
                         sock.close()
                 first += carrier.count
 
+    def give_back(self) -> None:
+        """The store has none any more."""
+        for family, row in self._rows.items():
+            for place, carrier in enumerate(row if self._store else ()):
+                assert self._store
+                self._store.drop_carrier(family, place, carrier.count)
+
     def close(self) -> None:
         """Ours only: what the store has stays there."""
         for row in self._rows.values():

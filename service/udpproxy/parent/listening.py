@@ -8,6 +8,7 @@ its port, modulo the number of workers.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import socket
@@ -39,7 +40,10 @@ def listening_sockets(address: Address, port: int, workers: int) -> list[socket.
             family = socket.AF_INET if address.version == 4 else socket.AF_INET6
             sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             made.append(sock)
-            _set_options(sock, wildcard=address.is_unspecified)
+            enlarge(sock)
+            set_options(sock, wildcard=address.is_unspecified)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if workers > 1:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind((str(address), port))
@@ -56,7 +60,12 @@ def listening_sockets(address: Address, port: int, workers: int) -> list[socket.
 def refuse_all(sock: socket.socket) -> None:
     """The kernel drops what arrives from now on; nothing else can be done with sockets that
     another process reads."""
-    _attach(sock, _SO_ATTACH_FILTER, [(_RETURN_NUMBER, 0)])
+    try:
+        _attach(sock, _SO_ATTACH_FILTER, [(_RETURN_NUMBER, 0)])
+    except OSError:
+        # Somebody has locked it: connected to itself it hears nobody else either.
+        with contextlib.suppress(OSError):
+            sock.connect(sock.getsockname())
 
 
 def steer(sock: socket.socket, workers: int) -> None:
@@ -98,16 +107,19 @@ def _program6(workers: int) -> Program:
     ]
 
 
-def _set_options(sock: socket.socket, *, wildcard: bool) -> None:
+def enlarge(sock: socket.socket) -> None:
+    """The receive buffer; only privileges lift it over net.core.rmem_max."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
     except PermissionError:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+
+
+def set_options(sock: socket.socket, *, wildcard: bool) -> None:
+    """What a listener needs, but for what nobody can change once it is bound."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
     sockets.allow_fragments(sock)
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if wildcard:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    if wildcard and sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     elif wildcard:
         sock.setsockopt(socket.IPPROTO_IP, sockets.IP_PKTINFO, 1)

@@ -181,6 +181,7 @@ class Parent:
             self._logs.say(messages.SESSIONS_KEPT, self._state.sessions)
         else:
             self._records.write(self._sessions.last_records())
+            self._resources.give_back()
 
     def _pulse(self) -> None:
         """Once a second: a sign of life, the status line, changed properties."""

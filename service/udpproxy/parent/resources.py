@@ -3,6 +3,7 @@ session table and the text of the configuration."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -15,6 +16,7 @@ from udpproxy.errors import UnitError
 from udpproxy.parent.carriers import Rows
 from udpproxy.parent.listening import RECEIVE_BUFFER, listening_sockets, refuse_all
 from udpproxy.parent.memory import TableMemory
+from udpproxy.parent.mending import DEAF, Spoilt, empty, mend
 from udpproxy.parent.store import Store
 from udpproxy.process import messages, wire
 from udpproxy.process.link import Link
@@ -78,6 +80,8 @@ class Resources:
         self._numbers = 0
         self._workers = config.workers
         self.listeners: dict[Place, ListenerSocket] = {}
+        self._lost: dict[Place, ListenerSocket] = {}
+        """Spoilt, and their places taken: tried again with the next REG."""
         self.cut_off: list[Record] = []
         """Sessions that a smaller table had no place for: they end with our start."""
         self._rows = Rows(logs, store)
@@ -115,12 +119,46 @@ class Resources:
             if place not in wanted or place in self.listeners:
                 self._forget(listener)
                 continue
+            self.listeners[place] = listener
             if len(found) != self._workers:
                 # Another number of workers: the place keeps its number, and so its sessions.
-                self._forget(listener)
-                listener = _listen(self._logs, place, number, self._workers)
-                self._keep(listener)
-            self.listeners[place] = listener
+                self._bind_again(listener)
+            elif DEAF in self._mend(listener):
+                # An end of the proxy has made it so: nobody waits for an answer any more.
+                empty(self.listeners[place])
+
+    def _mend(self, listener: ListenerSocket) -> list[str]:
+        """As good as new, and if only by a new one; what was wrong with it."""
+        where = f"{listener.address} port {listener.port}"
+        try:
+            wrong = mend(listener)
+        except Spoilt as problem:
+            self._logs.say(messages.LISTENER_REMADE, where, problem)
+            self._bind_again(listener)
+            return []
+        if wrong:
+            self._logs.say(messages.LISTENER_MENDED, where, ", ".join(sorted(set(wrong))))
+        return wrong
+
+    def _mend_or_lose(self, listener: ListenerSocket) -> None:
+        """One place that somebody else has taken meanwhile must not cost the others."""
+        place = listener.address, listener.port
+        try:
+            if place in self._lost:
+                self.listeners[place] = self._lost.pop(place)
+            self._mend(listener)
+        except UnitError as problem:
+            self._logs.say(messages.LISTENER_REMADE, f"{place[0]} port {place[1]}", problem)
+            self._lost[place] = listener
+
+    def _bind_again(self, listener: ListenerSocket) -> None:
+        """The same place and number, other sockets. UnitError, and there is none, where somebody
+        else has the place."""
+        place = listener.address, listener.port
+        del self.listeners[place]
+        self._forget(listener)
+        self.listeners[place] = _listen(self._logs, place, listener.number, self._workers)
+        self._keep(self.listeners[place])
 
     def _keep(self, listener: ListenerSocket) -> None:
         if self._store:
@@ -144,6 +182,7 @@ class Resources:
         except UnitError:
             self.unbind(made)
             raise
+        self._lost.clear()
         for place in made:
             self._keep(self.listeners[place])
         return made
@@ -160,8 +199,10 @@ class Resources:
         return self._rows.fill(families(config), config.max_sessions)
 
     def lend_all(self, link: Link) -> None:
-        """Everything to a child that starts."""
+        """Everything to a child that starts; the last one may have left it in any state."""
         assert self._memory
+        for listener in [*self.listeners.values(), *self._lost.values()]:
+            self._mend_or_lose(listener)
         self.lend_text(link)
         capacity = self._memory.table.capacity
         link.send(wire.Lend("table", [{"capacity": capacity}]), [self._memory.descriptor])
@@ -201,6 +242,17 @@ class Resources:
         for listener in self.listeners.values():
             for sock in (listener.socket, *listener.others):
                 refuse_all(sock)
+
+    def give_back(self) -> None:
+        """The sessions have ended: what the store has would be of no use to the next parent, and
+        is deaf. Where systemd does not listen it keeps all that, and the next parent mends it."""
+        if not self._store:
+            return
+        with contextlib.suppress(OSError):
+            for listener in self.listeners.values():
+                self._store.drop_listener(listener.number, 1 + len(listener.others))
+            self._rows.give_back()
+            self._store.drop_table()
 
     def close(self) -> None:
         """Nothing of ours stays open; the store's duplicates are systemd's."""

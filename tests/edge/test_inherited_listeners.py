@@ -1,0 +1,237 @@
+"""Listeners that somebody had before: an end that made them deaf, or a REG gone bad."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from built import NAMES, WITHOUT
+from echo import Echo, clients, exchange, udp
+from host import free_port
+from proxy import Proxy, config, until
+from stored import Units
+from udpproxy.engine.interface import ListenerSocket
+from udpproxy.parent.listening import listening_sockets, refuse_all
+from udpproxy.parent.mending import Spoilt, mend
+
+_PIDFD_GETFD = 438
+_SO_ATTACH_FILTER, _SO_LOCK_FILTER, _UDP_CORK, _IP_MINTTL = 26, 44, 1, 21
+
+
+def connect(sock: socket.socket) -> None:
+    sock.connect(("::1" if sock.family == socket.AF_INET6 else "127.0.0.1", 9))
+
+
+def deafen_for_good(sock: socket.socket) -> None:
+    refuse_all(sock)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)
+
+
+def shut(sock: socket.socket) -> None:
+    sock.connect(sock.getsockname())
+    sock.shutdown(socket.SHUT_RDWR)
+
+
+def shut_half(sock: socket.socket) -> None:
+    sock.connect(sock.getsockname())
+    sock.shutdown(socket.SHUT_WR)
+
+
+def block(sock: socket.socket) -> None:
+    sock.settimeout(None)
+
+
+def shrink(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+
+
+def cork(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_UDP, _UDP_CORK, 1)
+
+
+def be_picky(sock: socket.socket) -> None:
+    option = (socket.IPPROTO_IP, _IP_MINTTL)
+    if sock.family == socket.AF_INET6:
+        option = (socket.IPPROTO_IPV6, 73)
+    sock.setsockopt(*option, 255)
+
+
+MENDED = [connect, refuse_all, block, shrink, cork, be_picky]
+REMADE = [deafen_for_good, shut, shut_half]
+Harm = Callable[[socket.socket], None]
+
+
+def of_process(pid: int, port: int) -> list[socket.socket]:
+    """Duplicates of the sockets of that process that are bound to the port."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    pidfd = os.pidfd_open(pid)
+    found = []
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
+            if not os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:"):  # noqa: PTH115
+                continue
+            fd = libc.syscall(_PIDFD_GETFD, pidfd, int(name), 0)
+            assert fd >= 0, os.strerror(ctypes.get_errno())
+            sock = socket.socket(fileno=fd)
+            inet = sock.family in (socket.AF_INET, socket.AF_INET6)
+            if inet and sock.getsockname()[1] == port:
+                found.append(sock)
+            else:
+                sock.close()
+    finally:
+        os.close(pidfd)
+    return found
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("engine", NAMES)
+def test_a_reg_gone_bad_does_not_spoil_the_next_ones(
+    tmp_path: Path, engine: str, host: str
+) -> None:
+    """One proxy, one harm after the other: the next REG hears and answers each time."""
+    port = free_port(host)
+    top = f'max-sessions = 20\nengine = "{engine}"\ncrash-limit = 50'
+    with Echo(host) as echo, udp(host) as client, ExitStack() as stack:
+        text = config(port, str(echo), listen=host, top=top)
+        proxy = stack.enter_context(Proxy(tmp_path, text))
+        exchange(client, (host, port), b"before")
+        for harm in [*MENDED, *REMADE]:
+            old = proxy.reg_pid
+            mended = len(proxy.said("UDPS-124-W")), len(proxy.said("UDPS-218-E"))
+            os.kill(old, signal.SIGSTOP)
+            for sock in of_process(old, port):
+                with sock:
+                    harm(sock)
+            proxy.kill(signal.SIGKILL, "reg")
+            proxy.next_reg(old)
+            until(lambda: proxy.info()["reg-state"] == "ready")
+            exchange(client, (host, port), harm.__name__.encode())
+            if harm in REMADE:
+                assert len(proxy.said("UDPS-218-E")) == mended[1] + 1, harm
+            elif harm not in (cork, be_picky):
+                assert len(proxy.said("UDPS-124-W")) == mended[0] + 1, harm
+        assert len(echo.sources) == 1
+        for sock in of_process(proxy.reg_pid, port):
+            with sock:
+                deafen_for_good(sock)
+        assert proxy.stop() == 0
+        assert len(proxy.records()) == 1
+
+
+def steered(workers: int, host: str = "127.0.0.1") -> ListenerSocket:
+    port = free_port(host)
+    first, *others = listening_sockets(ip_address(host), port, workers)
+    return ListenerSocket(1, first, ip_address(host), port, tuple(others))
+
+
+def got(listener: ListenerSocket, senders: list[socket.socket]) -> list[int]:
+    """Which worker gets the datagram of which sender."""
+    each = [listener.socket, *listener.others]
+    where = []
+    for sender in senders:
+        sender.sendto(b"x", (str(listener.address), listener.port))
+        for number, sock in enumerate(each):
+            try:
+                sock.recv(1)
+            except BlockingIOError:
+                continue
+            where.append(number)
+    return where
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0"])
+def test_mended_workers_are_steered_as_before(host: str) -> None:
+    listener = steered(3, host)
+    near = "::1" if ":" in host else "127.0.0.1"
+    try:
+        with clients(20, near) as senders:
+            to = ListenerSocket(
+                1, listener.socket, ip_address(near), listener.port, listener.others
+            )
+            before = got(to, senders)
+            assert set(before) == {0, 1, 2}
+            for sock in (listener.socket, *listener.others):
+                refuse_all(sock)
+            assert got(to, senders) == []
+            assert mend(listener) == ["it dropped what came"] * 3
+            assert got(to, senders) == before
+            # A filter that sends everybody to one of them.
+            code = struct.pack("=HBBI", 0x06, 0, 0, 0)
+            buffer = ctypes.create_string_buffer(code)
+            listener.socket.setsockopt(
+                socket.SOL_SOCKET, 51, struct.pack("@HP", 1, ctypes.addressof(buffer))
+            )
+            assert set(got(to, senders)) == {0}
+            assert mend(listener) == []
+            assert got(to, senders) == before
+            connect(listener.others[0])
+            with pytest.raises(Spoilt):
+                mend(listener)
+    finally:
+        for sock in (listener.socket, *listener.others):
+            sock.close()
+
+
+@pytest.mark.parametrize("harm", MENDED, ids=lambda harm: harm.__name__)
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0", "::"])
+def test_one_listener_is_mended(host: str, harm: Harm) -> None:
+    listener = steered(1, host)
+    near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    with closing(listener.socket) as sock, udp(near) as client:
+        size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        harm(sock)
+        mend(listener)
+        assert mend(listener) == []
+        client.sendto(b"question", (near, listener.port))
+        data, sender = sock.recvfrom(10)
+        sock.sendto(data, sender)
+        assert client.recvfrom(10)[0] == b"question"
+        assert not os.get_blocking(sock.fileno())
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == size
+
+
+@pytest.mark.parametrize("engine", NAMES)
+@pytest.mark.parametrize("workers", [1] if WITHOUT else [1, 2])
+def test_the_next_parent_hears_after_a_stop(tmp_path: Path, engine: str, workers: int) -> None:
+    """systemd may have kept what a stop has made deaf."""
+    if engine == "python":
+        workers = 1
+    port = free_port()
+    top = f'max-sessions = 20\nengine = "{engine}"\nworkers = {workers}'
+    with (
+        Echo() as echo,
+        clients(6) as socks,
+        Units(tmp_path, config(port, str(echo), top=top)) as units,
+    ):
+        units.start()
+        for sock in socks:
+            exchange(sock, ("127.0.0.1", port), b"before")
+        names = ["listener-1", "listener-1-1"][:workers]
+        kept = [(name, os.dup(units.stored(name))) for name in names]
+        before = len(echo.received)
+        units.terminate()
+        assert len(units.said("UDPP-888-I")) == 6
+        assert [name for name, _ in units.store if name.startswith(("listener", "carrier"))] == []
+        with socket.socket(fileno=os.dup(kept[0][1])) as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, 27, 0)
+            socks[0].sendto(b"too late", ("127.0.0.1", port))
+            until(lambda: deaf.recv(8, socket.MSG_PEEK) if workers == 1 else True)
+            refuse_all(deaf)
+        for name, fd in kept:
+            units.keep(name, fd)
+            os.close(fd)
+        units.start()
+        assert len(units.said("UDPS-124-W")) == 1
+        for sock in socks:
+            exchange(sock, ("127.0.0.1", port), b"after")
+        assert {data for data, _ in echo.received[before:]} == {b"after"}
+        units.terminate()
