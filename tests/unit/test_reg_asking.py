@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from udpproxy.errors import LinkError
 from udpproxy.process import wire
 from udpproxy.process.logs import Logs
 from udpproxy.process.loop import EpollLoop
 from udpproxy.reg import asking
-from udpproxy.reg.asking import MOST_WANTED, Asking
+from udpproxy.reg.asking import MOST_WANTED, Answered, Asking
 from udpproxy.resolver.bounds import IN_FLIGHT
 
 
@@ -21,11 +22,17 @@ class Apr:
 
     def __init__(self) -> None:
         self.loop = EpollLoop()
-        self.answers: list[tuple[str, str, dict[str, wire.Plain]]] = []
-        self.asking = Asking(self.loop, Logs("test", 3), answered=self._answered)
+        self.answers: list[tuple[str, str, wire.Plain]] = []
+        self.nonsense: list[str] = []
+        self.asking = self.another(3, self._answered)
         self._ends: list[socket.socket] = []
 
-    def _answered(self, kind: str, name: str, value: dict[str, wire.Plain]) -> None:
+    def another(self, level: int, answered: Answered) -> Asking:
+        """REG's side of it, that logs at that level."""
+        logs = Logs("test", level)
+        return Asking(self.loop, logs, answered=answered, nonsense=self.nonsense.append)
+
+    def _answered(self, kind: str, name: str, value: wire.Plain) -> None:
         self.answers.append((kind, name, value))
 
     def connect(self) -> None:
@@ -82,7 +89,7 @@ def test_a_question_and_its_answer(apr: Apr) -> None:
     apr.answer(wire.Answer(99, {"nobody": "asked"}))
     apr.asking.want("server", "a.test")
     apr.answer(wire.Answer(apr.asked()["a.test"], error="timeout"))
-    assert apr.answers[1:] == [("server", "a.test", {})]
+    assert apr.answers[1:] == [("server", "a.test", None)]
     figures = apr.asking.figures()
     assert (figures["look-ups-answered"], figures["look-ups-failed"]) == (1, 1)
     assert (figures["look-ups-in-flight"], figures["look-ups-queued"]) == (0, 0)
@@ -129,7 +136,7 @@ def test_what_nobody_wants_any_more_is_forgotten(apr: Apr, monkeypatch: pytest.M
     assert apr.answers == []
     monkeypatch.setattr(asking, "PATIENCE", 0.0)
     apr.asking.look(5.0)
-    assert apr.answers == [("client", "one", {})]
+    assert apr.answers == [("client", "one", None)]
     assert apr.asking.figures()["look-ups-in-flight"] == 0
 
 
@@ -138,12 +145,12 @@ def test_a_forgotten_question_that_comes_up_again_is_a_new_one(
 ) -> None:
     told: list[str] = []
 
-    def answered(kind: str, name: str, value: dict[str, wire.Plain]) -> None:
+    def answered(kind: str, name: str, value: wire.Plain) -> None:
         told.append(name)
         if len(told) == 1:
             apr.asking.want(kind, name)
 
-    apr.asking = Asking(apr.loop, Logs("test", 3), answered=answered)
+    apr.asking = apr.another(3, answered)
     apr.connect()
     apr.asking.want("client", "one")
     old = apr.asked()["one"]
@@ -158,7 +165,7 @@ def test_a_forgotten_question_that_comes_up_again_is_a_new_one(
 
 
 def test_late_answers_are_said_once(apr: Apr, capfd: pytest.CaptureFixture[str]) -> None:
-    apr.asking = Asking(apr.loop, Logs("test", 6), answered=apr._answered)
+    apr.asking = apr.another(6, apr._answered)
     apr.connect()
     apr.asking.want("client", "one")
     for _ in range(3):
@@ -175,14 +182,14 @@ def test_late_answers_are_said_once(apr: Apr, capfd: pytest.CaptureFixture[str])
 def test_what_is_given_up_is_not_in_time(
     apr: Apr, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apr.asking = Asking(apr.loop, Logs("test", 6), answered=apr._answered)
+    apr.asking = apr.another(6, apr._answered)
     apr.connect()
     apr.asking.want("client", "one")
     apr.asking.look(-1.0)
     with monkeypatch.context() as patch:
         patch.setattr(asking, "PATIENCE", -1.0)
         apr.asking.look(1.0)
-    assert apr.answers == [("client", "one", {})]
+    assert apr.answers == [("client", "one", None)]
     assert "in time again" not in capfd.readouterr().err
     apr.asking.want("client", "two")
     apr.answer(wire.Answer(apr.asked()["two"], {}))
@@ -194,6 +201,28 @@ def test_what_is_given_up_is_not_in_time(
 def test_only_answers_come_from_apr(apr: Apr, message: wire.Message) -> None:
     apr.connect()
     apr.asking.want("client", "one")
+    number = apr.asked()["one"]
     apr.answer(message)
+    assert apr.nonsense == [f"not from APR: {type(message).__name__}"]
+    assert apr.answers == []
+    apr.answer(wire.Answer(number, {"the way": "is still there"}))
+    assert apr.answers == [("client", "one", {"the way": "is still there"})]
+
+
+def test_an_answer_that_cannot_be_read_is_none(apr: Apr) -> None:
+    told: list[wire.Plain] = []
+
+    def answered(kind: str, name: str, value: wire.Plain) -> None:
+        if value is not None:
+            raise LinkError("no names")
+        told.append(value)
+
+    apr.asking = apr.another(3, answered)
     apr.connect()
-    assert list(apr.asked()) == ["one"]
+    apr.asking.want("client", "one")
+    apr.asking.want("client", "two")
+    for number in apr.asked().values():
+        apr.answer(wire.Answer(number, [number]))
+    assert (told, apr.nonsense) == ([None, None], ["no names", "no names"])
+    figures = apr.asking.figures()
+    assert (figures["look-ups-answered"], figures["look-ups-failed"]) == (0, 2)

@@ -155,6 +155,19 @@ def test_an_address_outside_the_chain_is_none() -> None:
     assert said(query, message) == Answer(Failure.NODATA)
 
 
+def test_addresses_that_are_no_host_s_are_not_there() -> None:
+    query = asked(Kind.AAAA)
+    nowhere = ("::", "ff02::1", "::ffff:192.0.2.1")
+    message = reply(query, rrset("www.example.org.", "AAAA", *nowhere, "2001:db8::1"))
+    assert said(query, message) == Answer(addresses=(ip_address("2001:db8::1"),), ttl=300)
+    message = reply(query, rrset("www.example.org.", "AAAA", *nowhere))
+    assert said(query, message) == Answer(Failure.NODATA, ttl=300)
+    query = asked(Kind.A)
+    nowhere = ("0.0.0.0", "224.0.0.1", "255.255.255.255")
+    message = reply(query, rrset("www.example.org.", "A", *nowhere))
+    assert said(query, message) == Answer(Failure.NODATA, ttl=300)
+
+
 TTLS = {0: 0, 2**31 - 1: 2**31 - 1, 2**31: 0, 2**32 - 1: 0}
 
 

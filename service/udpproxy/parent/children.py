@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 
 from udpproxy.config.model import Config
-from udpproxy.config.names import names, needed
+from udpproxy.config.names import needed
 from udpproxy.errors import InvalidArgument, LinkError
 from udpproxy.parent.door import Door
 from udpproxy.parent.names import HELPERS, Naming, client_look_up
@@ -133,12 +133,17 @@ class Children:
     def heard(self, peer: Peer, news: wire.Tell) -> None:
         """What a child tells unasked."""
         if news.what == "names" and peer.role == "acr":
-            self._naming.found.heard(news.args.get("found"), names(self._config()))
+            self._naming.heard(news.args.get("found"), self._config())
         if news.what == "ready":
             self._supervisor.ready(peer.role)
             if peer.role == "reg":
                 self.running.set()
                 self._relays(str(news.args.get("engine")))
+
+    @property
+    def words_ignored(self) -> int:
+        """Children's words on names that made no sense."""
+        return self._naming.refused
 
     def segmented(self, mode: str) -> None:
         """What every REG that comes is told, until the configuration says something else."""

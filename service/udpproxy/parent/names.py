@@ -1,5 +1,6 @@
 """The parent's part in names. It resolves none: it knows which helpers the configuration needs,
-makes the ways between them and REG, and keeps what ACR found for whoever comes next.
+makes the ways between them and REG, and keeps what ACR found for whoever comes next. Only what
+can be read is kept: the next child must not fall over the last one's words.
 
 A way is a socket pair lent to both sides; where one of them dies, both get a new one. The parent
 is not on it.
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from ipaddress import ip_address
 
 from udpproxy.config.model import Address, Config, Resolver
 from udpproxy.config.names import names, needed
@@ -18,12 +18,11 @@ from udpproxy.parent.resources import Resources
 from udpproxy.policy.acl import Unresolved
 from udpproxy.process import messages, wire
 from udpproxy.process.link import Link
-from udpproxy.process.logs import Logs
-from udpproxy.resolver import system
+from udpproxy.process.logs import Damper, Logs
+from udpproxy.resolver import resolved, system
+from udpproxy.resolver.resolved import Resolved
 
 HELPERS = ("acr", "apr")
-_PART = 100
-"""Names in one message."""
 
 
 def check_name_servers(config: Config) -> None:
@@ -36,23 +35,16 @@ class Found(Unresolved):
     """What ACR has found so far; see policy.acl.Known. No client's name is known here."""
 
     def __init__(self) -> None:
-        self._found: dict[str, tuple[list[str], float]] = {}
+        self._found: dict[str, Resolved] = {}
 
     def addresses(self, name: str) -> tuple[Address, ...]:
         """As ACR told last."""
-        addresses, _ = self._found.get(name, ([], 0.0))
-        return tuple(map(ip_address, addresses))
+        word = self._found.get(name)
+        return word.addresses if word else ()
 
-    def heard(self, news: wire.Plain, wanted: tuple[str, ...]) -> None:
-        """From ACR."""
-        for item in news if isinstance(news, list) else ():
-            match item:
-                case [str(name), list(addresses), int() | float() as ttl] if name in wanted:
-                    self._found[name] = list(map(str, addresses)), ttl
-
-    def put(self, name: str, addresses: tuple[Address, ...], ttl: float) -> None:
-        """Found out here (single mode)."""
-        self._found[name] = list(map(str, addresses)), ttl
+    def put(self, *words: Resolved) -> None:
+        """From ACR, or found out here (single mode)."""
+        self._found |= {word.name: word for word in words}
 
     def keep(self, wanted: tuple[str, ...]) -> None:
         """Another configuration."""
@@ -60,11 +52,8 @@ class Found(Unresolved):
 
     def parts(self) -> Iterator[wire.Tell]:
         """For a child that starts."""
-        items: list[wire.Plain] = [
-            [name, [*addresses], ttl] for name, (addresses, ttl) in self._found.items() if addresses
-        ]
-        for start in range(0, len(items), _PART):
-            yield wire.Tell("known", {"found": items[start : start + _PART]})
+        for part in resolved.parts(word for word in self._found.values() if word.addresses):
+            yield wire.Tell("known", {"found": part})
 
 
 class Naming:
@@ -73,7 +62,20 @@ class Naming:
     def __init__(self, logs: Logs, resources: Resources) -> None:
         self._logs = logs
         self._resources = resources
+        self._damper = Damper()
         self.found = Found()
+        self.refused = 0
+        """Words of ACR's that could not be read, or on names that nobody asked for."""
+
+    def heard(self, news: wire.Plain, config: Config) -> None:
+        """From ACR."""
+        heard = resolved.read(news, names(config))
+        self.found.put(*heard.words.values())
+        if heard.refused:
+            self.refused += heard.refused
+            held = self._damper.passes("acr", heard.refused)
+            if held is not None:
+                self._logs.say(messages.WORD_IGNORED, "acr", heard.why, held, PROCESS="acr")
 
     def entered(self, peer: Peer, peers: Mapping[str, Peer]) -> None:
         """A helper has come, or a REG that has what it needs to relay."""
@@ -105,7 +107,7 @@ class Naming:
                 if result.failure:
                     why = result.failure.value
                     self._logs.say(messages.NAME_FAILED, name, why, "it has no address", NAME=name)
-                self.found.put(name, result.addresses, result.ttl)
+                self.found.put(Resolved(name, result.addresses, result.ttl))
 
     def _begin(self, link: Link) -> None:
         self._resources.lend_text(link)

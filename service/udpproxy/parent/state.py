@@ -73,7 +73,7 @@ class State:
         return f"{self.word}: listening {listening}, sessions {self.sessions}/{most}"
 
     def _of_children(self) -> Figures:
-        figures: Figures = {}
+        figures: Figures = {"names-ignored": self._children.words_ignored}
         for role in self._children.all():
             pid, state, ends = self.process(role)
             figures |= {f"{role}-pid": pid, f"{role}-state": state, f"{role}-ends": ends}

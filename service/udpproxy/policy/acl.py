@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Protocol
 
 from udpproxy.config.model import Acl, Address, Config, Destination, Name, Network, Pattern, Ports
@@ -127,18 +127,21 @@ def server_for(
     found = [
         address
         for address in known.addresses(acl.server.host.text)
-        if address.version in versions and _is_one_host(address)
+        if address.version in versions and is_one_host(address)
     ]
     found.sort(key=lambda address: address.version != question.client.version)
     return (found[0], port) if found else None
 
 
-def _is_one_host(address: Address) -> bool:
-    """A zone can say anything; what the file may not say of a server, it may not either."""
-    everywhere = IPv4Address("255.255.255.255")
-    return not (address.is_unspecified or address.is_multicast or address == everywhere)
+def is_one_host(address: Address) -> bool:
+    """A zone can say anything; what the file may not say of a server, it may not either. A scope
+    means something on one link only, and nothing goes from IPv6 sockets to mapped IPv4."""
+    if address.is_unspecified or address.is_multicast or address == _EVERYWHERE:
+        return False
+    return not (isinstance(address, IPv6Address) and (address.scope_id or address.ipv4_mapped))
 
 
+_EVERYWHERE = IPv4Address("255.255.255.255")
 _NAME = "name"
 """Everything else holds; the client's name decides."""
 

@@ -120,6 +120,7 @@ NO_WAITING_ROOM = Message("UDPP-837-W", "datagrams of %s dropped: too many wait 
 CLIENT_NAMED = Message("UDPP-838-D", "client %s is %s")
 NAMES_RESUMED = Message("UDPP-839-D", "goes on with %d names that are known")
 NO_NAME_SERVERS = Message("UDPP-840-W", "%s")
+WORD_IGNORED = Message("UDPP-841-W", "%s told what makes no sense, it is ignored: %s%s")
 EXTENSION_LOADED = Message("UDPP-850-D", "extension %s of rule %s is loaded")
 EXTENSION_UNUSABLE = Message(
     "UDPP-851-E", "extension %s of rule %s cannot be used, its sessions are refused: %s"

@@ -4,6 +4,7 @@ when another APR comes. Nobody here waits: answers are told."""
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -23,16 +24,25 @@ _MOST_FORGOTTEN = 128
 """In one look: datagrams must not wait for it."""
 
 Need = tuple[str, str]
-Answered = Callable[[str, str, dict[str, wire.Plain]], None]
+Answered = Callable[[str, str, wire.Plain], None]
 
 
 class Asking:
-    """`answered` gets kind, name and what APR says of it; {} where it could not tell."""
+    """`answered` gets kind, name and what APR says of it, None where it could not tell; what it
+    raises as a LinkError, and all else that APR may not say, is for `nonsense`."""
 
-    def __init__(self, reactor: Reactor, logs: Logs, *, answered: Answered) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        logs: Logs,
+        *,
+        answered: Answered,
+        nonsense: Callable[[str], None],
+    ) -> None:
         self._reactor = reactor
         self._logs = logs
         self._answered = answered
+        self._nonsense = nonsense
         self._link: Link | None = None
         self._numbers = itertools.count(1)
         self._wanted: dict[Need, float] = {}
@@ -83,7 +93,7 @@ class Asking:
         }
         for need in forgotten:
             self.totals["look-ups-failed"] += 1
-            self._answered(*need, {})
+            self._answered(*need, None)
         self._send()
         oldest = now - next(iter(self._wanted.values()), now)
         if not self._late and oldest > patience:
@@ -110,16 +120,27 @@ class Asking:
             self._link.send(wire.Ask(number, need[0], {"name": need[1]}))
 
     def _received(self, link: Link, message: wire.Message, descriptors: list[int]) -> None:
-        if not isinstance(message, wire.Answer) or descriptors:
-            raise LinkError(f"not from APR: {type(message).__name__}")
+        for fd in descriptors:
+            os.close(fd)
+        if not isinstance(message, wire.Answer):
+            # The way stays: nobody would make a new one as long as both sides live.
+            self._nonsense(f"not from APR: {type(message).__name__}")
+            return
         need = self._in_flight.pop(message.number, None)
         if need is None or link is not self._link:
             return
         self._done(need)
         self._answers = True
-        value = message.value if isinstance(message.value, dict) else {}
-        self.totals["look-ups-failed" if message.error else "look-ups-answered"] += 1
-        self._answered(*need, {} if message.error else value)
+        failed = message.error is not None
+        if not failed:
+            try:
+                self._answered(*need, message.value)
+            except LinkError as problem:
+                self._nonsense(str(problem))
+                failed = True
+        self.totals["look-ups-failed" if failed else "look-ups-answered"] += 1
+        if failed:
+            self._answered(*need, None)
         self._send()
 
     def _done(self, need: Need) -> None:

@@ -7,9 +7,8 @@ come meanwhile wait in line.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 from udpproxy.config.model import Acl, Address
@@ -22,6 +21,7 @@ from udpproxy.process.loop import Reactor
 from udpproxy.reg.host import RelayHost
 from udpproxy.reg.verdicts import question
 from udpproxy.reg.waiting import Waiter
+from udpproxy.resolver.resolved import text
 from udpproxy.session.reasons import Reason
 from udpproxy.session.table import Record, Table
 
@@ -62,7 +62,10 @@ class NamedSessions:
         self._engine = engine
         self._host = host
         self._known = known
-        self._waiting: deque[Iterator[None]] = deque()
+        self._waiting: dict[str, Change] = {}
+        """By name, so that a name that changes all the time takes one place in line."""
+        self._sweeping: Iterator[None] | None = None
+        self._busy = False
         self._closed = False
 
     def changed(self, change: Change) -> None:
@@ -71,8 +74,11 @@ class NamedSessions:
             return
         self._host.verdicts.forget()
         self._engine.forget_decisions()
-        self._waiting.append(self._sweep(change))
-        if len(self._waiting) == 1:
+        before = self._waiting.get(change.name)
+        if before and before.old is not None:
+            change = replace(change, old=before.old)
+        self._waiting[change.name] = change
+        if not self._busy:
             self._work()
 
     def look(self) -> None:
@@ -97,14 +103,17 @@ class NamedSessions:
         self._closed = True
 
     def _work(self) -> None:
-        while self._waiting and not self._closed:
-            try:
-                next(self._waiting[0])
-            except StopIteration:
-                self._waiting.popleft()
-            else:
-                self._reactor.call_later(0, self._work)
-                return
+        """One part of one change; the rest when the loop has turned."""
+        self._busy = False
+        if self._closed:
+            return
+        if self._sweeping is None:
+            self._sweeping = self._sweep(self._waiting.pop(next(iter(self._waiting))))
+        if next(self._sweeping, True):
+            self._sweeping = None
+        if self._sweeping or self._waiting:
+            self._busy = True
+            self._reactor.call_later(0, self._work)
 
     def _sweep(self, change: Change) -> Iterator[None]:
         counts = _Counts()
@@ -117,7 +126,7 @@ class NamedSessions:
                 if record is not None:
                     self._judge(record, change.name, counts)
             yield
-        if change.old is not None:
+        if change.old is not None and set(change.old) != set(change.new):
             self._say(change, counts)
 
     def _judge(self, record: Record, name: str, counts: _Counts) -> None:
@@ -143,14 +152,10 @@ class NamedSessions:
 
     def _say(self, change: Change, counts: _Counts) -> None:
         rules = ", ".join(rules_with(self._host.verdicts.config, change.name)) or "-"
-        old, new = _text(change.old or ()), _text(change.new)
+        old, new = text(change.old or ()), text(change.new)
         stay, follow, end = counts.numbers.values()
         self._logs.say(
             messages.NAME_CHANGED, change.name, new, old, change.ttl, rules, stay, follow, end,
             NAME=change.name, OLD=old, NEW=new, TTL=f"{change.ttl:g}", RULES=rules,
             SESSIONS=stay + follow + end,
         )  # fmt: skip
-
-
-def _text(addresses: tuple[Address, ...]) -> str:
-    return ", ".join(map(str, addresses)) or "none"

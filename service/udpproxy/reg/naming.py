@@ -6,6 +6,7 @@ aside and given to the engine when the name is there or its time is over.
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import time
@@ -25,7 +26,9 @@ from udpproxy.reg.asking import Asking
 from udpproxy.reg.changes import Change, NamedSessions
 from udpproxy.reg.names import KnownNames
 from udpproxy.reg.waiting import Waiter, WaitingRoom
+from udpproxy.resolver import resolved
 from udpproxy.resolver.bounds import total
+from udpproxy.resolver.resolved import Resolved
 
 Blocking = Callable[[Address], tuple[tuple[str, ...], float]]
 """A client's names with their TTL, 0 for no answer."""
@@ -39,6 +42,8 @@ _REST = 1.0
 """Seconds until APR is asked again for a server that it could not resolve."""
 _PART = 64
 """Waiting sessions given to the engine in one go."""
+_NEWS = 32
+"""Names seen to in one go: each costs the engine all it remembers of decisions."""
 
 
 class Naming:
@@ -49,7 +54,9 @@ class Naming:
         self._reactor = reactor
         self._logs = logs
         self.sessions: NamedSessions | None = None
-        self._asking = Asking(reactor, logs, answered=self._answered)
+        self._asking = Asking(
+            reactor, logs, answered=self._answered, nonsense=lambda why: self._ignore("apr", why)
+        )
         self._acr: Link | None = None
         self._room = WaitingRoom()
         self._ready: deque[tuple[Waiter, bool]] = deque()
@@ -59,7 +66,11 @@ class Naming:
         self._patience = self._late = 1.0
         self._resting: dict[str, float] = {}
         """Servers' names that APR could not resolve just now."""
-        self._ended = 0
+        self._ended = self._ignored = 0
+        self._wanted: frozenset[str] = frozenset()
+        self._news: dict[str, Resolved] = {}
+        """Told by ACR and not yet seen to: the last word on each name."""
+        self._busy = False
         self._blocking = blocking
         self.known = KnownNames(time.monotonic, self._unknown)
 
@@ -68,7 +79,8 @@ class Naming:
         self._patience = config.resolver.initial_timeout
         self._late = total(config.resolver) + _SLACK
         self._resting.clear()
-        self.known.keep(names(config))
+        self._wanted = frozenset(names(config))
+        self.known.keep(self._wanted)
 
     def connect(self, role: str, descriptor: int) -> None:
         """A new way to ACR or APR, lent by the parent."""
@@ -96,10 +108,10 @@ class Naming:
 
     def resume(self, found: wire.Plain) -> None:
         """What was known before our start."""
-        told = _found(found)
-        for name, addresses, _ in told:
-            self.known.told(name, addresses)
-        self._logs.say(messages.NAMES_RESUMED, len(told))
+        heard = resolved.read(found)
+        for word in heard.words.values():
+            self.known.told(word.name, word.addresses)
+        self._logs.say(messages.NAMES_RESUMED, len(heard.words))
 
     def wait(
         self,
@@ -143,6 +155,7 @@ class Naming:
             "sessions-waiting": len(self._room) + len(self._ready),
             "sessions-waiting-dropped": self._room.dropped,
             "sessions-unresolved": self._ended,
+            "names-ignored": self._ignored,
         }
 
     def _unknown(self, client: Address) -> tuple[str, ...] | None:
@@ -158,14 +171,39 @@ class Naming:
             os.close(fd)
         match message:
             case wire.Tell("names", {"found": found}):
-                for name, addresses, ttl in _found(found):
-                    old = self.known.told(name, addresses)
-                    if old is not None:
-                        self._changed(Change(name, old, addresses, ttl))
-                    if addresses:
-                        self._go_on(self._room.needing(("server", name)))
+                heard = resolved.read(found, self._wanted)
+                if heard.refused:
+                    self._ignore("acr", heard.why, heard.refused)
+                self._news |= heard.words
+                if not self._busy:
+                    self._hear()
             case _:
-                raise LinkError(f"not from ACR: {type(message).__name__}")
+                # The way stays: nobody would make a new one as long as both sides live.
+                self._ignore("acr", f"not from ACR: {type(message).__name__}")
+
+    def _hear(self) -> None:
+        """Some of the news; the others when the loop has turned."""
+        self._busy = False
+        for name in list(itertools.islice(self._news, _NEWS)):
+            word = self._news.pop(name)
+            if name in self._wanted:
+                self._learn(word)
+        if self._news:
+            self._busy = True
+            self._reactor.call_later(0, self._hear)
+
+    def _learn(self, word: Resolved) -> None:
+        old = self.known.told(word.name, word.addresses)
+        if old is not None:
+            self._changed(Change(word.name, old, word.addresses, word.ttl))
+        if word.addresses:
+            self._go_on(self._room.needing(("server", word.name)))
+
+    def _ignore(self, who: str, why: str, count: int = 1) -> None:
+        self._ignored += count
+        held = self._damper.passes(who, count)
+        if held is not None:
+            self._logs.say(messages.WORD_IGNORED, who, why, held, PROCESS=who)
 
     def _changed(self, change: Change) -> None:
         if self.sessions:
@@ -175,21 +213,21 @@ class Naming:
         if link is self._acr:
             self._acr = None
 
-    def _answered(self, kind: str, name: str, value: dict[str, wire.Plain]) -> None:
+    def _answered(self, kind: str, name: str, value: wire.Plain) -> None:
         match kind, value:
-            case "client", {"names": list(given), "ttl": int() | float() as ttl}:
-                called = tuple(map(str, given))
-                self.known.client(ip_address(name), called, ttl)
-                self._logs.say(messages.CLIENT_NAMED, name, ", ".join(called) or "nameless")
-            case "client", _:
+            case "client", None:
                 self.known.client(ip_address(name), (), NO_ANSWER)
-            case "server", {"addresses": list(given), "ttl": int() | float() as ttl}:
-                addresses = tuple(ip_address(str(address)) for address in given)
-                if self.known.found(name, addresses, ttl):
-                    self._changed(Change(name, (), addresses, ttl))
-            case _:
+            case "client", _:
+                told = resolved.read_client(value)
+                self.known.client(ip_address(name), told.names, told.ttl)
+                self._logs.say(messages.CLIENT_NAMED, name, ", ".join(told.names) or "nameless")
+            case "server", None:
                 # ACR goes on trying; the session waits for its time to be over.
                 self._resting[name] = time.monotonic() + _REST
+            case _:
+                word = resolved.read_addresses(name, value)
+                if name in self._wanted and self.known.found(name, word.addresses, word.ttl):
+                    self._changed(Change(name, (), word.addresses, word.ttl))
         if kind == "client" or self.known.addresses(name):
             self._go_on(self._room.needing((kind, name)))
 
@@ -218,6 +256,7 @@ class Naming:
             self._work()
 
     def _work(self) -> None:
+        """Some of them; the others when the loop has turned."""
         assert self.sessions  # they have asked us to wait
         for _ in range(min(_PART, len(self._ready))):
             waiter, over = self._ready.popleft()
@@ -230,17 +269,3 @@ class Naming:
             self._injecting = None
         if self._ready:
             self._reactor.call_later(0, self._work)
-
-
-def _found(found: wire.Plain) -> list[tuple[str, tuple[Address, ...], float]]:
-    """Names with addresses and TTL from a message."""
-    if not isinstance(found, list):
-        raise LinkError("names of an unknown form")
-    result = []
-    for item in found:
-        match item:
-            case [str(name), list(addresses), int() | float() as ttl]:
-                result.append((name, tuple(ip_address(str(each)) for each in addresses), ttl))
-            case _:
-                raise LinkError("names of an unknown form")
-    return result

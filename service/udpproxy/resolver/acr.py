@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from ipaddress import ip_address
+from itertools import islice
 from random import SystemRandom
 
 from udpproxy.config.names import names
@@ -18,13 +18,15 @@ from udpproxy.process import messages, wire
 from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
+from udpproxy.resolver import resolved
 from udpproxy.resolver.helper import Helper
 from udpproxy.resolver.names import Change, Names
+from udpproxy.resolver.resolved import Resolved
 from udpproxy.resolver.result import DEFINITE, Failure, Family, Result
 
 PARALLEL = 32
-_PART = 100
-"""Names in one message."""
+_SHOWN = 20
+"""Failing names in info."""
 
 
 class Acr(Helper):
@@ -49,7 +51,7 @@ class Acr(Helper):
         self._timer: asyncio.TimerHandle | None = None
         super().__init__(logs, sock, notifier=notifier, version=version, left=left)
 
-    def configured(self, known: list[wire.Plain]) -> None:
+    def configured(self, known: dict[str, Resolved]) -> None:
         """Names that stay keep their addresses; new ones are due."""
         assert self.config
         wanted, resolver, now = names(self.config), self.config.resolver, self._loop.time()
@@ -87,22 +89,27 @@ class Acr(Helper):
             "known": sum(bool(self._names.addresses(name)) for name in wanted),
             "pending": len(self._pending),
             "failed": len(self._failed),
-            "failing": " ".join(f"{name}:{why}" for name, why in self._failed.items()),
+            "failing": self._failing(),
             "slowest": f"{self._slowest[1] or '-'} {self._slowest[0]:.3f}",
         }
+
+    def _failing(self) -> str:
+        first = islice(self._failed.items(), _SHOWN)
+        rest = len(self._failed) - _SHOWN
+        words = [f"{name}:{why}" for name, why in first] + [f"and {rest} more"] * (rest > 0)
+        return " ".join(words)
 
     def _wanted(self) -> tuple[str, ...]:
         assert self.config
         return names(self.config)
 
-    def _resume(self, book: Names, known: list[wire.Plain]) -> None:
+    def _resume(self, book: Names, known: dict[str, Resolved]) -> None:
         """What an earlier process found goes on to hold, and is asked for anew."""
         now = self._loop.time()
-        for item in known:
-            match item:
-                case [str(name), list(found), int() | float()] if found:
-                    addresses = tuple(ip_address(str(address)) for address in found)
-                    book.resolved(now, name, Result(name=name, addresses=addresses, ttl=1.0))
+        for name, word in known.items():
+            if word.addresses:
+                result = Result(name=name, addresses=word.addresses, ttl=1.0)
+                book.resolved(now, name, result)
         book.refresh(now)
 
     def _go(self) -> None:
@@ -132,11 +139,12 @@ class Acr(Helper):
             result = await transport.look_up(name, Family.BOTH, self.config.resolver.conf_timeout)
         self._pending.discard(name)
         change = self._names.resolved(self._loop.time(), name, result)
-        if name in self._wanted():
+        wanted = name in self._wanted()
+        if wanted:
             self._note(name, result)
         if change:
             self._tell([change])
-        elif result.failure in DEFINITE:
+        elif wanted and result.failure in DEFINITE:
             # An ACR before us may have died before it could say so.
             self._tell([Change(name, (), (), 0.0)])
         self._go()
@@ -145,7 +153,7 @@ class Acr(Helper):
         """Said once when it begins and once when it is over."""
         assert self._names
         self._slowest = max(self._slowest, (result.duration, name))
-        found = ", ".join(map(str, result.addresses)) or "none"
+        found = resolved.text(result.addresses)
         if result.failure is None:
             took = result.duration
             self._logs.say(messages.LOOKED_UP, name, found, result.ttl, took, NAME=name)
@@ -155,18 +163,16 @@ class Acr(Helper):
         why = result.failure.value
         if self._failed.get(name) != why:
             self._failed[name] = why
-            kept = ", ".join(map(str, self._names.addresses(name)))
+            addresses = self._names.addresses(name)
+            kept = resolved.text(addresses) if addresses else ""
             assert self.config
             stale = self.config.resolver.stale
             rest = f"it keeps {kept} for at most {stale:g} s" if kept else "it has no address"
             self._logs.say(messages.NAME_FAILED, name, why, rest, NAME=name)
 
     def _tell(self, changes: list[Change], *, parent: bool = True) -> None:
-        for start in range(0, len(changes), _PART):
-            found: list[wire.Plain] = [
-                [change.name, [str(address) for address in change.new], change.ttl]
-                for change in changes[start : start + _PART]
-            ]
-            self.tell_reg(wire.Tell("names", {"found": found}))
+        words = [Resolved(change.name, change.new, change.ttl) for change in changes]
+        for part in resolved.parts(words):
+            self.tell_reg(wire.Tell("names", {"found": part}))
             if parent:
-                self.tell_parent(wire.Tell("names", {"found": found}))
+                self.tell_parent(wire.Tell("names", {"found": part}))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
-from ipaddress import ip_address
+from collections.abc import Awaitable, Callable
+from functools import partial
 
+from udpproxy.config.model import Address
 from udpproxy.config.names import names
 from udpproxy.errors import LinkError
 from udpproxy.process import wire
@@ -14,7 +15,11 @@ from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
 from udpproxy.resolver.bounds import IN_FLIGHT, total
 from udpproxy.resolver.helper import Helper
+from udpproxy.resolver.resolved import ClientNames, Resolved, read_address
 from udpproxy.resolver.result import Failure
+
+_Found = dict[str, wire.Plain] | Failure
+_LookUp = Callable[[], Awaitable[_Found]]
 
 _QUESTIONS = 4
 """At once for each look-up, on average."""
@@ -39,7 +44,7 @@ class Apr(Helper):
         self._totals = {"answered": 0, "failed": 0, "timed-out": 0, "refused": 0}
         super().__init__(logs, sock, notifier=notifier, version=version, left=left)
 
-    def configured(self, known: list[wire.Plain]) -> None:
+    def configured(self, known: dict[str, Resolved]) -> None:
         """The next question finds it."""
 
     def connected(self, link: Link) -> None:
@@ -48,22 +53,27 @@ class Apr(Helper):
     def asked(self, link: Link, ask: wire.Ask) -> None:
         """A client's names or a server's addresses."""
         name = ask.args.get("name")
-        if ask.verb not in ("client", "server") or not isinstance(name, str):
-            raise LinkError(f"not for APR: {ask.verb}")
+        match ask.verb:
+            case "client":
+                look_up = partial(self._client, read_address(name))
+            case "server" if isinstance(name, str):
+                look_up = partial(self._server, name)
+            case _:
+                raise LinkError(f"not for APR: {ask.verb:.40}")
         if self._busy >= IN_FLIGHT or not self.works:
             self._totals["refused"] += 1
             link.send(wire.Answer(ask.number, error=Failure.OVERLOAD.value))
             return
         self._busy += 1
-        self.start(self._answer(link, ask.number, ask.verb, name))
+        self.start(self._answer(link, ask.number, look_up))
 
     def figures(self) -> dict[str, wire.Plain]:
         """How the look-ups are doing."""
         return {"in-flight": self._busy, **self._totals}
 
-    async def _answer(self, link: Link, number: int, verb: str, name: str) -> None:
+    async def _answer(self, link: Link, number: int, look_up: _LookUp) -> None:
         try:
-            value = await (self._client(name) if verb == "client" else self._server(name))
+            value = await look_up()
         finally:
             self._busy -= 1
         if isinstance(value, Failure):
@@ -74,17 +84,17 @@ class Apr(Helper):
             self._totals["answered"] += 1
             link.send(wire.Answer(number, value))
 
-    async def _client(self, name: str) -> dict[str, wire.Plain] | Failure:
+    async def _client(self, client: Address) -> _Found:
         transport = self.transport()
         if transport is None:
             return Failure.UNREACHABLE
         from udpproxy.resolver.clients import verified_names
 
         assert self.config
-        found = await verified_names(transport, ip_address(name), total(self.config.resolver))
-        return found.failure or {"names": list(found.names), "ttl": found.ttl}
+        found = await verified_names(transport, client, total(self.config.resolver))
+        return found.failure or ClientNames(found.names, found.ttl).plain()
 
-    async def _server(self, name: str) -> dict[str, wire.Plain] | Failure:
+    async def _server(self, name: str) -> _Found:
         from udpproxy.resolver.result import Family
 
         assert self.config
@@ -94,4 +104,4 @@ class Apr(Helper):
         found = await transport.look_up(name, Family.BOTH, total(self.config.resolver))
         if found.failure:
             return found.failure
-        return {"addresses": [str(address) for address in found.addresses], "ttl": found.ttl}
+        return Resolved(name, found.addresses, found.ttl).answer()

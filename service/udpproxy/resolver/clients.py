@@ -10,11 +10,9 @@ import asyncio
 from dataclasses import dataclass
 
 from udpproxy.config.model import Address
+from udpproxy.resolver.bounds import MOST_NAMES
 from udpproxy.resolver.result import DEFINITE, Failure, Family, Result
 from udpproxy.resolver.transport import Transport
-
-MOST_NAMES = 8
-"""Names of one address that are looked at."""
 
 
 @dataclass(frozen=True, slots=True)

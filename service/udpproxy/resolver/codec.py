@@ -2,6 +2,8 @@
 
 - A query has a random ID and random letter case (0x20). What does not repeat both, and the
   type, is compared as bytes and never parsed.
+- Addresses that are not those of one host (0.0.0.0, multicast, IPv4 mapped into IPv6) are not
+  there: a name with nothing else has none.
 - Only the answer section's own chain counts: at most 8 aliases, its smallest TTL.
 - Nothing a server sends raises.
 """
@@ -30,6 +32,7 @@ from dns.rdtypes.IN.A import A
 from dns.rdtypes.IN.AAAA import AAAA
 
 from udpproxy.config.model import Address
+from udpproxy.policy.acl import is_one_host
 from udpproxy.resolver import guard
 from udpproxy.resolver.question import is_host
 from udpproxy.resolver.result import Failure, Kind
@@ -163,13 +166,12 @@ def _records(
 
 
 def _positive(found: dns.rrset.RRset, ttl: int) -> Answer:
-    addresses = [
-        ipaddress.ip_address(record.address) for record in found if isinstance(record, A | AAAA)
-    ]
+    told = [ipaddress.ip_address(rec.address) for rec in found if isinstance(rec, A | AAAA)]
+    addresses = [address for address in told if is_one_host(address)]
     targets = [record.target for record in found if isinstance(record, PTR)]
     names = [target.to_text(omit_final_dot=True).lower() for target in targets if is_host(target)]
     if not addresses and not names:
-        # Only names that no host can have; to the caller that is as good as none.
+        # Only what no host can have; to the caller that is as good as nothing.
         return Answer(Failure.NODATA, ttl=ttl)
     return Answer(addresses=tuple(addresses), names=tuple(names), ttl=ttl)
 

@@ -19,8 +19,10 @@ from udpproxy.errors import InvalidArgument, LinkError, UnitError
 from udpproxy.process import messages, wire
 from udpproxy.process.control import Control, Figures
 from udpproxy.process.link import Link
-from udpproxy.process.logs import SOON, Logs
+from udpproxy.process.logs import SOON, Damper, Logs
 from udpproxy.process.notify import Notifier
+from udpproxy.resolver.resolved import Resolved, read
+from udpproxy.resolver.result import Failure
 
 if TYPE_CHECKING:
     from udpproxy.resolver.transport import Transport
@@ -52,11 +54,13 @@ class Helper(ABC):
         self._notifier = notifier
         self._born = time.monotonic()
         self._lent: Config | None = None
-        self._known: list[wire.Plain] = []
+        self._known: dict[str, Resolved] = {}
         self._way: Link | None = None
         self._transport: Transport | None = None
         self._servers: tuple[Resolver | None, int] = (None, 0)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ignored = 0
+        self._damper = Damper()
         self.config: Config | None = None
         self.control = Control(logs, figures=self._figures, leave=self._leave)
         self._link = Link(
@@ -72,12 +76,12 @@ class Helper(ABC):
         return self.config is not None and self.role in needed(self.config)
 
     @abstractmethod
-    def configured(self, known: list[wire.Plain]) -> None:
+    def configured(self, known: dict[str, Resolved]) -> None:
         """There is a (new) configuration; `known` is what an earlier process found out."""
 
     @abstractmethod
     def asked(self, link: Link, ask: wire.Ask) -> None:
-        """REG asks; InvalidArgument where it makes no sense."""
+        """REG asks; LinkError where it makes no sense."""
 
     @abstractmethod
     def figures(self) -> dict[str, wire.Plain]:
@@ -151,6 +155,7 @@ class Helper(ABC):
             "pid": os.getpid(),
             "uptime": round(time.monotonic() - self._born, 1),
             "state": "resolving" if self.works else "idle",
+            "messages-ignored": self._ignored,
             **(self.figures() if self.works else {}),
         }
 
@@ -166,8 +171,8 @@ class Helper(ABC):
                     self._lent = parse(file.read().decode(), origin, ephemeral=_ANY)
             case wire.Lend("way", _) if len(descriptors) == 1:
                 self._connect(socket.socket(fileno=descriptors[0]))
-            case wire.Tell("known", {"found": list(found)}):
-                self._known += found
+            case wire.Tell("known", {"found": found}):
+                self._known |= read(found).words
             case wire.Tell("resolve", {"level": int(level)}) if self._lent:
                 self._configure(self._lent, level)
             case wire.Ask(number, verb, args):
@@ -189,7 +194,7 @@ class Helper(ABC):
         self.config = config
         self._logs.level = level
         self._logs.follow(config.log)
-        known, self._known = self._known, []
+        known, self._known = self._known, {}
         self.configured(known)
         status = "resolving" if self.works else "idle: the configuration has no work for it"
         if self._is_ready:
@@ -214,9 +219,18 @@ class Helper(ABC):
     def _from_reg(self, link: Link, message: wire.Message, descriptors: list[int]) -> None:
         for fd in descriptors:
             os.close(fd)
-        if not isinstance(message, wire.Ask):
-            raise LinkError(f"not from REG: {type(message).__name__}")
-        self.asked(link, message)
+        try:
+            if not isinstance(message, wire.Ask):
+                raise LinkError(f"not from REG: {type(message).__name__}")
+            self.asked(link, message)
+        except LinkError as problem:
+            # The way stays: nobody would make a new one as long as both sides live.
+            if isinstance(message, wire.Ask):
+                link.send(wire.Answer(message.number, error=Failure.MALFORMED.value))
+            self._ignored += 1
+            held = self._damper.passes("reg")
+            if held is not None:
+                self._logs.say(messages.WORD_IGNORED, "reg", problem, held, PROCESS="reg")
 
     def _tick(self) -> None:
         """A sign of life."""
