@@ -2,7 +2,7 @@
 
 Born with nothing and given everything over one socket; it does not know who started it. The
 contract, whole: RUNTIME_DIRECTORY, NOTIFY_SOCKET, maybe WATCHDOG_USEC; connect to
-$RUNTIME_DIRECTORY/control.sock, say hello, obey; end of file means leave.
+$RUNTIME_DIRECTORY/children.sock, say hello, obey; end of file means leave.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     try:
         raise_descriptor_limit()
         drop_capabilities()
-        path = Path(os.environ["RUNTIME_DIRECTORY"]) / "control.sock"
+        path = Path(os.environ["RUNTIME_DIRECTORY"]) / "children.sock"
         try:
             sock = _connect(path, caught)
         except OSError as problem:

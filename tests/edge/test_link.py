@@ -5,8 +5,11 @@ from __future__ import annotations
 import array
 import contextlib
 import os
+import resource
 import socket
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +18,7 @@ from udpproxy.process import link as link_module
 from udpproxy.process import wire
 from udpproxy.process.link import Link
 from udpproxy.process.loop import EpollLoop
-from udpproxy.process.wire import Ask, Hello, Lend, Message, Tell
+from udpproxy.process.wire import Answer, Ask, Hello, Lend, Message, Tell
 
 Received = tuple[Message, list[int]]
 
@@ -27,7 +30,10 @@ class End:
         self.received: list[Received] = []
         self.reasons: list[str] = []
         self.refuse: Callable[[list[int]], None] = lambda descriptors: None
-        self.link = Link(loop, sock, received=self._received, closed=self._closed)
+        self.faults: list[str] = []
+        self.link = Link(
+            loop, sock, received=self._received, closed=self._closed, failed=self._failed
+        )
 
     def _received(self, link: Link, message: Message, descriptors: list[int]) -> None:
         assert link is self.link
@@ -37,6 +43,10 @@ class End:
     def _closed(self, link: Link, reason: str) -> None:
         assert link is self.link
         self.reasons.append(reason)
+
+    def _failed(self, link: Link, what: str) -> None:
+        assert link is self.link
+        self.faults.append(what)
 
     def close(self) -> None:
         self.link.close()
@@ -88,6 +98,10 @@ def lab() -> Iterator[Lab]:
     lab = Lab()
     yield lab
     lab.close()
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @contextlib.contextmanager
@@ -323,3 +337,188 @@ def test_closing_from_within(lab: Lab) -> None:
     lab.until(lambda: one.reasons and other.reasons)
     assert len(one.received) == 1
     assert one.reasons == ["enough"]
+
+
+def test_who_it_was_is_known_after_the_end(lab: Lab) -> None:
+    one, other = lab.bare()
+    other.close()
+    lab.until(lambda: one.reasons)
+    assert one.link.peer == (os.getpid(), os.getuid())
+
+
+def test_a_message_that_is_too_large_costs_only_itself(lab: Lab) -> None:
+    one, other = lab.pair()
+    one.link.send(Tell("x" * wire.LARGEST))
+    one.link.send(Ask(1, "info", {"x": "y" * wire.LARGEST}))
+    one.link.send(Tell("small"))
+    lab.until(lambda: other.received)
+    assert [message for message, _ in other.received] == [Tell("small")]
+    assert one.reasons == other.reasons == []
+    assert ["not sent: Tell" in one.faults[0], "not sent: Ask" in one.faults[1]] == [True, True]
+
+
+def test_within_received_it_does_not_close_the_others_link(lab: Lab) -> None:
+    one, other = lab.pair()
+    one.refuse = lambda descriptors: one.link.send(Tell("x" * wire.LARGEST))
+    other.link.send(Tell("question"))
+    lab.until(lambda: one.received)
+    assert one.reasons == other.reasons == []
+
+
+def test_an_answer_that_is_too_large_is_replaced(lab: Lab) -> None:
+    """Somebody waits for it."""
+    one, other = lab.pair()
+    one.link.send(Answer(1, "x" * wire.LARGEST))
+    one.link.send(Answer(2, error="\u00e9" * wire.LARGEST))
+    lab.until(lambda: len(other.received) == 2)
+    large, refusal = (message for message, _ in other.received)
+    assert large == Answer(1, error="the answer is too large")
+    assert isinstance(refusal, Answer)
+    assert refusal.error
+    assert len(refusal.error) == wire.MOST_TEXT
+
+
+def test_violations_are_said_and_leaving_is_not(lab: Lab) -> None:
+    one, other = lab.bare()
+    other.send(b"garbage")
+    lab.until(lambda: one.reasons)
+    assert [fault[:21] for fault in one.faults] == ["closed: not a message"]
+    one, other = lab.bare()
+    other.close()
+    lab.until(lambda: one.reasons)
+    assert one.faults == []
+
+
+def test_a_flood_leaves_the_others_their_turn(lab: Lab) -> None:
+    """However fast somebody writes, a turn reads a bounded part of it."""
+    one, other = lab.bare()
+    other.settimeout(0)
+    packet = wire.encode(Tell("x"))
+
+    def fill() -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                other.send(packet)
+
+    before = 0
+    for _ in range(20):
+        fill()
+        one.refuse = lambda descriptors: fill()  # as from another core
+        lab.turn()
+        assert len(one.received) - before <= 16
+        before = len(one.received)
+    assert before > 100
+
+
+def test_bytes_a_second(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its rate a link rests; one that never stops is closed."""
+    monkeypatch.setattr(link_module, "FLOOD", 0.5)
+    ours, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    closed: list[str] = []
+    faults: list[str] = []
+    seen = 0
+
+    def received(link: Link, message: Message, descriptors: list[int]) -> None:
+        nonlocal seen
+        seen += len(wire.encode(message))
+
+    link = Link(
+        lab.loop,
+        ours,
+        received=received,
+        closed=lambda link, reason: closed.append(reason),
+        failed=lambda link, what: faults.append(what),
+        rate=1 << 20,
+    )
+    other.settimeout(0)
+    fat = wire.encode(Tell("x" * 100_000))
+    begin = time.monotonic()
+    while not closed and time.monotonic() < begin + 10:
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            other.send(fat)
+        lab.turn()
+    assert closed == ["it has sent more than 1024 KiB a second for 0.5 s"]
+    assert len(faults) == 1
+    spent = time.monotonic() - begin
+    assert 0.4 < spent < 5
+    assert seen < (spent + 1) * (1 << 20) + 200_000
+    link.close()
+    other.close()
+
+
+def test_a_link_that_rested_goes_on(lab: Lab) -> None:
+    one, other = lab.bare()
+    fat = wire.encode(Tell("x" * 150_000))
+    other.settimeout(0)
+    sent = 0
+    while sent < 100:  # almost twice what it reads at once
+        with contextlib.suppress(BlockingIOError):
+            other.send(fat)
+            sent += 1
+        lab.turn()
+    lab.until(lambda: len(one.received) == 100)
+    assert one.reasons == one.faults == []
+
+
+def test_poured_descriptors_wait_with_their_owner(lab: Lab) -> None:
+    """However many they are, few are duplicated."""
+    one, other = lab.bare()
+    other.settimeout(0)
+    count = 500
+    with pipe() as (reader, _):
+        before = open_descriptors()
+        one.link.pour((Lend("pipes", ["x" * 500] * 10), [reader] * 10) for _ in range(count))
+        one.link.send(Tell("last"))
+        assert one.link.congested
+        assert open_descriptors() - before <= 10
+        got: list[Message] = []
+
+        def all_read() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    packet, control, _, _ = other.recvmsg(wire.LARGEST, socket.CMSG_SPACE(40))
+                    got.append(wire.decode(packet))
+                    for _, _, data in control:
+                        for fd in array.array("i", data):
+                            os.close(fd)
+            return got[-1:] == [Tell("last")]
+
+        lab.until(all_read)
+    assert len(got) == count + 1
+    assert one.faults == []
+
+
+def test_descriptors_that_wait_are_few(lab: Lab) -> None:
+    one, _ = lab.bare()
+    with pipe() as (reader, _):
+        while not one.link.congested:
+            one.link.send(Lend("x" * 10_000, []))
+        before = open_descriptors()
+        for _ in range(10):
+            one.link.send(Lend("pipes", [None] * 200), [reader] * 200)
+        assert open_descriptors() <= before + 512
+    assert one.reasons == ["the other side does not read"]
+
+
+def test_no_descriptor_left_to_wait_with(lab: Lab) -> None:
+    one, _ = lab.bare()
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with pipe() as (reader, _):
+        while not one.link.congested:
+            one.link.send(Lend("x" * 10_000, []))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (reader + 10, usual[1]))
+        try:
+            one.link.send(Lend("pipes", [None] * 200), [reader] * 200)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+    assert one.reasons == ["what is lent cannot wait: Too many open files"]
+
+
+def test_whoever_has_gone_is_known_before_his_last_words_are_read(lab: Lab) -> None:
+    one, other = lab.bare()
+    assert not one.link.gone
+    other.send(wire.encode(Tell("last words")))
+    other.close()
+    assert one.link.gone
+    lab.until(lambda: one.reasons)
+    assert one.link.gone

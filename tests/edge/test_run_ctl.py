@@ -139,7 +139,7 @@ def test_kill_of_nothing(lab: Lab) -> None:
     for number in ("99", "0", "two", "1.5", "9" * 19, "9" * 5000):
         done = lab.proxy.ctl("kill", number)
         assert (done.returncode, done.stdout) == (1, ""), number
-        assert number in done.stderr
+        assert number[:400] in done.stderr, "cut, but to be known"
     assert len(lab.acls()) == 3
     assert len(lab.proxy.said("UDPS-310-W")) == 6
 

@@ -131,7 +131,9 @@ def test_a_command_that_breaks_is_answered(
     async def ask() -> wire.Message:
         door = Door(
             Logs("udp-proxy/one"),
-            tmp_path / "control.sock",
+            tmp_path,
+            shared=False,
+            vouch=lambda pid, uid: "",
             admit=lambda role, pid: False,
             entered=lambda peer: None,
             told=lambda peer, news: None,

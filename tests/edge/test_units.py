@@ -9,9 +9,11 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from udpproxy.process.logs import Logs
 from udpproxy.supervisor.lifecycle import Life
-from udpproxy.supervisor.units import UnitSupervisor
+from udpproxy.supervisor.units import UnitSupervisor, unit_of
 
 
 class World:
@@ -24,6 +26,7 @@ class World:
         self.broken: list[BaseException | None] = []
         self.supervisor = UnitSupervisor(
             Logs("udp-proxy/one"),
+            "one",
             restarts=self._restarts,
             dismiss=lambda role: None,
             given_up=self.given_up.append,
@@ -110,3 +113,44 @@ def test_a_watch_that_fails_is_told() -> None:
 
     world = lived(-1, story)
     assert [str(problem) for problem in world.broken] == ["nonsense"]
+
+
+def test_a_role_is_for_one() -> None:
+    async def story(world: World) -> None:
+        assert world.supervisor.knows("reg", 4711)
+        assert not world.supervisor.knows("acr", 4711), "nobody wants one"
+        world.supervisor.entered("reg", 4711)
+        assert not world.supervisor.knows("reg", 4712)
+        world.supervisor.left("reg")
+        assert world.supervisor.knows("reg", 4713)
+        world.life.stop()
+        assert not world.supervisor.knows("reg", 4713), "the end has begun"
+
+    lived(None, story)
+
+
+def test_ourselves_are_no_unit() -> None:
+    async def story(world: World) -> None:
+        assert world.supervisor.vouch(os.getpid(), os.getuid()) == ""
+        assert world.supervisor.vouch(0, 0) == ""
+
+    lived(None, story)
+
+
+@pytest.mark.parametrize(
+    ("groups", "unit"),
+    [
+        ("0::/udpproxy.slice/udpproxy-one.slice/udp-proxy-reg@one.service\n", True),
+        ("0::/udp-proxy-reg@one.service\n", True),
+        ("5:cpu:/\n1:name=systemd:/system.slice/udp-proxy-reg@one.service\n0::/\n", True),
+        ("0::/user.slice/user-1.slice/user@1.service/app.slice/udp-proxy-reg@one.service\n", False),
+        ("0::/x/user@1.service/udp-proxy-reg@one.service\n", False),
+        ("0::/udp-proxy-reg@one.service/below\n", False),
+        ("5:cpu:/udp-proxy-reg@one.service\n", False),
+        ("0::/\n", False),
+        ("", False),
+        ("nonsense", False),
+    ],
+)
+def test_the_unit_of_a_process(groups: str, *, unit: bool) -> None:
+    assert unit_of(groups) == ("udp-proxy-reg@one.service" if unit else "")

@@ -14,7 +14,7 @@ from udpproxy.engine import pool
 from udpproxy.errors import UnitError
 from udpproxy.parent.store import Store
 from udpproxy.process import messages, wire
-from udpproxy.process.link import Link
+from udpproxy.process.link import Item, Link
 from udpproxy.process.logs import Logs
 
 Family = socket.AddressFamily
@@ -77,10 +77,15 @@ class Rows:
         """To REG, which peeks into them."""
         for family in families:
             self._mend(family)
-            fds = [carrier.socket.fileno() for carrier in self._rows[family]]
-            for start in range(0, len(fds), wire.MOST_DESCRIPTORS):
-                part = fds[start : start + wire.MOST_DESCRIPTORS]
-                link.send(wire.Lend("carriers", [int(family)] * len(part)), part)
+        link.pour(self._parts(families))
+
+    def _parts(self, families: list[Family]) -> Iterator[Item]:
+        for family in families:
+            lent = 0
+            while part := self._rows.get(family, [])[lent : lent + wire.MOST_DESCRIPTORS]:
+                lent += len(part)
+                fds = [carrier.socket.fileno() for carrier in part]
+                yield wire.Lend("carriers", [int(family)] * len(fds)), fds
 
     def sockets(self, slots: range) -> Iterator[socket.socket]:
         """Duplicates of the sockets of these slots, of every family."""

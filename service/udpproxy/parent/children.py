@@ -74,6 +74,7 @@ class Children:
             case Mode.UNITS:
                 self._supervisor = UnitSupervisor(
                     self._logs,
+                    setting.instance,
                     restarts=systemd.restarts,
                     broken=self._broken,
                     dismiss=self._dismiss,
@@ -113,6 +114,10 @@ class Children:
         orderly = await self._supervisor.stop(self._config().stop_timeout)
         self._supervisor.close()
         return orderly
+
+    def vouch(self, pid: int, uid: int) -> str:
+        """Which child is that process? "" for none of ours."""
+        return self._supervisor.vouch(pid, uid)
 
     def admit(self, role: str, pid: int) -> bool:
         """May that process be our child in that role?"""

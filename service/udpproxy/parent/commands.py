@@ -18,6 +18,8 @@ READY_LIMIT = 10.0
 """Seconds that a command waits for a proxy that is still starting."""
 _TRIES, _PAUSE = 100, 0.02
 """How often, and each how many seconds, a command waits for a child that is not there yet."""
+_MOST_NUMBER = (1 << 64) - 1
+"""Of a session."""
 _AT_ONCE = ("terminate",)
 
 Args = dict[str, Plain]
@@ -121,7 +123,7 @@ class Commands:
         try:
             return await peer.ask(verb, rest)
         except PeerLost:
-            # It may have been dead when it was asked: its end is heard of a moment later.
+            # It was dead when it was asked: its end is heard of a moment later.
             if verb != "terminate":
                 return await (await self._peer(role)).ask(verb, rest)
         except LinkError:
@@ -146,9 +148,12 @@ class Commands:
         answers = await asyncio.gather(
             *(peer.ask(verb, args) for peer in peers), return_exceptions=True
         )
-        silent = [str(answer) for answer in answers if isinstance(answer, BaseException)]
-        if silent:
-            raise LinkError("; ".join(silent))
+        problems = [answer for answer in answers if isinstance(answer, BaseException)]
+        for problem in problems:
+            if not isinstance(problem, LinkError | InvalidArgument):
+                raise problem  # a mistake of ours is not their silence
+        if problems:
+            raise LinkError("; ".join(map(str, problems)))
 
     async def _resolve_now(self) -> Plain:
         """Clients' names are forgotten, those of the configuration looked up again."""
@@ -159,7 +164,11 @@ class Commands:
         return await self._to_child("acr", "resolve-now", {}) if "acr" in helpers else None
 
     async def _kill(self, number: Plain) -> Plain:
-        if not isinstance(number, int) or isinstance(number, bool):
+        if (
+            not isinstance(number, int)
+            or isinstance(number, bool)
+            or not 1 <= number <= _MOST_NUMBER
+        ):
             raise InvalidArgument(f"{number!r} is no session's number")
         return await self._to_child("reg", "kill", {"session": number})
 

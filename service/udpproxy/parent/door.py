@@ -1,42 +1,53 @@
-"""The control socket: children and `ctl` come in here, and say who they are.
+"""The two sockets behind which the parent listens: `children.sock` for children, who say hello and
+obey, and `control.sock` for `ctl`, which commands. Whoever came as one is never the other.
 
-It is for root and the proxy's own user; the directory keeps the others out, and the peer's
-credentials are checked all the same.
+The directory keeps strangers out, and credentials are checked all the same: those of the moment
+when a connection was accepted, for a process number means nothing later.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import os
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from udpproxy.errors import InvalidArgument, LinkError, UnitError
+from udpproxy.parent.gate import Gate
 from udpproxy.parent.peer import Peer
 from udpproxy.process import messages, wire
-from udpproxy.process.link import Link
-from udpproxy.process.logs import Logs
+from udpproxy.process.link import RATE, Link, is_there
+from udpproxy.process.logs import Damper, Logs
 
 CHILDREN = ("reg", "acr", "apr")
-_MOST_PATH = 107
-_PAUSE = 1.0
-"""Seconds until the next try where the system has no descriptor for who wants to come in."""
 _PART = 100
 """Items of a long answer in one message."""
+_MOST_ASKED = 16
+"""Commands under way for one connection."""
+_COMMAND_RATE = 256 << 10
+"""Bytes a second from one connection that commands: hundreds of commands."""
+_MOST_SAID = 20
+"""Refusals a second that are logged one by one."""
+_PATIENCE = 10.0
+"""Seconds that whoever asked may take to read a long answer."""
 
 Perform = Callable[[str, dict[str, wire.Plain]], Awaitable[wire.Plain]]
 
 
 class Door:
-    """`admit` says whether a process may be a child, `entered` and `told` and `left` tell of
-    children, `perform` carries out what `ctl` asks."""
+    """`vouch` says which child's role a process (pid, uid) may have, "" for none; `admit` whether
+    that role is free; `entered` and `told` and `left` tell of children, `perform` carries out what
+    `ctl` asks. `shared`: the children have our group, not our user."""
 
     def __init__(
         self,
         logs: Logs,
-        path: Path,
+        directory: Path,
         *,
+        shared: bool,
+        vouch: Callable[[int, int], str],
         admit: Callable[[str, int], bool],
         entered: Callable[[Peer], None],
         told: Callable[[Peer, wire.Tell], None],
@@ -44,91 +55,143 @@ class Door:
         perform: Perform,
     ) -> None:
         self._logs = logs
-        self._path = path
+        self._vouch = vouch
         self._admit = admit
         self._entered = entered
         self._told = told
         self._left = left
         self._perform = perform
         self._loop = asyncio.get_running_loop()
+        self._roles: dict[Link, str] = {}
+        """Of those who came as children: the role that each may have."""
         self._peers: dict[Link, Peer] = {}
-        self._links: set[Link] = set()
+        self._commanding: collections.Counter[Link] = collections.Counter()
+        """Of the others: how many commands are under way."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._socket = _listen(path)
-        self._again: asyncio.TimerHandle | None = None
-        self._open()
+        self._damper = Damper()
+        self._refusals: collections.deque[float] = collections.deque()
+        self._unsaid = 0
+        mode = 0o660 if shared else 0o600
+        self._children = Gate(logs, directory / "children.sock", mode, came=self._child_came)
+        self._control = Gate(logs, directory / "control.sock", 0o600, came=self._ctl_came)
 
-    def _open(self) -> None:
-        self._loop.add_reader(self._socket.fileno(), self._accept)
+    @property
+    def refused(self) -> int:
+        """Connections that were turned away."""
+        return self._children.refused + self._control.refused
 
-    def take(self, sock: socket.socket) -> Link:
-        """A connection, from wherever it comes."""
-        link = Link(self._loop, sock, received=self._received, closed=self._closed)
-        self._links.add(link)
-        return link
+    def take(self, sock: socket.socket, role: str) -> None:
+        """A child's connection, from wherever it comes."""
+        self._roles[self._link(sock, RATE)] = role
 
     async def close(self) -> None:
         """Nobody comes in any more; commands under way are answered first."""
-        if self._again:
-            self._again.cancel()
-        self._loop.remove_reader(self._socket.fileno())
-        self._socket.close()
-        self._path.unlink(missing_ok=True)
+        self._children.close()
+        self._control.close()
         if others := self._tasks - {asyncio.current_task()}:
             await asyncio.wait(others, timeout=1.0)
-        for link in list(self._links):
+        for link in [*self._roles, *self._commanding]:
             link.close("the proxy ends")
 
-    def _accept(self) -> None:
-        try:
-            sock, _ = self._socket.accept()
-        except BlockingIOError:
-            return
-        except OSError as problem:
-            # Without descriptors it would be tried, in vain, as fast as the loop turns.
-            self._logs.say(messages.LINK_REFUSED, problem.strerror)
-            self._loop.remove_reader(self._socket.fileno())
-            self._again = self._loop.call_later(_PAUSE, self._open)
-            return
-        link = self.take(sock)
-        _, uid = link.peer
-        if uid not in (0, os.getuid()):
-            self._logs.say(messages.LINK_REFUSED, f"uid {uid} is neither root nor ours")
-            link.close("refused")
+    def _link(self, sock: socket.socket, rate: int) -> Link:
+        return Link(
+            self._loop,
+            sock,
+            received=self._received,
+            closed=self._closed,
+            failed=self._failed,
+            rate=rate,
+        )
+
+    def _child_came(self, sock: socket.socket) -> Link | None:
+        link = self._link(sock, RATE)
+        pid, uid = link.peer
+        # First of all: only of a process that is still there does its number say anything.
+        role = self._vouch(pid, uid) if pid else ""
+        if not role or not is_there(sock):
+            self._children.refuse(f"process {pid} of uid {uid} is no child of ours")
+        elif any(pid == other.peer[0] for other in self._roles):
+            self._children.refuse(f"process {pid} has a link already")
+        else:
+            self._roles[link] = role
+            return link
+        link.close("refused")
+        return None
+
+    def _ctl_came(self, sock: socket.socket) -> Link | None:
+        link = self._link(sock, _COMMAND_RATE)
+        uid = link.peer[1]
+        if uid in (0, os.getuid()):
+            self._commanding[link] = 0
+            return link
+        self._control.refuse(f"uid {uid} is neither root nor ours")
+        link.close("refused")
+        return None
 
     def _received(self, link: Link, message: wire.Message, descriptors: list[int]) -> None:
         for fd in descriptors:
             os.close(fd)  # nobody has anything to lend to the parent
+        if link in self._commanding:
+            self._asked(link, message)
+            return
+        try:
+            self._heard(link, message)
+        except LinkError:
+            raise
+        except (OSError, UnitError) as problem:
+            raise LinkError(str(problem)) from None
+        except Exception as problem:
+            # Of whatever a child says: it is the child that goes, not we.
+            self._logs.failure(problem)
+            raise LinkError("internal error") from None
+
+    def _heard(self, link: Link, message: wire.Message) -> None:
         peer = self._peers.get(link)
         match message:
-            case wire.Hello(role, _) if peer is None and role in CHILDREN:
-                if not self._admit(role, link.peer[0]):
-                    self._logs.say(messages.LINK_REFUSED, f"process {link.peer[0]} as {role}")
+            case wire.Hello(role, _) if peer is None and link in self._roles:
+                if role != self._roles[link] or not self._admit(role, link.peer[0]):
+                    self._children.refuse(f"process {link.peer[0]} as {wire.cut(role)}")
                     raise LinkError("not a child of ours")
+                self._children.forget(link)
                 peer = self._peers[link] = Peer(role, link)
                 self._entered(peer)
-            case wire.Ask() if peer is None:
-                self._start(self._answer(link, message))
             case wire.Answer() if peer:
                 peer.answered(message)
             case wire.Tell() if peer:
                 self._told(peer, message)
-            case wire.Hello("ctl", _) if peer is None:
-                pass
             case _:
                 raise LinkError(f"unexpected {type(message).__name__}")
 
-    def _start(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _asked(self, link: Link, message: wire.Message) -> None:
+        match message:
+            case wire.Hello("ctl", _):
+                pass
+            case wire.Ask(number):
+                if self._commanding[link] >= _MOST_ASKED:
+                    link.send(wire.Answer(number, error="too many commands at once"))
+                    return
+                self._commanding[link] += 1
+                self._control.busy(link)
+                task = asyncio.ensure_future(self._answer(link, message))
+                self._tasks.add(task)
+                task.add_done_callback(lambda task: self._answered(link, task))
+            case _:
+                raise LinkError(f"unexpected {type(message).__name__}")
+
+    def _answered(self, link: Link, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and isinstance(problem := task.exception(), Exception):
+            self._logs.failure(problem)
+        if link in self._commanding:
+            self._commanding[link] -= 1
+            if not self._commanding[link]:
+                self._control.quiet(link)
 
     async def _answer(self, link: Link, ask: wire.Ask) -> None:
         try:
             value = await self._perform(ask.verb, ask.args)
         except (InvalidArgument, LinkError) as problem:
-            uid = link.peer[1]
-            self._logs.say(messages.COMMAND_REFUSED, ask.verb, uid, str(problem))
+            self._say_refused(link, ask, str(problem))
             link.send(wire.Answer(ask.number, error=str(problem)))
             return
         except Exception as problem:
@@ -140,31 +203,52 @@ class Door:
             for start in range(0, len(value), _PART):
                 part = value[start : start + _PART]
                 link.send(wire.Answer(ask.number, part, more=True))
-                while link.congested:  # noqa: ASYNC110 - rare, and no event to wait for
-                    await asyncio.sleep(0.01)
+                await self._room(link)
             value = []
         link.send(wire.Answer(ask.number, value))
 
+    async def _room(self, link: Link) -> None:
+        """Until the other side has read, or has not for too long."""
+        deadline = self._loop.time() + _PATIENCE
+        while link.congested:
+            await asyncio.sleep(0.01)
+            if self._loop.time() > deadline:
+                link.fail("the other side does not read")
+
+    def _say_refused(self, link: Link, ask: wire.Ask, why: str) -> None:
+        """Each, but for those of a program gone mad."""
+        now = self._loop.time()
+        while self._refusals and self._refusals[0] < now - 1.0:
+            self._refusals.popleft()
+        if len(self._refusals) == _MOST_SAID:
+            self._unsaid += 1
+            return
+        self._refusals.append(now)
+        held = f" ({self._unsaid} more held back)" if self._unsaid else ""
+        self._unsaid = 0
+        verb, why = wire.cut(ask.verb), wire.cut(why)
+        self._logs.say(messages.COMMAND_REFUSED, verb, link.peer[1], f"{why}{held}")
+
+    def _failed(self, link: Link, what: str) -> None:
+        """Of a child, always; of whoever commands, at most one line a second."""
+        if link in self._commanding:
+            held = self._damper.passes("ctl")
+            if held is not None:
+                name = f"ctl (process {link.peer[0]}, uid {link.peer[1]})"
+                self._logs.say(messages.LINK_FAULT, name, what, held)
+        else:
+            name = self._roles.get(link, "nobody")
+            held = self._damper.passes(name)
+            if held is not None:
+                self._logs.say(messages.LINK_FAULT, name, what, held)
+
     def _closed(self, link: Link, reason: str) -> None:
-        self._links.discard(link)
+        self._children.forget(link)
+        self._control.forget(link)
+        self._commanding.pop(link, None)
+        self._roles.pop(link, None)
         peer = self._peers.pop(link, None)
         if peer is not None:
             self._logs.say(messages.LINK_LOST, peer.role, reason)
             peer.lost(reason)
             self._left(peer)
-
-
-def _listen(path: Path) -> socket.socket:
-    if len(os.fsencode(path)) > _MOST_PATH:
-        raise UnitError("control socket", f"{path} is too long for a socket's name")
-    path.unlink(missing_ok=True)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        sock.bind(str(path))
-        path.chmod(0o600)
-        sock.listen(64)
-    except OSError as problem:
-        sock.close()
-        raise UnitError("control socket", f"{path}: {problem.strerror}") from None
-    sock.settimeout(0)
-    return sock

@@ -14,7 +14,8 @@ LIMIT = 2.0
 
 
 class PeerLost(LinkError):
-    """It went before it answered; whoever replaces it can be asked."""
+    """It had gone before it was asked: whoever replaces it can be asked. One that was there may
+    have ended of this very question, which its successor is spared."""
 
 
 class Peer:
@@ -27,16 +28,20 @@ class Peer:
         self._asked: dict[int, asyncio.Future[wire.Plain]] = {}
 
     async def ask(self, verb: str, args: dict[str, wire.Plain], limit: float = LIMIT) -> wire.Plain:
-        """The answer; InvalidArgument where the child refuses, LinkError where it is silent,
-        PeerLost where it goes."""
+        """The answer; InvalidArgument where the child refuses, LinkError where it is silent or
+        goes, PeerLost where it has gone."""
         number = next(self._numbers)
-        future = asyncio.get_running_loop().create_future()
-        self._asked[number] = future
-        self.link.send(wire.Ask(number, verb, args))
+        gone = self.link.gone
+        future = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
+            self.link.send(wire.Ask(number, verb, args))
             return await asyncio.wait_for(future, limit)
         except TimeoutError:
             raise LinkError(f"{self.role} does not answer") from None
+        except PeerLost:
+            if gone:
+                raise
+            raise LinkError(f"{self.role} ended while it was asked: try again") from None
         finally:
             self._asked.pop(number, None)
 
@@ -55,3 +60,4 @@ class Peer:
         for future in self._asked.values():
             if not future.done():
                 future.set_exception(PeerLost(f"{self.role}: {reason}"))
+                future.exception()  # whoever asked may have gone, which is no mistake

@@ -87,7 +87,9 @@ class Parent:
             broken=lambda task: self._ending.watch(task),
             given_up=lambda role: self._ending.finish(GAVE_UP, f"{role} cannot be kept alive"),
         )
-        self._state = State(setting, self._resources, self._children, self._config)
+        self._state = State(
+            setting, self._resources, self._children, self._config, lambda: self._door.refused
+        )
         self._sessions = Sessions(self._resources, self._config)
         self._make_bus()
         clean_ups.add("session records", self._last_records)
@@ -130,7 +132,9 @@ class Parent:
         )
         self._door = Door(
             self._logs,
-            self._setting.directory / "control.sock",
+            self._setting.directory,
+            shared=self._setting.mode is Mode.UNITS,
+            vouch=children.vouch,
             admit=children.admit,
             entered=children.entered,
             told=children.heard,

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import socket
+from collections.abc import Iterator
 from ipaddress import ip_address
 
 from udpproxy.config.model import Address, Config, Name
@@ -19,7 +20,7 @@ from udpproxy.parent.memory import TableMemory
 from udpproxy.parent.mending import DEAF, Spoilt, empty, mend
 from udpproxy.parent.store import Store
 from udpproxy.process import messages, wire
-from udpproxy.process.link import Link
+from udpproxy.process.link import Item, Link
 from udpproxy.process.logs import Logs
 from udpproxy.session.table import Record, Table
 
@@ -226,16 +227,25 @@ class Resources:
 
     def lend_listeners(self, link: Link, wanted: list[Place]) -> None:
         """The sockets of these places."""
-        lent: list[tuple[wire.Plain, int]] = []
-        for one in (self.listeners[place] for place in wanted):
+        link.pour(self._listeners(wanted))
+
+    def _listeners(self, wanted: list[Place]) -> Iterator[Item]:
+        """A message for each of so many sockets, as the other side has room; what is removed before
+        its turn is not lent."""
+        items: list[wire.Plain] = []
+        descriptors: list[int] = []
+        for one in (self.listeners[place] for place in wanted if place in self.listeners):
             where: wire.Plain = {
                 "number": one.number, "address": str(one.address), "port": one.port,
             }  # fmt: skip
-            lent += [(where, sock.fileno()) for sock in (one.socket, *one.others)]
-        for start in range(0, len(lent), wire.MOST_DESCRIPTORS):
-            part = lent[start : start + wire.MOST_DESCRIPTORS]
-            items = [item for item, _ in part]
-            link.send(wire.Lend("listeners", items), [descriptor for _, descriptor in part])
+            sockets = [sock.fileno() for sock in (one.socket, *one.others)]
+            if len(items) + len(sockets) > wire.MOST_DESCRIPTORS:
+                yield wire.Lend("listeners", items), descriptors
+                items, descriptors = [], []
+            items += [where] * len(sockets)
+            descriptors += sockets
+        if items:
+            yield wire.Lend("listeners", items), descriptors
 
     def stop_taking(self) -> None:
         """No datagram comes in any more, even where REG does not obey: the end has begun."""

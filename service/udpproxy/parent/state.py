@@ -23,17 +23,21 @@ class State:
         resources: Resources,
         children: Children,
         config: Callable[[], Config],
+        refused: Callable[[], int],
     ) -> None:
+        """`refused` counts the connections to our sockets that were turned away."""
         self._setting = setting
         self._resources = resources
         self._children = children
         self._config = config
+        self._refused = refused
         self._born = time.monotonic()
         self.word = "starting"
 
     def figures(self) -> Figures:
         """All of it; sessions are REG's business, but their number is in the table."""
-        return self.brief() | self._of_children() | {**self._resources.table.figures()}
+        mine: Figures = {"connections-refused": self._refused()}
+        return self.brief() | self._of_children() | mine | {**self._resources.table.figures()}
 
     def brief(self) -> Figures:
         """What everybody on the bus may see."""

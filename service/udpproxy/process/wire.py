@@ -19,6 +19,8 @@ LARGEST = 200_000
 """Bytes in a packet, with room to the kernel's limit."""
 
 MOST_DESCRIPTORS = 250
+MOST_TEXT = 500
+"""Characters of an error's text: it may quote what somebody sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,11 @@ def decode(packet: bytes) -> Message:
         return kind(**body)
     except TypeError:
         raise LinkError(f"{name}: something is missing") from None
+
+
+def cut(text: str) -> str:
+    """Not longer than an error's text may be."""
+    return text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 3]}..."
 
 
 def _fits(value: object, kind: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from udpproxy.errors import LinkError
 from udpproxy.process import messages, wire
+from udpproxy.process.faults import said_by
 from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs
 from udpproxy.process.loop import Reactor
@@ -55,7 +56,10 @@ class Asking:
     def connect(self, sock: socket.socket) -> None:
         """A new way to APR; what is in flight is asked again there."""
         self.disconnect()
-        self._link = Link(self._reactor, sock, received=self._received, closed=self._closed)
+        failed = said_by(self._logs, "apr")
+        self._link = Link(
+            self._reactor, sock, received=self._received, closed=self._closed, failed=failed
+        )
         self._queue = dict.fromkeys(self._wanted)
         self._send()
 

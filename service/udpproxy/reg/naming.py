@@ -19,6 +19,7 @@ from udpproxy.config.names import names
 from udpproxy.engine.interface import ListenerSocket, Wait, Way
 from udpproxy.errors import LinkError
 from udpproxy.process import messages, wire
+from udpproxy.process.faults import said_by
 from udpproxy.process.link import Link
 from udpproxy.process.logs import Damper, Logs
 from udpproxy.process.loop import Reactor, Timer
@@ -89,7 +90,10 @@ class Naming:
             self._asking.connect(sock)
         elif role == "acr":
             before = self._acr
-            self._acr = Link(self._reactor, sock, received=self._told, closed=self._lost)
+            failed = said_by(self._logs, role)
+            self._acr = Link(
+                self._reactor, sock, received=self._told, closed=self._lost, failed=failed
+            )
             if before:
                 before.close()
         else:

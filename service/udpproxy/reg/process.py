@@ -13,6 +13,7 @@ from udpproxy.errors import InvalidArgument, LinkError
 from udpproxy.process import messages, wire
 from udpproxy.process.clean_up import CleanUps
 from udpproxy.process.control import Control, Figures
+from udpproxy.process.faults import said_by
 from udpproxy.process.link import Link
 from udpproxy.process.logs import MOST, SOON, Logs
 from udpproxy.process.loop import Reactor
@@ -62,7 +63,13 @@ class Reg:
         self._clean_ups.add("table", self._lent.close)
         self._clean_ups.add("names", self._naming.close)
         self.control = Control(logs, figures=self.figures, leave=self.leave)
-        self._link = Link(reactor, sock, received=self._received, closed=self._lost)
+        self._link = Link(
+            reactor,
+            sock,
+            received=self._received,
+            closed=self._lost,
+            failed=said_by(logs, "the parent"),
+        )
         self._link.send(wire.Hello("reg", version))
 
     def figures(self) -> Figures:
@@ -123,6 +130,10 @@ class Reg:
                     value = self._perform(verb, args)
                 except InvalidArgument as problem:
                     link.send(wire.Answer(number, error=str(problem)))
+                except Exception as problem:
+                    # Whatever it is, it is a refusal: the sessions have nothing to do with it.
+                    self._logs.failure(problem)
+                    link.send(wire.Answer(number, error="internal error, see the log"))
                 else:
                     link.send(wire.Answer(number, value))
             case _:

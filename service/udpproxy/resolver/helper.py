@@ -18,6 +18,7 @@ from udpproxy.config.names import needed
 from udpproxy.errors import InvalidArgument, LinkError, UnitError
 from udpproxy.process import messages, wire
 from udpproxy.process.control import Control, Figures
+from udpproxy.process.faults import said_by
 from udpproxy.process.link import Link
 from udpproxy.process.logs import SOON, Damper, Logs
 from udpproxy.process.notify import Notifier
@@ -64,7 +65,11 @@ class Helper(ABC):
         self.config: Config | None = None
         self.control = Control(logs, figures=self._figures, leave=self._leave)
         self._link = Link(
-            self._loop, sock, received=self._received, closed=lambda link, reason: left(reason)
+            self._loop,
+            sock,
+            received=self._received,
+            closed=lambda link, reason: left(reason),
+            failed=said_by(logs, "the parent"),
         )
         self._link.send(wire.Hello(self.role, version))
         self._is_ready = False
@@ -180,6 +185,9 @@ class Helper(ABC):
                     value = self._perform(verb, args)
                 except InvalidArgument as problem:
                     link.send(wire.Answer(number, error=str(problem)))
+                except Exception as problem:
+                    self._logs.failure(problem)
+                    link.send(wire.Answer(number, error="internal error, see the log"))
                 else:
                     link.send(wire.Answer(number, value))
             case _:
@@ -207,7 +215,10 @@ class Helper(ABC):
 
     def _connect(self, sock: socket.socket) -> None:
         before = self._way
-        self._way = Link(self._loop, sock, received=self._from_reg, closed=self._lost)
+        failed = said_by(self._logs, "reg")
+        self._way = Link(
+            self._loop, sock, received=self._from_reg, closed=self._lost, failed=failed
+        )
         if before:
             before.close()
         self.connected(self._way)

@@ -66,10 +66,16 @@ class ForkSupervisor:
         child = self._children[role] = Forked(role, life)
         self._do(life.start(), child)
 
+    def vouch(self, pid: int, uid: int) -> str:
+        """The role of that process, "" where it is none of ours. As long as a child is not reaped
+        nobody else can have its number."""
+        ours = uid in (0, os.getuid()) and pid > 0
+        return next((one.role for one in self._running() if ours and one.pid == pid), "")
+
     def knows(self, role: str, pid: int) -> bool:
         """Is that process our child in that role?"""
         child = self._children.get(role)
-        return child is not None and child.pid == pid
+        return child is not None and child.pid == pid > 0
 
     def children(self) -> dict[str, Forked]:
         """By role."""

@@ -2,12 +2,15 @@
 
 systemd replaces them; we count, by the ends of their links, and while one stays away by what
 systemd says of its restarts (a child that dies before it can say hello has no link).
+
+Who is a child, systemd says by the control group that it has put a process in: only it can.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs
@@ -42,6 +45,7 @@ class UnitSupervisor:
     def __init__(
         self,
         logs: Logs,
+        instance: str,
         *,
         restarts: Callable[[str], Awaitable[int | None]],
         dismiss: Callable[[str], None],
@@ -50,6 +54,7 @@ class UnitSupervisor:
         broken: Callable[[asyncio.Future[None]], None],
     ) -> None:
         self._logs = logs
+        self._instance = instance
         self._restarts = restarts
         self._dismiss = dismiss
         self._given_up = given_up
@@ -66,8 +71,18 @@ class UnitSupervisor:
         unit = self._units[role] = Unit(role, life)
         unit.missed_since = self._loop.time()
 
+    def vouch(self, pid: int, uid: int) -> str:
+        """The role whose unit that process is in, "" for none. Its user does not matter: units may
+        have one of their own."""
+        try:
+            unit = unit_of(Path(f"/proc/{pid}/cgroup").read_text("utf-8", "replace"))
+        except OSError:
+            return ""
+        names = {f"udp-proxy-{role}@{self._instance}.service": role for role in self._units}
+        return names.get(unit, "")
+
     def knows(self, role: str, pid: int) -> bool:
-        """One process in each role, while we want any; the door has checked the user."""
+        """One process in each role, while we want any; the door knows already whose it is."""
         unit = self._units.get(role)
         if unit is not None and unit.verdict is not None:
             self._judge(unit)  # it is back, so it was not stopped
@@ -163,3 +178,17 @@ class UnitSupervisor:
         elif away and self._loop.time() - unit.missed_since > PATIENCE:
             unit.missed_since = self._loop.time()
             self._count(unit)
+
+
+def unit_of(groups: str) -> str:
+    """The system's unit of a process, by its /proc/PID/cgroup; "" for none. A user's own manager
+    can name units as it likes, but only below its user."""
+    for line in groups.splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if (number, controllers) == ("0", "") or controllers == "name=systemd":
+            *above, last = path.split("/")
+            theirs = any(one == "user.slice" or one.startswith("user@") for one in above)
+            if last.endswith(".service") and not theirs:
+                return last
+    return ""
