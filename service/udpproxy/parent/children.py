@@ -109,6 +109,11 @@ class Children:
             if role not in self.all():
                 self._start(role)
 
+    def expect_end(self) -> None:
+        """We are about to end, and systemd ends the units meanwhile."""
+        if isinstance(self._supervisor, UnitSupervisor):
+            self._supervisor.expect_end()
+
     async def stop(self) -> bool:
         """End them all; `stop-timeout` is the limit. False: not all left in order."""
         orderly = await self._supervisor.stop(self._config().stop_timeout)

@@ -19,12 +19,20 @@ HANG_LIMIT = 60.0
 
 
 class Ending:
-    """`kept`: systemd starts us again, and the sessions stay in its store."""
+    """`kept`: systemd starts us again, and the sessions stay in its store. `restarts_us` asks it;
+    None: it cannot be asked. `leaves` is called before: children that go then go with us."""
 
-    def __init__(self, logs: Logs, mode: Mode, restarts_us: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(
+        self,
+        logs: Logs,
+        mode: Mode,
+        restarts_us: Callable[[], Awaitable[bool | None]],
+        leaves: Callable[[], None],
+    ) -> None:
         self._logs = logs
         self._mode = mode
         self._restarts_us = restarts_us
+        self._leaves = leaves
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self.broken)
         self._decided: asyncio.Future[tuple[int, str]] = self._loop.create_future()
@@ -85,7 +93,12 @@ class Ending:
 
     async def _leave_or_restart(self, why: str) -> None:
         """A restart keeps table and sockets in systemd's store; a stop ends every session."""
-        self.kept = await self._restarts_us()
+        self._leaves()
+        restarts = await self._restarts_us()
+        if restarts is None:
+            # On a real stop systemd throws its store away itself: what is kept harms nobody.
+            self._logs.say(messages.RESTART_UNKNOWN)
+        self.kept = restarts is not False
         self.finish(OK, why)
 
 

@@ -54,7 +54,12 @@ class Parent:
         """Until somebody says terminate or something gives up."""
         self._loop = asyncio.get_running_loop()
         self._records = Records(self._logs)
-        self._ending = Ending(self._logs, self._setting.mode, lambda: self._systemd.restarts_us())
+        self._ending = Ending(
+            self._logs,
+            self._setting.mode,
+            restarts_us=lambda: self._systemd.restarts_us(),
+            leaves=lambda: self._children.expect_end(),
+        )
         clean_ups = CleanUps(self._logs)
         clean_ups.add("signals", self._last_signals)
         try:

@@ -60,6 +60,9 @@ CHILD_SILENT = Message("UDPS-202-E", "%s (process %d) does not answer: killed")
 CHILD_KILLED = Message("UDPS-203-E", "%s (process %d) did not go within %g s: killed")
 CHILD_LEFT_ALONE = Message("UDPS-207-E", "%s (process %d) did not let go within %g s")
 CHILD_NOT_STARTED = Message("UDPS-208-E", "%s cannot be started: %s")
+RESTART_UNKNOWN = Message(
+    "UDPS-122-W", "systemd does not say whether this is a restart: the sessions are kept"
+)
 LISTENER_MENDED = Message("UDPS-124-W", "listener on %s was put right: %s")
 LISTENER_REMADE = Message("UDPS-218-E", "listener on %s is made anew: %s")
 CHILD_LEFT = Message("UDPS-220-D", "%s (process %d) left: %s")

@@ -123,6 +123,11 @@ class UnitSupervisor:
             )
             self._count(unit)
 
+    def expect_end(self) -> None:
+        """stop() follows: whoever goes from now on goes with us, and nobody comes."""
+        for unit in self._units.values():
+            unit.life.stop()
+
     async def stop(self, limit: float) -> bool:
         """What matters is that REG has let go. Where systemd stops us it stops the units, too;
         where we end by ourselves it does so only after us. How they ended it tells itself."""
