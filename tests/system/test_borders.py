@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from system.machine import Machine
 from system.package import Package
-from system.service import Instance, install, serve_echo
+from system.service import CHILDREN, Instance, install, serve_echo
 from system.waiting import until
 
 RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
@@ -136,3 +137,58 @@ def test_our_policy_opens_no_other_service(on_a_bus: Instance) -> None:
         answer = on_a_bus.busctl(*words, user="alice", check=False)
         assert answer.returncode == 1, answer.stdout
         assert "denied" in answer.stderr or "not permitted" in answer.stderr, answer.stderr
+
+
+INTRUDER = """
+import json, os, socket, sys
+
+def tried(what):
+    try:
+        return repr(what())
+    except OSError as problem:
+        return type(problem).__name__
+
+def connect(path):
+    socket.socket(socket.AF_UNIX).connect(path)
+
+print(json.dumps({
+    "instances": os.listdir("/run/udp-proxy"),
+    "bus": tried(lambda: connect("/run/dbus/system_bus_socket")),
+    }))
+"""
+
+
+@pytest.fixture(scope="module")
+def two_instances(bordered: Machine) -> Iterator[Instance]:
+    """One of two that run."""
+    instances = [Instance(bordered, "dns"), Instance(bordered, "ntp", port=5354)]
+    for each in instances:
+        each.configure()
+        each.start()
+    yield instances[0]
+    for each in instances:
+        each.stop()
+
+
+def inside(instance: Instance, role: str, script: str, *words: str) -> dict[str, object]:
+    """What a script says in a child's place: its user, its namespaces, its control group."""
+    machine = instance.machine
+    pid = instance.pid(role)
+    machine.write("/opt/intruder.py", script)
+    group = instance.show("ControlGroup", role)
+    status = machine.run("cat", f"/proc/{pid}/status").stdout
+    user, own = (status.split(f"{name}:")[1].split()[0] for name in ("Uid", "Gid"))
+    enter = f"nsenter -t {pid} -m -n -U -S {user} -G {own} -- /usr/bin/python3 /opt/intruder.py"
+    join = f"echo $$ >/sys/fs/cgroup{group}/cgroup.procs"
+    done = machine.run("sh", "-c", f"{join} && exec {enter} {' '.join(words)}")
+    found = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("role", CHILDREN)
+def test_a_child_sees_no_bus_and_no_other_instance(two_instances: Instance, role: str) -> None:
+    assert inside(two_instances, role, INTRUDER) == {
+        "instances": ["dns"],
+        "bus": "PermissionError",
+    }
