@@ -227,6 +227,10 @@ class Proxy:
         found = [match[1] for match in map(_RECORD.match, lines) if match]
         return [dict(word.split("=", 1) for word in text.split(" ")) for text in found]
 
+    def unrecorded(self) -> int:
+        """How many sessions ended without any reply and without a record of their own."""
+        return sum(int(line.split("UDPP-889-W ")[1].split()[0]) for line in self.said("UDPP-889-W"))
+
     def wait(self, limit: float = _LIMIT) -> int:
         """Its exit status."""
         return self.process.wait(limit)

@@ -28,6 +28,9 @@ class Texts:
     def denied(self, listener: ListenerSocket, client: str, addressed: str, count: int) -> None:
         self.refused += count
 
+    def tells(self, rule: str, reason: Reason, *, answered: bool) -> bool:
+        return True
+
     def wants_texts(self) -> bool:
         return True
 

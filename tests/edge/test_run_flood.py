@@ -18,8 +18,9 @@ import pytest
 from built import NAMES
 from echo import Echo, udp
 from flood import Flood, Known, build
+from host import free_port
 from namespaces import Network
-from proxy import Proxy, Row, until
+from proxy import Proxy, Row, config, until
 
 SECONDS = float(os.environ.get("FLOOD_SECONDS", "8"))
 LONG = SECONDS > 10
@@ -154,6 +155,7 @@ def _flooded(
             ) as flood:  # fmt: skip
                 sent = flood.result(seconds + 60)["sent"]
             time.sleep(0.5)
+            until(lambda: proxy.info("reg").get("sessions-waiting") == 0)
         after = proxy.reg_pid
         info = until(lambda: proxy.info())
         reg = proxy.info("reg")
@@ -174,3 +176,37 @@ def test_names_that_nobody_answers_do_not_end_the_relay(
     assert not done.said("UDPS-202-E")
     assert done.known.lost <= done.known.sent // 10
     assert abs(done.unaccounted()) <= done.known.lost
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_newcomers_that_evict_cost_neither_the_log_nor_the_known(
+    engine: str, network: Network, program: Path, tmp_path: Path
+) -> None:
+    rate = 60_000 if engine == "native" else 20_000
+    text = _text(engine, "", top='overflow = "evict-idlest"', pattern=False)
+    done = _flooded(network, program, tmp_path, text, rate=rate)
+    done.print_row(f"{engine}, evict, {rate}/s")
+    assert done.after == done.before
+    assert 1000 < done.reg["evicted"] <= 1000 * (SECONDS + 3)
+    assert done.known.lost <= done.known.sent // 50
+    assert done.bytes < 100_000 * max(1.0, SECONDS / 8)
+    told = sum(int(line.split("UDPP-889-W ")[1].split()[0]) for line in done.said("UDPP-889-W"))
+    records = [line for line in done.said("UDPP-888-I") if "REASON=evicted" in line]
+    assert told + len(records) == done.reg["evicted"]
+    assert done.unaccounted() == 0
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_two_proxies_that_send_to_each_other_are_bounded(engine: str, tmp_path: Path) -> None:
+    top = f'max-sessions = 50\noverflow = "evict-idlest"\nengine = "{engine}"'
+    one, other = free_port(), free_port()
+    there = Proxy(tmp_path / "there", config(other, f"127.0.0.1:{one}", top=top), name="there")
+    here = Proxy(tmp_path / "here", config(one, f"127.0.0.1:{other}", top=top), name="here")
+    with there, here:
+        with udp() as sock:
+            sock.sendto(b"round", ("127.0.0.1", one))
+        time.sleep(4.0)
+        opened = here.info("reg")["sessions-opened"]
+        assert opened > 50
+        assert opened < 50 + 1000 * 6
+        assert sum(proxy.stderr.stat().st_size for proxy in (here, there)) < 200_000

@@ -140,6 +140,9 @@ class Lasting(Protocol):
     def denied(self, listener: ListenerSocket, client: str, addressed: str, count: int) -> None:
         """So many more datagrams were refused, as decide() had said of others."""
 
+    def tells(self, rule: str, reason: Reason, *, answered: bool) -> bool:
+        """Is a record wanted of a session that ended so? If not the host has counted it."""
+
     def wants_texts(self) -> bool:
         """Are lines all that is wanted of records? Then ended_texts() takes the place of ended(),
         which costs much for each session."""

@@ -20,6 +20,7 @@ from udpproxy.engine.pool import Pool
 from udpproxy.engine.relayed import Listening, Relayed
 from udpproxy.session import table as t
 from udpproxy.session.book import Book, Session
+from udpproxy.session.limits import Evictions
 from udpproxy.session.peers import Endpoint
 from udpproxy.session.reasons import Reason
 from udpproxy.session.table import Record, State, Table
@@ -53,6 +54,7 @@ class Lifecycle(ABC):
         self._book = Book(
             range(table.capacity), per_client=per_client, evict=evict, last=self._last
         )
+        self._evictions = Evictions()
         self._listeners: dict[int, Listening] = {}
         self._by_port: dict[int, list[Listening]] = {}
         self._drops: dict[int, int] = {}
@@ -128,6 +130,9 @@ class Lifecycle(ABC):
         room = self._book.room(client[0])
         if isinstance(room, str):
             self._refuse(room, client, listening)
+            return None
+        if room is not None and not self._evictions.allow(now):
+            self._refuse("refused-table-full", client, listening)
             return None
         if room is not None:
             self._table.count("evicted")

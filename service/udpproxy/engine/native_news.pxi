@@ -220,7 +220,8 @@ cdef class _News(_Verdicts):
     cdef _tell_one_ended(self, uint32_t slot):
         cdef uint32_t number
         cdef uint64_t id
-        reason = _REASONS[relay_ended(self._relay, slot, &number, &id)]
+        cdef int answered
+        reason = _REASONS[relay_ended(self._relay, slot, &number, &id, &answered)]
         record = self._table.read(slot) or Record(id=id)
         record.drops = relay_drops(self._relay, slot)
         self._host.ended(record, self._verdicts[number].rule, reason)
@@ -230,17 +231,17 @@ cdef class _News(_Verdicts):
         cdef char text[MOST_TEXT]
         cdef uint64_t id, now = time.monotonic_ns()
         cdef uint32_t number
-        cdef int length
+        cdef int length, answered
         texts = []
         for i in range(count):
-            relay_ended(self._relay, slots[i], &number, &id)
+            reason = _REASONS[relay_ended(self._relay, slots[i], &number, &id, &answered)]
             decided = self._verdicts[number]
             rule, length = decided.rule.encode(), -1
             if not decided.handed:
                 length = relay_describe(self._relay, slots[i], rule, now, text, MOST_TEXT)
             if length < 0:
                 self._tell_one_ended(slots[i])
-            else:
+            elif self._lasting.tells(decided.rule, reason, answered=bool(answered)):
                 texts.append(text[:length].decode())
         return texts
 

@@ -85,7 +85,7 @@ cdef extern from "relay/relay.h" nogil:
     void relay_forget(relay_ *)
     uint32_t relay_drops(relay_ *, uint32_t)
     int relay_describe(relay_ *, uint32_t, const char *, uint64_t, char *, size_t)
-    int relay_ended(relay_ *, uint32_t, uint32_t *, uint64_t *)
+    int relay_ended(relay_ *, uint32_t, uint32_t *, uint64_t *, int *)
     void relay_finish(relay_ *, const uint32_t *, uint32_t)
     verdict *relay_verdict(relay_ *)
     uint32_t relay_sweep(relay_ *, uint32_t *, uint32_t)

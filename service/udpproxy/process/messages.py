@@ -108,6 +108,9 @@ OPENED = Message("UDPP-820-D", "session %d of %s opened by %s to %s")
 ACCEPTED = Message("UDPP-821-D", "session of %s accepted by %s")
 REFUSED = Message("UDPP-821-I", "session of %s to %s refused by %s%s")
 RECORD = Message("UDPP-888-I", "%s")
+UNANSWERED = Message(
+    "UDPP-889-W", "%d more sessions of %s ended without any reply and have no records of their own"
+)
 PAYLOAD = Message("UDPP-900-F", "session %d %s %d bytes: %s")
 NAME_CHANGED = Message(
     "UDPP-830-N", "name %s: %s, before %s, for %g s; rules %s; sessions: %d stay, %d follow, %d end"

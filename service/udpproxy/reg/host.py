@@ -10,6 +10,7 @@ from udpproxy.engine.interface import ListenerSocket, Treatment, Verdict, Wait, 
 from udpproxy.process import messages
 from udpproxy.process.logs import Damper, Logs
 from udpproxy.reg.extensions import Extensions
+from udpproxy.reg.unanswered import Unanswered
 from udpproxy.reg.verdicts import Verdicts
 from udpproxy.reg.waiting import Waiter
 from udpproxy.session import record as session_record
@@ -39,6 +40,7 @@ class RelayHost:
         self._logs = logs
         self._table = table
         self._damper = Damper()
+        self._unanswered = Unanswered(logs)
         self._ports: dict[int, int] = {}
         self._pressed = False
 
@@ -72,7 +74,8 @@ class RelayHost:
             "BYTES_CIN": str(waiter.volume),
             "DATAGRAMS_CIN": str(waiter.came),
         }
-        self._logs.record(session_record.text(fields), fields)
+        if self._unanswered.tells(wait.rule, Reason.UNRESOLVED, answered=False):
+            self._logs.record(session_record.text(fields), fields)
         self._table.count("sessions-opened")
         self._table.add(record)
 
@@ -82,6 +85,7 @@ class RelayHost:
 
     def load(self, sessions: int) -> None:
         """So many sessions there are; asked now and then."""
+        self._unanswered.look()
         if not self._pressed and sessions >= self._table.capacity * _PRESSURE_ON:
             self._pressed = True
             self._logs.say(messages.PRESSURE_ON, sessions, self._table.capacity)
@@ -157,9 +161,18 @@ class RelayHost:
 
     def ended(self, record: Record, rule: str, reason: Reason) -> None:
         """A session ended: its record."""
-        fields = session_record.fields(record, rule, reason, time.monotonic_ns())
-        self._logs.record(session_record.text(fields), fields)
+        if self._unanswered.tells(rule, reason, answered=record.downloads > 0):
+            fields = session_record.fields(record, rule, reason, time.monotonic_ns())
+            self._logs.record(session_record.text(fields), fields)
         self.extensions.ended(record.id, reason)
+
+    def tells(self, rule: str, reason: Reason, *, answered: bool) -> bool:
+        """See engine.interface.Lasting."""
+        return self._unanswered.tells(rule, reason, answered=answered)
+
+    def finish(self) -> None:
+        """The last session has ended, or goes on without us."""
+        self._unanswered.finish()
 
     def wants_texts(self) -> bool:
         """See engine.interface.Lasting."""

@@ -105,9 +105,10 @@ class Reg:
         """Whatever ends us: carry nothing any more, tell all that is left to tell."""
         self._clean_ups.run()
 
-    def _stop(self, engine: Engine) -> None:
+    def _stop(self, engine: Engine, host: RelayHost) -> None:
         self._engine = None
         engine.close()
+        host.finish()
 
     def _close_extensions(self, extensions: Extensions) -> None:
         """Each by itself, so that one that hangs costs no other its turn."""
@@ -189,7 +190,7 @@ class Reg:
         self._clean_ups.limit = config.stop_timeout / 2
         # The sessions that end as the relay stops are still the extensions' business.
         self._clean_ups.add("extensions", lambda: self._close_extensions(host.extensions))
-        self._clean_ups.add("relay", lambda: self._stop(engine))
+        self._clean_ups.add("relay", lambda: self._stop(engine, host))
         sessions = self._naming.sessions = NamedSessions(
             self._reactor, self._logs, table, engine, host, self._naming.known
         )

@@ -91,3 +91,24 @@ def expired(budget: Budget, opened: int, last: int, now: int) -> str | None:
     if now >= last + budget.idle:
         return "idle"
     return None
+
+
+EVICTIONS_AT_ONCE = 1000
+NS_PER_EVICTION = 1_000_000
+
+
+class Evictions:
+    """How fast newcomers may replace sessions that wait for their first reply: 1000 a second. One
+    that a flood replaces would be gone before its server can answer, and making and ending
+    sessions at the rate of a flood costs those that are there."""
+
+    def __init__(self) -> None:
+        self._paid = 0
+
+    def allow(self, now: int) -> bool:
+        """One more?"""
+        paid = max(self._paid, now)
+        if paid - now >= EVICTIONS_AT_ONCE * NS_PER_EVICTION:
+            return False
+        self._paid = paid + NS_PER_EVICTION
+        return True

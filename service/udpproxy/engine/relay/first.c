@@ -2,6 +2,8 @@
 #include "inside.h"
 
 enum { MOST_HELD = 1024, MOST_HELD_BYTES = 4 << 20 };
+// As in session/limits.py.
+enum { EVICTIONS_AT_ONCE = 1000, NS_PER_EVICTION = 1000000 };
 
 // What the host gives back has room beside what strangers send; it comes in small parts.
 static bool may_hold(const struct worker *worker, const struct first *first, uint32_t size)
@@ -137,6 +139,19 @@ static bool waits_already(const struct worker *worker, const struct first *first
     return false;
 }
 
+// A session that waits for its first reply gives its place to a newcomer, but not to a flood of
+// them: it would be gone before its server can answer, and making and ending sessions at the rate
+// of a flood costs those that are there. So many a second, and so many at once. With the book
+// locked.
+static bool may_evict(struct relay *relay, uint64_t now)
+{
+    uint64_t paid = relay->evictions_paid > now ? relay->evictions_paid : now;
+    if (paid - now >= (uint64_t)EVICTIONS_AT_ONCE * NS_PER_EVICTION)
+        return false;
+    relay->evictions_paid = paid + NS_PER_EVICTION;
+    return true;
+}
+
 enum room { ROOM, CLIENT_FULL, TABLE_FULL, SOON, EVICT };
 
 // With the book locked.
@@ -150,7 +165,7 @@ static enum room room_for(struct worker *worker, const union address *client)
     // Slots of ended sessions are free as soon as the host has heard of them.
     if (relay->ended_count > worker->slot_waiters)
         return SOON;
-    if (relay->evict)
+    if (relay->evict && may_evict(relay, worker->now))
         return EVICT;
     return relay->ended_count ? SOON : TABLE_FULL;
 }

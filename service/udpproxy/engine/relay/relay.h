@@ -140,7 +140,8 @@ void relay_forget(struct relay *relay);
 uint32_t relay_drops(struct relay *relay, uint32_t slot);
 int relay_describe(struct relay *relay, uint32_t slot, const char *rule, uint64_t now, char *text,
                    size_t size);
-int relay_ended(struct relay *relay, uint32_t slot, uint32_t *verdict, uint64_t *id);
+int relay_ended(struct relay *relay, uint32_t slot, uint32_t *verdict, uint64_t *id,
+                int *answered);
 void relay_finish(struct relay *relay, const uint32_t *slots, uint32_t count);
 
 struct verdict *relay_verdict(struct relay *relay);

@@ -251,11 +251,13 @@ uint32_t relay_drops(struct relay *relay, uint32_t slot)
     return socket_drops(session->fd) - (uint32_t)session->record->drops_base;
 }
 
-int relay_ended(struct relay *relay, uint32_t slot, uint32_t *verdict, uint64_t *id)
+int relay_ended(struct relay *relay, uint32_t slot, uint32_t *verdict, uint64_t *id,
+                int *answered)
 {
     const struct session *session = relay->sessions + slot;
     *verdict = session->verdict->number;
     *id = session->id;
+    *answered = session->record->downloads > 0;
     return session->reason;
 }
 

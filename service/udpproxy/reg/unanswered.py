@@ -1,0 +1,69 @@
+"""Records of sessions that ended before any reply, for a reason that strangers can bring about as
+often as they like: in full while they are few, else as a number. A datagram of 40 bytes would
+otherwise make a line of 400."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from udpproxy.process import messages
+from udpproxy.process.logs import Logs
+from udpproxy.session.reasons import Reason
+
+MOST_TOLD = 10
+"""In full, of a rule and second: enough to see who it is."""
+
+_CHEAP = frozenset((Reason.EVICTED, Reason.UNREACHABLE, Reason.UNRESOLVED))
+"""These alone free a slot at once, so that another forged datagram can have it."""
+_SECOND = 1.0
+
+
+@dataclass(slots=True)
+class _Count:
+    since: float
+    told: int = 0
+    held: int = 0
+
+
+class Unanswered:
+    """One count for each rule."""
+
+    def __init__(self, logs: Logs, clock: Callable[[], float] = time.monotonic) -> None:
+        self._logs = logs
+        self._clock = clock
+        self._counts: dict[str, _Count] = {}
+
+    def tells(self, rule: str, reason: Reason, *, answered: bool) -> bool:
+        """Does that session have a record of its own? Else it is counted."""
+        if answered or reason not in _CHEAP:
+            return True
+        count = self._counts.get(rule)
+        now = self._clock()
+        if count is None or now - count.since >= _SECOND:
+            if count:
+                self._say(rule, count)
+            count = self._counts[rule] = _Count(now)
+        if count.told < MOST_TOLD:
+            count.told += 1
+            return True
+        count.held += 1
+        return False
+
+    def look(self) -> None:
+        """Now and then: the numbers of seconds that are over."""
+        now = self._clock()
+        for rule, count in self._counts.items():
+            if now - count.since >= _SECOND:
+                self._say(rule, count)
+
+    def finish(self) -> None:
+        """The last numbers."""
+        for rule, count in self._counts.items():
+            self._say(rule, count)
+
+    def _say(self, rule: str, count: _Count) -> None:
+        held, count.held = count.held, 0
+        if held:
+            self._logs.say(messages.UNANSWERED, held, rule, RULE=rule)

@@ -1,0 +1,68 @@
+"""Records of sessions without a reply: few in full, many as a number."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from udpproxy.config.model import Log
+from udpproxy.process.logs import Logs
+from udpproxy.reg.unanswered import MOST_TOLD, Unanswered
+from udpproxy.session.limits import EVICTIONS_AT_ONCE, NS_PER_EVICTION, Evictions
+from udpproxy.session.reasons import Reason
+
+
+class Shelf:
+    """Records over a clock that a test turns, and what the log says."""
+
+    def __init__(self, directory: Path) -> None:
+        self.now = 100.0
+        self._file = directory / "log"
+        self._logs = Logs("test")
+        self._logs.configure(Log(target="file", file=str(self._file)))
+        self.unanswered = Unanswered(self._logs, lambda: self.now)
+
+    def end(self, count: int, reason: Reason = Reason.EVICTED, *, rule: str = "all") -> int:
+        """So many end without a reply; how many have a record."""
+        return sum(self.unanswered.tells(rule, reason, answered=False) for _ in range(count))
+
+    def numbers(self) -> list[int]:
+        """What was told of the others."""
+        self._logs.drain(1.0)
+        return [int(found) for found in re.findall(r"UDPP-889-W (\d+)", self._file.read_text())]
+
+    def close(self) -> None:
+        self._logs.close()
+
+
+def test_a_flood_leaves_ten_records_and_a_number_a_second(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    assert shelf.end(1000) == MOST_TOLD
+    shelf.unanswered.look()
+    assert shelf.numbers() == []
+    shelf.now += 1.0
+    shelf.unanswered.look()
+    shelf.unanswered.look()
+    assert shelf.numbers() == [1000 - MOST_TOLD]
+    assert shelf.end(20, Reason.UNREACHABLE) == MOST_TOLD
+    assert shelf.end(20, Reason.UNRESOLVED, rule="another") == MOST_TOLD
+    shelf.unanswered.finish()
+    assert shelf.numbers() == [1000 - MOST_TOLD, 10, 10]
+    shelf.close()
+
+
+def test_all_others_have_their_records(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    assert shelf.end(100, Reason.IDLE) == 100
+    assert all(shelf.unanswered.tells("all", Reason.UNREACHABLE, answered=True) for _ in range(100))
+    shelf.unanswered.finish()
+    assert shelf.numbers() == []
+    shelf.close()
+
+
+def test_newcomers_replace_no_faster_than_that() -> None:
+    evictions = Evictions()
+    second = EVICTIONS_AT_ONCE * NS_PER_EVICTION
+    assert sum(evictions.allow(5 * second) for _ in range(5000)) == EVICTIONS_AT_ONCE
+    assert sum(evictions.allow(5 * second + second // 10) for _ in range(5000)) == 100
+    assert sum(evictions.allow(900 * second) for _ in range(5000)) == EVICTIONS_AT_ONCE
