@@ -165,6 +165,7 @@ cdef class NativeEngine(_News):
         finally:
             free(fds)
         if problem:
+            del self._listeners[number], self._drops[number]
             raise OSError(problem, os.strerror(problem))
 
     def remove_listener(self, number):

@@ -13,6 +13,23 @@ static bool may_hold(const struct worker *worker, const struct first *first, uin
            worker->held_bytes + size <= share * (size_t)MOST_HELD_BYTES;
 }
 
+// A listener that was removed stays in memory until nothing refers to it any more.
+void use_listener(struct listener *listener)
+{
+    __atomic_add_fetch(&listener->uses, 1, __ATOMIC_RELAXED);
+}
+
+void leave_listener(struct listener *listener)
+{
+    __atomic_sub_fetch(&listener->uses, 1, __ATOMIC_RELEASE);
+}
+
+static void free_held(struct held *held)
+{
+    leave_listener(held->listener);
+    free(held);
+}
+
 static void hold(struct worker *worker, const struct first *first, const void *data, uint32_t size,
                  bool asked)
 {
@@ -25,6 +42,7 @@ static void hold(struct worker *worker, const struct first *first, const void *d
         return;
     }
     held->listener = first->listener;
+    use_listener(held->listener);
     held->client = *first->client;
     memcpy(held->addressed, first->addressed, length);
     memcpy(held->local, first->local, length);
@@ -65,10 +83,11 @@ void retry_held(struct worker *worker)
             .hash = hash_of(worker->relay, held->listener, &held->client, held->addressed),
         };
         struct session *session = find(worker, &first);
-        if (!session || !upload(worker, session, held->data, held->size))
+        if (!held->listener->gone &&
+            (!session || !upload(worker, session, held->data, held->size)))
             take_first(worker, &first, held->data, held->size, held->asked);
         next = held->next;
-        free(held);
+        free_held(held);
     }
 }
 
@@ -79,7 +98,7 @@ void drop_held(struct worker *worker, const struct listener *listener)
         next = held->next;
         held->next = NULL;
         if (!listener || held->listener == listener) {
-            free(held);
+            free_held(held);
             continue;
         }
         *worker->held_end = held;
@@ -264,6 +283,8 @@ struct held *relay_pull(struct relay *relay, const struct question *question)
             worker->held_count--;
             worker->held_bytes -= held->size;
             held->next = NULL;
+            leave_listener(held->listener);
+            held->listener = NULL;
             *end = held;
             end = &held->next;
         }

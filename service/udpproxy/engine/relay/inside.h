@@ -34,6 +34,7 @@ enum {
 
 struct listener {
     uint32_t number, index;
+    uint32_t uses; // sessions, until the host has heard of their end, and datagrams held
     uint16_t port;
     bool wildcard, gone;
     uint8_t size, packed[16];
@@ -315,6 +316,8 @@ void take_first(struct worker *worker, const struct first *first, const void *da
                 bool asked);
 void retry_held(struct worker *worker);
 void drop_held(struct worker *worker, const struct listener *listener);
+void use_listener(struct listener *listener);
+void leave_listener(struct listener *listener);
 
 // upload.c, download.c, segments.c
 void read_clients(struct worker *worker, struct listener *listener);

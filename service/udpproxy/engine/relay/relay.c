@@ -237,7 +237,8 @@ static void leave_all(struct relay *relay)
 static bool put_listener(struct relay *relay, struct listener *listener)
 {
     for (uint32_t i = 0; i < relay->listener_count; i++)
-        if (relay->listeners[i]->gone) {
+        if (relay->listeners[i]->gone &&
+            !__atomic_load_n(&relay->listeners[i]->uses, __ATOMIC_ACQUIRE)) {
             listener->index = i;
             free(relay->listeners[i]);
             relay->listeners[i] = listener;
@@ -270,6 +271,7 @@ int relay_listen(struct relay *relay, uint32_t number, const int *fds, const uni
     memcpy(listener->fds, fds, relay->worker_count * sizeof fds[0]);
     enter_all(relay);
     int problem = put_listener(relay, listener) ? 0 : ENOMEM;
+    bool put = !problem;
     for (uint32_t i = 0; i < relay->worker_count && !problem; i++) {
         struct epoll_event event = {
             .events = EPOLLIN,
@@ -278,7 +280,12 @@ int relay_listen(struct relay *relay, uint32_t number, const int *fds, const uni
         if (epoll_ctl(relay->workers[i].epoll, EPOLL_CTL_ADD, fds[i], &event))
             problem = errno;
     }
+    for (uint32_t i = 0; i < relay->worker_count && put && problem; i++)
+        epoll_ctl(relay->workers[i].epoll, EPOLL_CTL_DEL, fds[i], NULL);
+    listener->gone = problem != 0;
     leave_all(relay);
+    if (!put)
+        free(listener);
     return problem;
 }
 
@@ -291,6 +298,11 @@ int relay_unlisten(struct relay *relay, uint32_t number)
             listener = relay->listeners[i];
     if (!listener)
         return 0;
+    // Gone for all workers at once, and first: one that was told of a datagram before its turn to
+    // close sessions came would open new ones after it.
+    enter_all(relay);
+    listener->gone = true;
+    leave_all(relay);
     for (uint32_t i = 0; i < relay->worker_count; i++) {
         struct worker *worker = relay->workers + i;
         enter(worker);
@@ -304,9 +316,6 @@ int relay_unlisten(struct relay *relay, uint32_t number)
         drop_held(worker, listener);
         leave(worker);
     }
-    enter_all(relay);
-    listener->gone = true;
-    leave_all(relay);
     return 1;
 }
 

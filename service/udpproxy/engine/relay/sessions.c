@@ -139,6 +139,7 @@ static struct session *refuse_session(struct worker *worker, const struct first 
     if (session->fd >= 0)
         reset_socket(session->fd, false);
     free_record(session->record);
+    leave_listener(session->listener);
     pthread_mutex_lock(&relay->book);
     session->verdict->uses--;
     if (relay->per_client)
@@ -161,6 +162,7 @@ struct session *open_session(struct worker *worker, const struct first *first,
     session->id = __atomic_fetch_add(relay->header + NEXT_ID, 1, __ATOMIC_RELAXED);
     session->verdict = verdict;
     session->listener = first->listener;
+    use_listener(session->listener);
     session->client = *first->client;
     session->hash = first->hash;
     session->pinned = session->answered = false;
@@ -287,6 +289,7 @@ void relay_finish(struct relay *relay, const uint32_t *slots, uint32_t count)
         reset_socket(session->fd, session->plain);
         pthread_mutex_lock(&relay->book);
         free_record(session->record);
+        leave_listener(session->listener);
         session->verdict->uses--;
         relay->ended_count--;
         give_back(relay, slots[i]);
@@ -328,6 +331,7 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
     session->id = record->id;
     session->verdict = verdict;
     session->listener = listener;
+    use_listener(listener);
     session->fd = fd;
     session->pinned = record->pinned;
     session->answered = record->downloads > 0;

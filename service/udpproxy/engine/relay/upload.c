@@ -186,9 +186,11 @@ uint32_t upload_run(struct worker *worker, struct session *session, struct iovec
             add_segment(message, control[made], iov[i].iov_len);
         i += (uint32_t)message->msg_iovlen;
     }
+    // It stops at an error and keeps that to itself, be it ICMP's or a full buffer. So the rest
+    // goes singly: an error is only ever counted as what it was seen to be.
     bool stopped = false;
     while (sent < made) {
-        int passed = sendmmsg(session->fd, messages + sent, made - sent, 0);
+        int passed = sendmmsg(session->fd, messages + sent, stopped ? 1 : made - sent, 0);
         if (passed < 0 && errno == EINTR)
             continue;
         if (passed < 0) {
@@ -197,20 +199,13 @@ uint32_t upload_run(struct worker *worker, struct session *session, struct iovec
             done += resend(worker, session, iov + done, held, errno, &gone);
             if (gone)
                 return done;
-            stopped = false;
             continue;
         }
         uint32_t from = done;
         for (int i = 0; i < passed; i++)
             done += (uint32_t)messages[sent++].msg_hdr.msg_iovlen;
         count_up(worker, session, done - from, bytes_of(iov + from, done - from));
-        // It stops at an error and keeps that to itself; what is gone on a second try was ICMP's.
-        if (stopped) {
-            more(&session->record->icmp, 1);
-            if (unreachable(worker, session))
-                return done;
-        }
-        stopped = sent < made;
+        stopped |= sent < made;
     }
     return count;
 }

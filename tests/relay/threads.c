@@ -1,0 +1,231 @@
+// The relay with its threads, as the host sees it, under load: listeners come and go, sessions
+// open, are judged anew, evicted, killed and expire. Built by tools/sanitize --thread.
+//
+//     threads SECONDS
+//
+// Fails with what was wrong; the sanitizer says what else was.
+#include "harness.h"
+
+enum {
+    WORKERS = 3,
+    CAPACITY = 16384, // looked through whenever a listener goes, so that others have time
+    SLOTS = 48,       // of which there are sockets, and thus sessions
+    LISTENERS = 3,
+    CLIENTS = 24,
+};
+
+struct place {
+    uint32_t number;
+    int fds[WORKERS];
+    union address bound;
+};
+
+static struct relay *relay;
+static int late[CLIENTS];
+static struct place places[LISTENERS];
+static struct verdict *verdicts[2];
+static union address server;
+static int over;
+static uint64_t removed, told, carried;
+
+// ---- the network's part ----
+
+static void *answer(void *argument)
+{
+    int fd = *(int *)argument;
+    while (!__atomic_load_n(&over, __ATOMIC_ACQUIRE)) {
+        struct pollfd ready = {.fd = fd, .events = POLLIN};
+        union address from;
+        socklen_t size = sizeof from;
+        char data[64];
+        poll(&ready, 1, 10);
+        ssize_t length;
+        while ((length = recvfrom(fd, data, sizeof data, 0, &from.any, &size)) >= 0)
+            (void)!sendto(fd, data, (size_t)length, 0, &from.any, size);
+    }
+    return NULL;
+}
+
+// Each client writes to each listener, wherever that is just now; nobody waits for answers.
+static void *send_all(void *argument)
+{
+    const union address *bound = argument;
+    int fds[CLIENTS];
+    for (int i = 0; i < CLIENTS; i++) {
+        fds[i] = udp();
+        bind_to(fds[i], 0);
+    }
+    while (!__atomic_load_n(&over, __ATOMIC_ACQUIRE))
+        for (int i = 0; i < CLIENTS; i++)
+            for (int at = 0; at < LISTENERS; at++) {
+                char data[64] = "question";
+                (void)!sendto(fds[i], data, 8, 0, &bound[at].any, sizeof bound[at].v4);
+                while (recv(fds[i], data, sizeof data, 0) >= 0)
+                    __atomic_add_fetch(&carried, 1, __ATOMIC_RELAXED);
+            }
+    for (int i = 0; i < CLIENTS; i++)
+        close(fds[i]);
+    return NULL;
+}
+
+// ---- the host's part ----
+
+static struct verdict *decide(uint64_t moment)
+{
+    return verdicts[moment / 1000 % 2];
+}
+
+static void answer_questions(const struct question *one)
+{
+    for (; one; one = one->next) {
+        uint64_t now = clock_now();
+        relay_answer(relay, one, decide(now), 32, now % 3 ? now + SECOND / 100 : 0);
+    }
+}
+
+static bool hear(void)
+{
+    const struct portion most = {.events = 256, .questions = 64, .ended = 64};
+    struct news news;
+    uint32_t slots[64], number;
+    uint64_t id;
+    relay_hush(relay);
+    relay_news(relay, &news, slots, &most);
+    bool any = news.events || news.questions || news.ended;
+    answer_questions(news.questions);
+    for (const struct event *event = news.events; event; event = event->next)
+        told++;
+    for (uint32_t i = 0; i < news.ended; i++)
+        relay_ended(relay, slots[i], &number, &id);
+    relay_finish(relay, slots, news.ended);
+    relay_free_news(&news);
+    return any;
+}
+
+static void listen_at(struct place *place)
+{
+    static uint32_t numbers;
+    place->number = ++numbers;
+    for (int i = 0; i < WORKERS; i++) {
+        place->fds[i] = listening_socket();
+        place->bound = bind_to(place->fds[i], i ? port_of(&place->bound) : 0);
+    }
+    check(!relay_listen(relay, place->number, place->fds, &place->bound), "cannot listen");
+}
+
+// The same port again, so that its clients come to the next one.
+static void change_listener(struct place *place)
+{
+    uint16_t port = port_of(&place->bound);
+    uint32_t old = place->number;
+    int next[WORKERS];
+    for (int i = 0; i < WORKERS; i++)
+        next[i] = listening_socket();
+    // They wake its workers, who come in when its sessions are being closed.
+    for (int i = 0; i < CLIENTS; i++)
+        (void)!sendto(late[i], "late", 4, 0, &place->bound.any, sizeof place->bound.v4);
+    check(relay_unlisten(relay, old), "the listener is not there");
+    relay_settle(relay);
+    for (uint32_t slot = 0; slot < SLOTS; slot++) {
+        struct session *session = relay->sessions + slot;
+        struct worker *worker = __atomic_load_n(&session->worker, __ATOMIC_ACQUIRE);
+        if (!worker)
+            continue;
+        enter(worker);
+        check(session->worker != worker || session->life != LIVE ||
+                  session->listener->number != old,
+              "a session of a listener that is gone");
+        leave(worker);
+    }
+    for (int i = 0; i < WORKERS; i++)
+        close(place->fds[i]);
+    place->number = old + LISTENERS;
+    for (int i = 0; i < WORKERS; i++) {
+        place->fds[i] = next[i];
+        bind_to(next[i], port);
+    }
+    check(!relay_listen(relay, place->number, place->fds, &place->bound), "cannot listen again");
+    removed++;
+}
+
+static uint64_t id_of(uint64_t slot)
+{
+    return __atomic_load_n(&relay->records[slot].id, __ATOMIC_RELAXED);
+}
+
+// As a reload does with every session.
+static void judge_anew(uint64_t moment)
+{
+    relay_forget(relay);
+    for (uint32_t slot = 0; slot < SLOTS; slot++) {
+        uint64_t id = id_of(slot);
+        if (id % 5 == 0)
+            relay_end(relay, id, slot, KILLED);
+        else
+            relay_judge_by(relay, id, slot, decide(moment));
+    }
+}
+
+static void make(void)
+{
+    relay = make_relay(CAPACITY, SLOTS, WORKERS);
+    for (int i = 0; i < 2; i++) {
+        struct verdict *verdict = verdicts[i] = make_verdict(relay, &server);
+        verdict->budget.idle = SECOND / 50;
+        verdict->budget.download_datagrams = i ? NEVER : 40;
+        verdict->type = i ? NORMAL : ANY_PORT;
+    }
+}
+
+static void serve_for(uint64_t seconds)
+{
+    uint64_t end = clock_now() + seconds * SECOND;
+    for (uint64_t turns = 0, now; (now = clock_now()) < end; turns++) {
+        struct pollfd ready = {.fd = relay_notice(relay), .events = POLLIN};
+        poll(&ready, 1, 1);
+        hear();
+        if (turns % 2 == 0)
+            change_listener(places + turns / 2 % LISTENERS);
+        if (turns % 50 == 7)
+            judge_anew(now);
+        if (turns % 20 == 3)
+            relay_work(relay, now);
+        if (turns % 100 == 4)
+            relay_watch(relay, turns % 200 == 4);
+        if (turns % 64 == 5)
+            relay_kill(relay, id_of(turns % SLOTS), KILLED);
+    }
+}
+
+int main(int count, char **words)
+{
+    static union address bound[LISTENERS];
+    pthread_t echo, sender;
+    int server_socket = udp();
+    check(count == 2, "say for how many seconds");
+    server = bind_to(server_socket, 0);
+    make();
+    for (int i = 0; i < CLIENTS; i++) {
+        late[i] = udp();
+        bind_to(late[i], 0);
+    }
+    for (int i = 0; i < LISTENERS; i++) {
+        listen_at(places + i);
+        bound[i] = places[i].bound;
+    }
+    check(!relay_start(relay), "no thread");
+    check(!pthread_create(&echo, NULL, answer, &server_socket), "no thread");
+    check(!pthread_create(&sender, NULL, send_all, bound), "no thread");
+    serve_for((uint64_t)atoi(words[1]));
+    __atomic_store_n(&over, 1, __ATOMIC_RELEASE);
+    pthread_join(sender, NULL);
+    pthread_join(echo, NULL);
+    relay_stop(relay);
+    while (hear())
+        ;
+    check(removed > 20 && told > 20 && carried > 20, "too little came to pass");
+    printf("%lu listeners removed, %lu sessions, %lu replies\n", removed,
+           relay->header[TOTALS_AT + SESSIONS_OPENED], carried);
+    relay_free(relay);
+    return 0;
+}
