@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -195,3 +198,27 @@ def test_answers_of_any_length(tmp_path: Path) -> None:
             assert len({row["session"] for row in rows}) == count
             assert len({row["listener"] for row in rows}) == count
             assert {row["acl"] for row in rows} == {name}
+
+
+def test_a_command_right_after_the_start(tmp_path: Path) -> None:
+    """There is no socket yet, and at first no lock either."""
+    proxy = Proxy(tmp_path, config(free_port(), "127.0.0.1:9"))
+    with proxy.launched():
+        done = proxy.ctl("info")
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_lock_that_somebody_has_is_waited_for(tmp_path: Path) -> None:
+    """One that nobody has, of an instance that was killed, is not."""
+    proxy = Proxy(tmp_path, config(free_port(), "127.0.0.1:9"))
+    proxy.runtime.mkdir()
+    with (proxy.runtime / "lock").open("w") as lock:
+        begin = time.monotonic()
+        assert proxy.ctl("info").returncode == 3
+        assert time.monotonic() - begin < 3.0
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with subprocess.Popen(proxy.ctl_words("info"), stderr=subprocess.DEVNULL) as waits:
+            time.sleep(3.0)
+            assert waits.poll() is None
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert waits.wait(3.0) == 3

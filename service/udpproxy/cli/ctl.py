@@ -9,6 +9,7 @@ import argparse
 import json
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,10 @@ from udpproxy.process import link, wire
 DONE, FAILED, NOT_RUNNING = 0, 1, 3
 PATIENCE = 15.0
 """Seconds to wait for an answer; the proxy itself gives up after 10."""
+START_LIMIT = 10.0
+"""Seconds to wait for the socket of an instance that has its lock, and so is starting."""
+MOMENT = 0.5
+"""Seconds to wait for the lock itself: somebody may have said `run` just before."""
 
 _COLUMNS = (
     "session", "client", "listener", "server", "acl", "type", "state", "age", "idle",
@@ -110,7 +115,7 @@ def ask(path: Path, verb: str, arguments: dict[str, wire.Plain], wanted: int = 0
     another process than the one `wanted`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.settimeout(PATIENCE)
-        sock.connect(str(path))
+        _connect(sock, path)
         pid = link.peer_of(sock)[0]
         if wanted and pid != wanted:
             raise LinkError(f"{path} is of process {pid}, not of {wanted}")
@@ -125,6 +130,38 @@ def ask(path: Path, verb: str, arguments: dict[str, wire.Plain], wanted: int = 0
             assert isinstance(answer.value, list)
             parts += answer.value
     return None
+
+
+def _connect(sock: socket.socket, path: Path) -> None:
+    """As soon as somebody listens there, if somebody is about to."""
+    begin = time.monotonic()
+    while True:
+        waited = time.monotonic() - begin
+        try:
+            sock.connect(str(path))
+        except BlockingIOError:  # others are in the queue
+            if waited > START_LIMIT:
+                raise LinkError("no answer") from None
+        except (ConnectionRefusedError, FileNotFoundError):
+            if waited > START_LIMIT or (waited > MOMENT and not _is_held(path.parent / "lock")):
+                raise
+        else:
+            return
+        time.sleep(0.02)
+
+
+def _is_held(lock: Path) -> bool:
+    """Has a proxy locked that file? Not by trying: it might be starting at this very moment."""
+    try:
+        inode = lock.stat().st_ino
+        held = Path("/proc/locks").read_text("ascii").splitlines()
+    except OSError:
+        return False
+    # 1: FLOCK  ADVISORY  WRITE 4711 00:1f:123456 0 EOF
+    words = [line.split() for line in held]
+    return any(
+        len(each) == 8 and each[1] == "FLOCK" and each[5].endswith(f":{inode}") for each in words
+    )
 
 
 def _answers(sock: socket.socket, verb: str) -> Iterator[wire.Answer]:

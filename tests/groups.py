@@ -1,0 +1,34 @@
+"""Control groups named like units, as systemd makes them: whoever is in one is that unit's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_UNIFIED = Path("/sys/fs/cgroup/unified")
+GROUPS = _UNIFIED if _UNIFIED.exists() else Path("/sys/fs/cgroup")
+
+
+@contextlib.contextmanager
+def unit(name: str) -> Iterator[Path]:
+    """A control group of that name, as systemd makes one for a unit."""
+    try:
+        path = GROUPS / name
+        path.mkdir()
+    except OSError as problem:
+        pytest.skip(f"no control group: {problem}")
+    try:
+        yield path
+    finally:
+        for pid in (path / "cgroup.procs").read_text().split():
+            with contextlib.suppress(OSError):
+                (GROUPS / "cgroup.procs").write_text(pid)
+        path.rmdir()
+
+
+def inside(group: Path) -> tuple[str, ...]:
+    """What begins a command that runs in it."""
+    return "/bin/sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"
