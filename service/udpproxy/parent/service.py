@@ -167,6 +167,12 @@ class BusService:
         if self._damper.passes("broken") is not None:
             self._logs.failure(problem)
 
+    def ignored(self, why: str) -> None:
+        """One line a second, with how many there were."""
+        held = self._damper.passes("ignored")
+        if held is not None:
+            self._logs.say(messages.BUS_IGNORED, why[:200], held)
+
     def _explain(self, question: dict[str, object]) -> dict[str, object]:
         if unknown := set(question) - {"from", "to", "at"}:
             raise InvalidArgument(f"unknown: {', '.join(sorted(unknown))}; give from, to, at")

@@ -1,8 +1,8 @@
-"""Our objects on D-Bus: calls in, answers out. The contract is the XML in dbus/.
+"""Calls in, answers out.
 
 Messages are handled one by one, not by dbus-next's ServiceInterface: that sends tracebacks to
 callers, hides who calls and never answers GetMachineId. Nothing a caller sends ends in a
-traceback or an unlimited queue.
+traceback or an unlimited queue, and no crowd of strangers keeps away who may do everything.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -25,34 +24,38 @@ from dbus_next import (
     Variant,
 )
 from dbus_next import introspection as intr
-from dbus_next.aio import MessageBus
 
+from udpproxy.bus import access, arguments
+from udpproxy.bus.access import Caller, Places, Rights
+from udpproxy.bus.callers import CALL_LIMIT, Callers
+from udpproxy.bus.connection import LIMITS, TOO_MANY, Connection, failed, forgive
+from udpproxy.bus.values import INTERFACES, Failure, Value, contract
 from udpproxy.errors import InvalidArgument, LinkError
 
 PROXY, PROCESS = "org.udpproxy1.Proxy", "org.udpproxy1.Process"
 LOG_CONTROL = "org.freedesktop.LogControl1"
 ACTION = "org.udpproxy1.control"
 
-_DBUS, _DBUS_PATH = "org.freedesktop.DBus", "/org/freedesktop/DBus"
 _PROPERTIES, _PEER = "org.freedesktop.DBus.Properties", "org.freedesktop.DBus.Peer"
 _INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 _ERROR = "org.freedesktop.DBus.Error."
 _FAILED = "org.udpproxy1.Error.Failed"
-_INTERFACES = Path(__file__).parent / "interfaces"
-_MOST_PENDING = 64
+_MACHINE_ID = Path("/etc/machine-id")
 _CONNECT_LIMIT = 10.0
-_CALL_LIMIT = 5.0
+_SILENT_LIMIT = 0.5
+"""The same of a bus that was silent for the whole of another call."""
+_FRESH = 1.0
+"""Seconds for which all strangers get the same answer."""
 _CLOSE_LIMIT = 1.0
-_ASKED_LIMIT = 120.0
-"""Seconds for somebody to type a password, where the caller lets polkit ask for one."""
 _ALLOW_INTERACTIVE = 0x4
-
-Value = object
-"""What dbus-next marshals for a signature of the contract; opaque here."""
 
 
 class Refused(Exception):
     """The caller may not do that."""
+
+
+class Crowded(Exception):
+    """There are as many such calls under way as there may be."""
 
 
 class Service(Protocol):
@@ -73,82 +76,8 @@ class Service(Protocol):
     def broken(self, problem: Exception) -> None:
         """A mistake of ours, which the caller is not told more of."""
 
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who sent a message."""
-
-    name: str
-    uid: int
-    groups: tuple[int, ...]
-    interactive: bool
-
-
-def contract(name: str) -> intr.Interface:
-    """An interface as its XML says."""
-    node = intr.Node.parse((_INTERFACES / f"{name}.xml").read_text())
-    return node.interfaces[0]
-
-
-class _Connection(MessageBus):  # type: ignore[misc]  # it has no types
-    """The library's, but for three things. Of a bus that hangs up before it has greeted us, it
-    reads nothing for ever, and the whole process with it stands still. What it cannot send fails
-    in a future of its own, which is no mistake of ours: a connection that is lost says so once.
-    And where there is no bus it leaves the socket to the collection of garbage."""
-
-    def __init__(self, bus_type: BusType) -> None:
-        super().__init__(bus_type=bus_type)
-        self._unsent: set[asyncio.Future[None]] = set()
-
-    def _setup_socket(self) -> None:
-        try:
-            super()._setup_socket()
-        except BaseException:
-            with contextlib.suppress(AttributeError):  # an address that it does not understand
-                self._stream.close()
-                self._sock.close()
-            raise
-
-    def send(self, msg: Message) -> asyncio.Future[None]:
-        """Nobody has to wait for it."""
-        future: asyncio.Future[None] = super().send(msg)
-        self._unsent.add(future)
-        future.add_done_callback(self._sent)
-        return future
-
-    def _sent(self, future: asyncio.Future[None]) -> None:
-        self._unsent.discard(future)
-        _forgive(future)
-
-    async def flush(self, limit: float) -> None:
-        """What was said leaves, if it can within `limit` seconds."""
-        if self._unsent:
-            await asyncio.wait(self._unsent, timeout=limit)
-
-    async def _auth_readline(self) -> str:
-        loop = asyncio.get_running_loop()
-        line = b""
-        while not line.endswith(b"\r\n"):
-            part = await loop.sock_recv(self._sock, 2)
-            if not part:
-                raise EOFError("it has hung up")
-            line += part
-        return line[:-2].decode()
-
-    def drop(self) -> None:
-        """For good: the library leaves the socket to the next collection of garbage."""
-        self.disconnect()
-        self._finalize()
-        _forgive(self._disconnect_future)
-        with contextlib.suppress(OSError):  # what it has not sent yet
-            self._stream.close()
-        self._sock.close()
-
-
-def _forgive(future: asyncio.Future[None]) -> None:
-    """Its failure, if it is one, is no news: asyncio would tell of one that nobody looked at."""
-    if future.done() and not future.cancelled():
-        future.exception()
+    def ignored(self, why: str) -> None:
+        """A message that cannot be read, and costs nothing but itself."""
 
 
 class Bus:
@@ -170,10 +99,14 @@ class Bus:
         self._service = service
         self._type = BusType.SESSION if session else BusType.SYSTEM
         self._open_methods = open_methods
-        self._group = allowed_group
+        self._rights = Rights(allowed_group, os.getuid() if session else None)
         self._contracts = {each: contract(each) for several in objects.values() for each in several}
-        self._bus: _Connection | None = None
+        self._bus: Connection | None = None
+        self._silent = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._places = Places()
+        self._callers = Callers(self.ask)
+        self._told: dict[tuple[str, str], tuple[float, asyncio.Future[list[Value]]]] = {}
 
     @property
     def connected(self) -> bool:
@@ -201,12 +134,17 @@ class Bus:
                     await bus.wait_for_disconnect()
             finally:
                 self._bus = None
+                self._callers.forget()  # the next bus gives the same names to others
                 bus.drop()
             lost("disconnected")
             await asyncio.sleep(delay)
 
-    async def _connect(self) -> _Connection:
-        bus = _Connection(self._type)
+    async def _connect(self) -> Connection:
+        bus = Connection(
+            self._type,
+            welcome=self._welcome,
+            ignored=lambda why: self._service.ignored(why),
+        )
         try:
             await bus.connect()
             bus.add_message_handler(self._received)
@@ -220,6 +158,8 @@ class Bus:
 
     async def close(self) -> None:
         """Before run() is cancelled: calls under way are answered, and the answers sent."""
+        if self._silent:
+            return
         others = self._tasks - {asyncio.current_task()}
         if others:
             await asyncio.wait(others, timeout=_CLOSE_LIMIT)
@@ -229,8 +169,8 @@ class Bus:
     def emit(
         self, path: str, interface: str, member: str, signature: str, body: list[Value]
     ) -> None:
-        """A signal; nothing where there is no connection."""
-        if self._bus is not None:
+        """A signal; nothing where there is no connection, or nobody reads what we say."""
+        if self._bus is not None and not self._bus.full:
             self._bus.send(
                 Message(
                     message_type=MessageType.SIGNAL,
@@ -252,21 +192,28 @@ class Bus:
 
     async def ask(
         self, destination: str, path: str, interface: str, member: str, signature: str = "",
-        body: list[Value] | None = None, limit: float = _CALL_LIMIT,
+        body: list[Value] | None = None, limit: float = CALL_LIMIT,
     ) -> list[Value]:  # fmt: skip
         """A call of ours to somebody else; Failure for an error or `limit` seconds of silence."""
-        if self._bus is None:
+        bus = self._bus
+        if bus is None or bus.full:
             raise Failure("no connection to the bus")
         message = Message(
             destination=destination, path=path, interface=interface, member=member,
             signature=signature, body=body or [],
         )  # fmt: skip
+        before = bus.heard
         try:
-            reply = await asyncio.wait_for(self._bus.call(message), limit)
+            reply = await bus.ask(message, min(limit, _SILENT_LIMIT) if self._silent else limit)
         except TimeoutError:
+            self._silent = bus.heard == before
             raise Failure(f"{destination} does not answer") from None
+        except Exception as problem:  # whatever the end of the connection was
+            raise Failure(arguments.told(str(problem) or type(problem).__name__, 200)) from None
+        self._silent = False
         if reply is None or reply.message_type is MessageType.ERROR:
-            raise Failure(f"{reply.error_name}: {reply.body}" if reply else "no answer")
+            why = f"{reply.error_name}: {reply.body}" if reply else "no answer"
+            raise Failure(arguments.told(why, 200))
         return list(reply.body)
 
     def _received(self, message: Message) -> Message | bool:
@@ -274,25 +221,47 @@ class Bus:
         if message.message_type is not MessageType.METHOD_CALL:
             return False
         try:
-            return self._begin(message)
+            reply = self._begin(message)
         except Exception as problem:
-            return self._broken(message, problem)
+            reply = self._broken(message, problem)
+        if reply is None or message.flags & MessageFlag.NO_REPLY_EXPECTED:
+            return True
+        return reply
 
     def _broken(self, message: Message, problem: Exception) -> Message:
         # Nobody on the bus may end the proxy, or read its traceback, by what he sends.
         self._service.broken(problem)
-        return Message.new_error(message, _FAILED, "internal error, see the log")
+        return _error(message, _FAILED, "internal error, see the log")
 
-    def _begin(self, message: Message) -> Message | bool:
+    def _begin(self, message: Message) -> Message | None:
+        """The answer, or None: it comes later."""
         quick = self._answer_at_once(message)
         if quick is not None:
             return quick
-        if len(self._tasks) >= _MOST_PENDING:
-            return Message.new_error(message, _ERROR + "LimitsExceeded", "too many calls at once")
-        task = asyncio.ensure_future(self._answer(message))
+        shares = self._shares(message.sender or "")
+        if not self._places.take(*shares):
+            return _error(message, LIMITS, TOO_MANY)
+        task = asyncio.ensure_future(self._answer(message, shares))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return None
+
+    def _welcome(self, sender: str, flags: int) -> bool:
+        """May another call of his be read before the loop turns?"""
+        caller = self._callers.get(sender)
+        trusted = caller is not None and self._rights.trusted(caller)
+        silent = bool(flags & MessageFlag.NO_REPLY_EXPECTED) and not trusted
+        reading = access.reading(sender, silent=silent)
+        if not self._places.take(*reading):
+            return False
+        asyncio.get_running_loop().call_soon(self._places.give, *reading)
         return True
+
+    def _shares(self, sender: str) -> tuple[access.Share, ...]:
+        caller = self._callers.get(sender)
+        if caller is None:
+            return access.unsorted(sender)
+        return access.shares(caller, trusted=self._rights.trusted(caller))
 
     def _answer_at_once(self, message: Message) -> Message | None:
         match message.interface, message.member:
@@ -301,17 +270,16 @@ class Bus:
             case (intf, "Ping") if intf == _PEER:
                 return Message.new_method_return(message)
             case (intf, "GetMachineId") if intf == _PEER:
-                machine = Path("/etc/machine-id").read_text().strip()
-                return Message.new_method_return(message, "s", [machine])
+                return _machine_id(message)
         if message.path not in self._objects:
-            return Message.new_error(message, _ERROR + "UnknownObject", "no such object")
+            return _error(message, _ERROR + "UnknownObject", "no such object")
         if message.interface == _PROPERTIES and message.member in ("Get", "GetAll"):
             return self._read(message)
         return None
 
     def _introspection(self, path: str) -> str:
         if path in self._objects:
-            return (_INTERFACES / f"{self._objects[path][0]}.xml").read_text()
+            return (INTERFACES / f"{self._objects[path][0]}.xml").read_text()
         prefix = path.rstrip("/") + "/"
         children = {
             each[len(prefix) :].split("/")[0] for each in self._objects if each.startswith(prefix)
@@ -327,52 +295,88 @@ class Bus:
     def _read(self, message: Message) -> Message:
         kind = "ss" if message.member == "Get" else "s"
         if message.signature != kind:
-            return Message.new_error(message, _ERROR + "InvalidArgs", f"give {kind}")
+            return _error(message, _ERROR + "InvalidArgs", f"give {kind}")
         if message.body[0] not in self._objects[message.path]:
-            return Message.new_error(message, _ERROR + "UnknownInterface", message.body[0])
+            return _error(message, _ERROR + "UnknownInterface", message.body[0])
         values = self._variants(message.path, message.body[0])
         if message.member == "GetAll":
             return Message.new_method_return(message, "a{sv}", [values])
         if message.body[1] not in values:
-            return Message.new_error(message, _ERROR + "UnknownProperty", message.body[1])
+            return _error(message, _ERROR + "UnknownProperty", message.body[1])
         return Message.new_method_return(message, "v", [values[message.body[1]]])
 
-    async def _answer(self, message: Message) -> None:
+    async def _answer(self, message: Message, shares: tuple[access.Share, ...]) -> None:
+        """Ends with the places that it took given back, and is cancelled with its caller."""
+        bus, held = self._bus, list(shares)
         try:
-            reply = await self._carried_out(message)
+            reply = await self._carried_out(message, held)
         except Refused as problem:
-            reply = Message.new_error(message, _ERROR + "AccessDenied", str(problem))
+            reply = _error(message, _ERROR + "AccessDenied", str(problem))
         except InvalidArgument as problem:
-            reply = Message.new_error(message, _ERROR + "InvalidArgs", str(problem))
+            reply = _error(message, _ERROR + "InvalidArgs", str(problem))
+        except Crowded:
+            reply = _error(message, LIMITS, TOO_MANY)
         except (LinkError, Failure) as problem:
-            reply = Message.new_error(message, _FAILED, str(problem))
+            reply = _error(message, _FAILED, str(problem))
         except Exception as problem:
             reply = self._broken(message, problem)
-        if self._bus is not None and not message.flags & MessageFlag.NO_REPLY_EXPECTED:
-            self._bus.send(reply)
+        finally:
+            self._places.give(*held)
+        if bus is None or bus is not self._bus or message.flags & MessageFlag.NO_REPLY_EXPECTED:
+            return  # on another bus its name is somebody else's
+        try:
+            bus.send(reply)
+        except Exception as problem:
+            bus.send(self._broken(message, problem))
 
-    async def _carried_out(self, message: Message) -> Message:
+    def _take(self, held: list[access.Share], shares: tuple[access.Share, ...]) -> None:
+        if not self._places.take(*shares):
+            raise Crowded
+        held.extend(shares)
+
+    async def _carried_out(self, message: Message, held: list[access.Share]) -> Message:
+        caller = await self._callers.find(message.sender or "")
+        trusted = self._rights.trusted(caller)
+        shares = access.shares(caller, trusted=trusted)
+        if held != list(shares):
+            self._places.give(*held)
+            held.clear()
+            self._take(held, shares)
         if message.interface == _PROPERTIES and message.member == "Set":
-            return await self._set(message)
+            return await self._set(message, caller, held)
         method = self._method(message)
         if method is None:
-            return Message.new_error(
+            return _error(
                 message, _ERROR + "UnknownMethod", f"no method {message.interface}.{message.member}"
             )
         if message.signature != method.in_signature:
-            return Message.new_error(
+            return _error(
                 message, _ERROR + "InvalidArgs", f"{method.name} takes {method.in_signature!r}"
             )
-        if method.name in self._open_methods:
-            body = await self._service.call(message.path, method.name, message.body)
-            return Message.new_method_return(message, method.out_signature, body)
-        caller = await self._authorise(message, method.name)
+        if method.name in self._open_methods and not trusted:
+            return Message.new_method_return(
+                message, method.out_signature, await self._shared(message.path, method.name)
+            )
+        if method.name not in self._open_methods:
+            await self._authorise(message, caller, method.name, held)
         try:
-            body = await self._service.call(message.path, method.name, message.body)
+            given = arguments.checked(method.name, message.body)
+            body = await self._service.call(message.path, method.name, given)
         except (InvalidArgument, LinkError) as problem:
-            self._service.refused(method.name, caller.uid, str(problem))
+            self._service.refused(method.name, caller.uid, arguments.told(str(problem)))
             raise
         return Message.new_method_return(message, method.out_signature, body)
+
+    async def _shared(self, path: str, member: str) -> list[Value]:
+        """What all strangers are told, asked for anew once it is old: only once at a time."""
+        now = asyncio.get_running_loop().time()
+        asked, answer = self._told.get((path, member), (0.0, None))
+        old = answer is None or (answer.done() and (now - asked > _FRESH or failed(answer)))
+        if answer is None or old:
+            answer = asyncio.ensure_future(self._service.call(path, member, []))
+            answer.add_done_callback(forgive)
+            self._told[path, member] = now, answer
+        return await asyncio.shield(answer)
 
     def _method(self, message: Message) -> intr.Method | None:
         for interface in self._objects[message.path]:
@@ -382,71 +386,41 @@ class Bus:
                         return method
         return None
 
-    async def _set(self, message: Message) -> Message:
+    async def _set(self, message: Message, caller: Caller, held: list[access.Share]) -> Message:
         if message.signature != "ssv" or message.body[0] not in self._objects[message.path]:
-            return Message.new_error(message, _ERROR + "InvalidArgs", "give ssv")
+            return _error(message, _ERROR + "InvalidArgs", "give ssv")
         interface, name, value = message.body
         found = [each for each in self._contracts[interface].properties if each.name == name]
         if not found or not found[0].access.writable():
-            return Message.new_error(message, _ERROR + "PropertyReadOnly", name)
+            return _error(message, _ERROR + "PropertyReadOnly", name)
         if value.signature != found[0].signature:
-            return Message.new_error(message, _ERROR + "InvalidArgs", f"give {found[0].signature}")
-        await self._authorise(message, f"Set {name}")
+            return _error(message, _ERROR + "InvalidArgs", f"give {found[0].signature}")
+        await self._authorise(message, caller, f"Set {name}", held)
         await self._service.set_property(message.path, interface, name, value.value)
         return Message.new_method_return(message)
 
-    async def _authorise(self, message: Message, what: str) -> Caller:
-        """Root, ourselves, our group, or whom polkit lets; Refused for everybody else."""
-        caller = await self._caller(message)
-        if caller.uid in (0, os.getuid()) or self._group in caller.groups:
-            return caller
-        try:
-            subject = ["system-bus-name", {"name": Variant("s", caller.name)}]
-            answer = await self.ask(
-                "org.freedesktop.PolicyKit1",
-                "/org/freedesktop/PolicyKit1/Authority",
-                "org.freedesktop.PolicyKit1.Authority",
-                "CheckAuthorization",
-                "(sa{sv})sa{ss}us",
-                [subject, ACTION, {}, int(caller.interactive), ""],
-                _ASKED_LIMIT if caller.interactive else _CALL_LIMIT,
-            )
-            allowed = bool(answer[0][0])  # type: ignore[index]
-        except Failure:
-            allowed = False
+    async def _authorise(
+        self, message: Message, caller: Caller, what: str, held: list[access.Share]
+    ) -> None:
+        """Root, our group, or whom polkit lets; Refused for everybody else."""
+        if self._rights.trusted(caller):
+            return
+        interactive = bool(message.flags.value & _ALLOW_INTERACTIVE)
+        if interactive:
+            self._take(held, access.asking(caller))
+        allowed = await self._callers.permitted(caller, ACTION, interactive=interactive)
         if not allowed:
             self._service.refused(what, caller.uid, "not authorised")
             raise Refused(f"{what}: root, the group udp-proxy or {ACTION} may do that")
-        return caller
-
-    async def _caller(self, message: Message) -> Caller:
-        body = await self.ask(
-            _DBUS, _DBUS_PATH, _DBUS, "GetConnectionCredentials", "s", [message.sender]
-        )
-        credentials = body[0]
-        assert isinstance(credentials, dict)
-        groups = credentials.get("UnixGroupIDs")
-        return Caller(
-            name=message.sender,
-            uid=int(credentials["UnixUserID"].value),
-            groups=tuple(groups.value) if groups else (),
-            interactive=bool(message.flags.value & _ALLOW_INTERACTIVE),
-        )
 
 
-class Failure(Exception):
-    """Somebody on the bus did not do what we asked."""
+def _error(message: Message, name: str, text: str) -> Message:
+    return Message.new_error(message, name, arguments.told(text))
 
 
-def variants(values: dict[str, object]) -> dict[str, Variant]:
-    """Plain values as a{sv}; numbers that are never negative go as 64 bits."""
-    kinds = {bool: "b", int: "t", float: "d"}
-    return {
-        key: Variant(kinds.get(type(value), "s"), value if type(value) in kinds else str(value))
-        for key, value in values.items()
-    }
-
-
-def plain(value: object) -> object:
-    """A Variant's value, or the value itself."""
-    return value.value if isinstance(value, Variant) else value
+def _machine_id(message: Message) -> Message:
+    try:
+        text = _MACHINE_ID.read_text().strip()
+    except (OSError, ValueError):
+        return _error(message, _ERROR + "FileNotFound", "this host has no machine ID")
+    return Message.new_method_return(message, "s", [text])

@@ -1,0 +1,16 @@
+"""Our objects on D-Bus. The contract is the XML in dbus/."""
+
+from udpproxy.bus.objects import LOG_CONTROL, PROCESS, PROXY, Bus, Service
+from udpproxy.bus.values import Failure, Value, plain, variants
+
+__all__ = [
+    "LOG_CONTROL",
+    "PROCESS",
+    "PROXY",
+    "Bus",
+    "Failure",
+    "Service",
+    "Value",
+    "plain",
+    "variants",
+]

@@ -1,0 +1,44 @@
+"""What goes over the bus, as the contract's XML says it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dbus_next import Variant
+from dbus_next import introspection as intr
+
+from udpproxy.bus import arguments
+
+INTERFACES = Path(__file__).parents[1] / "interfaces"
+_MOST_VALUE = 4096
+"""Characters of a value that we tell."""
+
+Value = object
+"""What dbus-next marshals for a signature of the contract; opaque here."""
+
+
+def contract(name: str) -> intr.Interface:
+    """An interface as its XML says."""
+    node = intr.Node.parse((INTERFACES / f"{name}.xml").read_text())
+    return node.interfaces[0]
+
+
+class Failure(Exception):
+    """Somebody on the bus did not do what we asked."""
+
+
+def variants(values: dict[str, object]) -> dict[str, Variant]:
+    """Plain values as a{sv}; numbers that are never negative go as 64 bits."""
+    kinds = {bool: "b", int: "t", float: "d"}
+    return {
+        key: Variant(
+            kinds.get(type(value), "s"),
+            value if type(value) in kinds else arguments.told(str(value), _MOST_VALUE),
+        )
+        for key, value in values.items()
+    }
+
+
+def plain(value: object) -> object:
+    """A Variant's value, or the value itself."""
+    return value.value if isinstance(value, Variant) else value

@@ -1,0 +1,316 @@
+"""Strangers on the bus, and what they can keep root from: a bus of our own, with real callers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import struct
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from dbus_next import Message, Variant
+from dbus_next.aio import MessageBus
+
+from echo import Echo
+from host import free_port
+from proxy import Proxy, config, until
+
+NAME, ROOT = "org.udpproxy1.one", "/org/udpproxy1"
+PROXY, PROCESS = "org.udpproxy1.Proxy", "org.udpproxy1.Process"
+PEER, PROPERTIES = "org.freedesktop.DBus.Peer", "org.freedesktop.DBus.Properties"
+STRANGER = 65534
+LIMITS = "org.freedesktop.DBus.Error.LimitsExceeded"
+
+OPEN_BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <listen>unix:path={place}/bus</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <allow own="*"/>
+    <allow send_destination="*"/>
+    <allow receive_sender="*"/>
+  </policy>
+  <limit name="reply_timeout">30000</limit>
+</busconfig>
+"""
+
+# argv: the bus, seconds, flags, path, interface, member. Sends as fast as the bus takes it, and
+# counts what comes back by kind: 2 an answer, 3 an error.
+FLOOD = r"""
+import json, os, select, socket, struct, sys, time
+place, seconds, flags, path, interface, member = sys.argv[1:]
+
+def text(kind, key, value):
+    data = value.encode()
+    return bytes([key, 1]) + kind + b"\0" + struct.pack("<I", len(data)) + data + b"\0"
+
+def call(serial, flags, *fields):
+    head = b""
+    for kind, key, value in fields:
+        head += bytes(-len(head) % 8) + text(kind, key, value)
+    start = struct.pack("<4BIII", 0x6c, 1, flags, 1, 0, serial, len(head))
+    return start + head + bytes(-len(head) % 8)
+
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(place)
+sock.sendall(b"\0AUTH EXTERNAL " + str(os.getuid()).encode().hex().encode() + b"\r\n")
+sock.recv(4096)
+bus = "org.freedesktop.DBus"
+sock.sendall(b"BEGIN\r\n" + call(1, 0, (b"o", 1, "/org/freedesktop/DBus"), (b"s", 6, bus),
+    (b"s", 2, bus), (b"s", 3, "Hello")))
+sock.recv(4096)
+sock.setblocking(False)
+fields = ((b"o", 1, path), (b"s", 6, "org.udpproxy1.one"), (b"s", 2, interface),
+    (b"s", 3, member))
+sent, kinds, kept, waiting = 0, {2: 0, 3: 0}, b"", b""
+end = time.monotonic() + float(seconds)
+print("begun", flush=True)
+while time.monotonic() < end:
+    if not waiting:
+        waiting = b"".join(call(2 + sent + one, int(flags), *fields) for one in range(50))
+        sent += 50
+    time.sleep(0.002)
+    select.select([sock], [sock], [], 0.1)
+    try:
+        waiting = waiting[sock.send(waiting):]
+    except BlockingIOError:
+        pass
+    try:
+        kept += sock.recv(1 << 20)
+    except BlockingIOError:
+        pass
+    while len(kept) >= 16:
+        body, head = struct.unpack_from("<I4xI", kept, 4)
+        size = 16 + (head + 7) // 8 * 8 + body
+        if len(kept) < size:
+            break
+        kinds[kept[1]] = kinds.get(kept[1], 0) + 1
+        kept = kept[size:]
+print(json.dumps({"sent": sent, "done": kinds[2], "errors": kinds[3]}))
+"""
+
+
+@pytest.fixture
+def bus_log(tmp_path: Path) -> Iterator[Path]:
+    """A bus at tmp_path/bus for everybody; what it says itself."""
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    file = tmp_path / "bus.conf"
+    file.write_text(OPEN_BUS.format(place=tmp_path))
+    log = tmp_path / "bus.log"
+    with log.open("wb") as output:
+        words = ["dbus-daemon", f"--config-file={file}", "--nofork", "--nopidfile"]
+        daemon = subprocess.Popen(words, stdout=output, stderr=output)
+        try:
+            until((tmp_path / "bus").exists)
+            yield log
+        finally:
+            daemon.kill()
+            daemon.wait()
+
+
+@pytest.fixture
+def proxy(tmp_path: Path, bus_log: Path) -> Iterator[Proxy]:
+    with Echo() as echo, Proxy(tmp_path, config(free_port(), str(echo))) as started:
+        yield started
+
+
+@contextlib.asynccontextmanager
+async def caller(place: Path) -> AsyncIterator[MessageBus]:
+    """Somebody new on the bus. The library leaves the socket to the collection of garbage."""
+    bus = MessageBus(bus_address=f"unix:path={place}/bus")
+    try:
+        yield await bus.connect()
+    finally:
+        bus.disconnect()
+        bus._finalize()
+        with contextlib.suppress(OSError):
+            bus._stream.close()
+        bus._sock.close()
+
+
+async def ask(bus: MessageBus, message: Message) -> Message:
+    reply = await asyncio.wait_for(bus.call(message), 20)
+    assert reply is not None
+    return reply
+
+
+def call(member: str, signature: str = "", *body: object, where: str = "") -> Message:
+    return Message(
+        destination=NAME,
+        path=f"{ROOT}/{where}" if where else ROOT,
+        interface=PROCESS if where else PROXY,
+        member=member,
+        signature=signature,
+        body=list(body),
+    )
+
+
+async def on_bus(place: Path) -> None:
+    """Wait for the proxy's name."""
+    async with caller(place) as bus:
+        for _ in range(200):
+            if (await ask(bus, call("Info"))).error_name is None:
+                return
+            await asyncio.sleep(0.05)
+        pytest.fail("it has no name")
+
+
+def flood(place: Path, seconds: float, *words: object) -> subprocess.Popen[str]:
+    begun = subprocess.Popen(
+        ["/usr/bin/python3", "-c", FLOOD, f"{place}/bus", str(seconds), *map(str, words)],
+        user=STRANGER,
+        group=STRANGER,
+        extra_groups=[],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert begun.stdout
+    assert begun.stdout.readline() == "begun\n"
+    return begun
+
+
+def ended(process: subprocess.Popen[str]) -> dict[str, int]:
+    output, _ = process.communicate(timeout=30)
+    found = json.loads(output)
+    assert isinstance(found, dict)
+    return found
+
+
+async def slowest(place: Path, process: subprocess.Popen[str]) -> tuple[int, float]:
+    """How often root was answered while that goes on, each time anew on the bus, and after how
+    long at most."""
+    answered, longest = 0, 0.0
+    while process.poll() is None:
+        begun = time.monotonic()
+        async with caller(place) as bus:
+            reply = await ask(bus, call("LogLevel", "s", "6"))
+        assert reply.error_name is None, (reply.error_name, reply.body)
+        longest = max(longest, time.monotonic() - begun)
+        answered += 1
+        await asyncio.sleep(0.02)
+    return answered, longest
+
+
+@contextlib.contextmanager
+def crowding(place: Path, seconds: float, *words: object) -> Iterator[subprocess.Popen[str]]:
+    process = flood(place, seconds, *words)
+    with process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+@pytest.mark.parametrize("where", ["", "/reg"])
+@pytest.mark.parametrize("flags", [0, 1], ids=["answered", "no reply wanted"])
+def test_root_is_answered_all_the_same(
+    proxy: Proxy, tmp_path: Path, bus_log: Path, where: str, flags: int
+) -> None:
+    asyncio.run(on_bus(tmp_path))
+    interface = PROCESS if where else PROXY
+    with crowding(tmp_path, 5, flags, f"{ROOT}{where}", interface, "Info") as crowd:
+        answered, longest = asyncio.run(slowest(tmp_path, crowd))
+        found = ended(crowd)
+    assert answered >= 3
+    # One second where nobody else wants the processor; without a bound it is the whole flood.
+    assert longest < 3.0, (answered, longest, found)
+    assert found["sent"] > 1000
+    if flags:
+        assert found["done"] + found["errors"] == 0
+    assert "Rejected" not in bus_log.read_text()
+
+
+async def several(place: Path, messages: list[Message]) -> list[Message]:
+    """The answers to calls that one sender makes at once."""
+    async with caller(place) as bus:
+        await ask(bus, call("Info"))
+        return list(await asyncio.gather(*(ask(bus, each) for each in messages)))
+
+
+def test_many_at_once_by_one_sender(proxy: Proxy, tmp_path: Path) -> None:
+    """Root may have many under way."""
+    asyncio.run(on_bus(tmp_path))
+    levels = [call("LogLevel", "s", "6") for _ in range(16)]
+    answers = asyncio.run(several(tmp_path, levels))
+    assert {answer.error_name for answer in answers} == {None}
+
+
+HEADER_OF_ALL = b"".join(
+    struct.pack("<BB2sI", key, 1, kind + b"\0", len(value)) + value + b"\0"
+    + bytes(-(len(value) + 9) % 8)
+    for key, kind, value in (
+        (1, b"o", ROOT.encode()),
+        (6, b"s", NAME.encode()),
+        (2, b"s", PROXY.encode()),
+        (3, b"s", b"Info"),
+    )
+)  # fmt: skip
+
+
+def raw(kind: int, flags: int, body: bytes = b"", extra: bytes = b"") -> bytes:
+    head = HEADER_OF_ALL + extra
+    start = struct.pack("<4BIII", 0x6C, kind, flags, 1, len(body), 77, len(head))
+    return start + head + bytes(-len(head) % 8) + body
+
+
+SIGNATURE = b"\x08\x01g\0\x02ay\0"
+HOSTILE = {
+    "a kind that nobody knows": raw(9, 1),
+    "a flag that nobody knows": raw(1, 0x81),
+    "a signal": raw(4, 1),
+    "a field that nobody knows": raw(1, 1, extra=struct.pack("<BB2sI", 99, 1, b"u\0", 7)),
+    "a megabyte": raw(1, 1, struct.pack("<I", 1 << 20) + bytes(1 << 20), SIGNATURE),
+}
+
+
+@pytest.mark.parametrize("message", HOSTILE.values(), ids=list(HOSTILE))
+def test_no_message_ends_the_connection(proxy: Proxy, tmp_path: Path, message: bytes) -> None:
+    asyncio.run(on_bus(tmp_path))
+    asyncio.run(hurl(tmp_path, message))
+    asyncio.run(on_bus(tmp_path))
+    assert not proxy.said("UDPS-320-N")
+    assert not proxy.said("UDPS-530-C")
+
+
+async def hurl(place: Path, message: bytes) -> None:
+    """At the proxy, by somebody who then waits until it has read it, or is thrown out."""
+    async with caller(place) as bus:
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(bus._sock, message)
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(bus.call(call("Info")), 2)
+
+
+def test_a_large_call_is_refused(proxy: Proxy, tmp_path: Path) -> None:
+    asyncio.run(on_bus(tmp_path))
+    huge = call("Explain", "a{sv}", {"from": Variant("s", "x" * 100_000)})
+    (answer,) = asyncio.run(several(tmp_path, [huge]))
+    assert answer.error_name == LIMITS
+    until(lambda: proxy.said("UDPS-324-W"))
+
+
+def test_wrong_arguments(proxy: Proxy, tmp_path: Path) -> None:
+    """Refused with a text that is short, whatever was given."""
+    asyncio.run(on_bus(tmp_path))
+    calls = [
+        call("LogLevel", "s", "x" * 10_000),
+        call("Segmentation", "s", "\N{SNOWMAN}" * 10_000),
+        call("KillSession", "t", 2**64 - 1),
+        call("Explain", "a{sv}", {"from": Variant("as", ["10.0.0.1"])}),
+        call("Explain", "a{sv}", {"x" * 20_000: Variant("s", "")}),
+        call("ListSessions", "a{sv}", {"client": Variant("d", 1.5)}),
+        call("ListSessions", "a{sv}", {f"key{each}": Variant("s", "") for each in range(500)}),
+        call("y" * 200),
+    ]
+    for answer in asyncio.run(several(tmp_path, calls)):
+        assert answer.error_name is not None
+        assert len(answer.body[0]) <= 500
+    assert not proxy.said("UDPS-530-C")
