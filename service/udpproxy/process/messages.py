@@ -114,7 +114,8 @@ UNANSWERED = Message(
 )
 PAYLOAD = Message("UDPP-900-F", "session %d %s %d bytes: %s")
 NAME_CHANGED = Message(
-    "UDPP-830-N", "name %s: %s, before %s, for %g s; rules %s; sessions: %d stay, %d follow, %d end"
+    "UDPP-830-N",
+    "name %s: %s, before %s, for %g s; rules %s; sessions: %d stay, %d follow, %d end%s",
 )
 NAME_FAILED = Message("UDPP-831-W", "name %s is not resolved: %s; %s")
 NAME_BACK = Message("UDPP-832-N", "name %s is resolved again: %s")

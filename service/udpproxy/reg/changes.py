@@ -16,7 +16,7 @@ from udpproxy.config.names import names, rules_with, server_name
 from udpproxy.engine.interface import Engine
 from udpproxy.policy.acl import Known
 from udpproxy.process import messages
-from udpproxy.process.logs import Logs
+from udpproxy.process.logs import Damper, Logs
 from udpproxy.process.loop import Reactor
 from udpproxy.reg.host import RelayHost
 from udpproxy.reg.verdicts import question
@@ -27,6 +27,8 @@ from udpproxy.session.table import Record, Table
 
 _PART = 128
 """Sessions looked at in one go."""
+_QUIET = 0.2
+"""Seconds between two lines on one name: ACR itself is never so quick."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class NamedSessions:
         """By name, so that a name that changes all the time takes one place in line."""
         self._sweeping: Iterator[None] | None = None
         self._busy = False
+        self._damper = Damper(_QUIET)
         self._closed = False
 
     def changed(self, change: Change) -> None:
@@ -151,11 +154,15 @@ class NamedSessions:
         return "pin"
 
     def _say(self, change: Change, counts: _Counts) -> None:
+        held = self._damper.passes(change.name)
+        if held is None:
+            return
         rules = ", ".join(rules_with(self._host.verdicts.config, change.name)) or "-"
         old, new = text(change.old or ()), text(change.new)
         stay, follow, end = counts.numbers.values()
         self._logs.say(
             messages.NAME_CHANGED, change.name, new, old, change.ttl, rules, stay, follow, end,
+            held,
             NAME=change.name, OLD=old, NEW=new, TTL=f"{change.ttl:g}", RULES=rules,
             SESSIONS=stay + follow + end,
         )  # fmt: skip
