@@ -31,7 +31,8 @@ class Daemon:
         directory.mkdir(parents=True, exist_ok=True)
         for path in (directory, *directory.parents[:3]):
             path.chmod(0o755)
-        os.chown(directory, USER, USER)
+        if f"#{USER}" in account:
+            os.chown(directory, USER, USER)
         self.directory = directory
         self.file = directory / "one.toml"
         self.pid_file = directory / "one.pid"

@@ -88,9 +88,11 @@ def test_what_the_daemon_is(daemon: Daemon) -> None:
     assert {status[name] for name in ("CapEff", "CapPrm", "CapInh", "CapBnd")} == {"0" * 16}
     words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     assert {b"udpproxy.daemon", b"one"} <= set(words)
-    for lock in (daemon.pid_file, daemon.runtime / "lock"):
-        with lock.open("rb") as file, pytest.raises(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for path in (daemon.pid_file, daemon.runtime):
+        lock = os.open(path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(lock)
     assert stat.S_IMODE(daemon.pid_file.stat().st_mode) == 0o600
     child = os.listdir(f"/proc/{daemon.reg_pid()}/fd")  # noqa: PTH208
     names = [os.readlink(f"/proc/{daemon.reg_pid()}/fd/{fd}") for fd in child]  # noqa: PTH115

@@ -162,7 +162,7 @@ def test_killed_in_the_middle_of_the_start(tmp_path: Path) -> None:
     """A stop that comes at once is a stop in order all the same."""
     proxy = Proxy(tmp_path, config(free_port(), "127.0.0.1:9"))
     with proxy.launched():
-        until((proxy.runtime / "lock").exists, step=0.0005)
+        until(proxy.runtime.exists, step=0.0005)
         assert proxy.stop(signal.SIGTERM) == 0
     assert not proxy.runtime.exists()
     assert proxy.processes() == {}
@@ -171,7 +171,7 @@ def test_killed_in_the_middle_of_the_start(tmp_path: Path) -> None:
 def test_directory_of_an_instance_that_was_killed_is_used_again(tmp_path: Path) -> None:
     proxy = Proxy(tmp_path, config(free_port(), "127.0.0.1:9"))
     proxy.runtime.mkdir()
-    for name in ("control.sock", "notify", "lock"):
+    for name in ("control.sock", "notify"):
         (proxy.runtime / name).touch()
     with proxy:
         assert proxy.stop() == 0
@@ -180,7 +180,7 @@ def test_directory_of_an_instance_that_was_killed_is_used_again(tmp_path: Path) 
 
 def test_lock_is_held_as_long_as_it_runs(tmp_path: Path) -> None:
     with Proxy(tmp_path, config(free_port(), "127.0.0.1:9")) as proxy:
-        lock = os.open(proxy.runtime / "lock", os.O_RDWR)
+        lock = os.open(proxy.runtime, os.O_RDONLY)
         try:
             with pytest.raises(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

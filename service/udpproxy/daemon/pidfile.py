@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from udpproxy.errors import UnitError
+from udpproxy.process import lock, paths
 
 STARTING = b"(starting)\n"
 _NUMBER = re.compile(rb"([1-9][0-9]{0,9})\n")
 _MOST = 32
-_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_FLAGS = os.O_NONBLOCK
 
 
 class State(enum.Enum):
@@ -57,7 +58,7 @@ class PidFile:
         one."""
         flags = _FLAGS | os.O_RDWR | (os.O_CREAT if create else 0)
         try:
-            file = cls(os.open(path, flags, 0o600), path)
+            file = cls(paths.open_file(path, flags, 0o600), path)
         except OSError as problem:
             if isinstance(problem, FileNotFoundError) and not create:
                 return None
@@ -137,19 +138,8 @@ class Guard:
         self._descriptor = -1
 
     def __enter__(self) -> Guard:
-        while True:
-            try:
-                self._descriptor = os.open(self._path, _FLAGS | os.O_RDWR | os.O_CREAT, 0o600)
-            except OSError as problem:
-                raise UnitError("guard file", f"{self._path}: {problem.strerror}") from None
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-                if self._is_the_one():
-                    return self
-            except BaseException:
-                os.close(self._descriptor)
-                raise
-            os.close(self._descriptor)
+        self._descriptor = lock.hold(self._opened, self._path, wait=True)
+        return self
 
     def __exit__(self, *problem: object) -> None:
         if not os.path.lexists(self._pid_path):
@@ -157,13 +147,11 @@ class Guard:
                 self._path.unlink()
         os.close(self._descriptor)
 
-    def _is_the_one(self) -> bool:
-        """Whoever had it before us may have removed it."""
+    def _opened(self) -> int:
         try:
-            named = self._path.lstat()
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(named, os.fstat(self._descriptor))
+            return paths.open_file(self._path, _FLAGS | os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as problem:
+            raise UnitError("guard file", f"{self._path}: {problem.strerror}") from None
 
 
 def guard_path(pid_path: Path) -> Path:

@@ -77,7 +77,11 @@ class Gate:
         self._timer.cancel()
         self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
-        self._path.unlink(missing_ok=True)
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as problem:
+            # The other socket and every link are still to be closed.
+            self._logs.say(messages.CLEAN_UP_FAILED, self._path.name, problem)
 
     def _open(self) -> None:
         self._loop.add_reader(self._socket.fileno(), self._accept)
@@ -123,9 +127,10 @@ class Gate:
 def _listen(path: Path, mode: int) -> socket.socket:
     if len(os.fsencode(path)) > _MOST_PATH:
         raise UnitError("control socket", f"{path} is too long for a socket's name")
-    path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
+        path.unlink(missing_ok=True)
+        # The directory is nobody else's: in one that root has given away, we are not root any more.
         sock.bind(str(path))
         path.chmod(mode)
         sock.listen(64)

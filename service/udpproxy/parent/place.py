@@ -1,13 +1,23 @@
-"""Where an instance lives while it runs: its runtime directory, and the lock that says so."""
+"""Where an instance lives while it runs: its runtime directory, whose lock says that it runs.
+
+With `user` set the directory is the account's, and all in it may be of the account's making. So
+root opens nothing in there: the lock is on the directory itself, which is reached through root's
+own directories. In a directory of others it is made and opened as the account.
+"""
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
+import stat
 from pathlib import Path
 
 from udpproxy.errors import UnitError
+from udpproxy.process import lock, paths
 from udpproxy.process.privileges import Account
+
+_OURS = Path("/run/udp-proxy")
+"""All in there is the proxy's, whatever account it ran as."""
 
 
 def runtime_directory(instance: str, given: Path | None) -> Path:
@@ -17,7 +27,7 @@ def runtime_directory(instance: str, given: Path | None) -> Path:
     if named := os.environ.get("RUNTIME_DIRECTORY"):
         return Path(named)
     if os.getuid() == 0:
-        return Path("/run/udp-proxy") / instance
+        return _OURS / instance
     home = os.environ.get("XDG_RUNTIME_DIR")
     if not home:
         raise UnitError(
@@ -36,31 +46,121 @@ class Place:
     def __init__(self, directory: Path, account: Account) -> None:
         """Made if it is missing and given to `account`; AlreadyRunning or UnitError."""
         self.directory = directory
+        self._account = account
+        self._made = False
         try:
-            self._made = not directory.exists()
-            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            if os.getuid() == 0 and (account.uid is not None or account.gid is not None):
-                for path in (directory, directory / "lock"):
-                    os.chown(path, _id(account.uid), _id(account.gid))
-        except OSError as problem:
-            raise UnitError("runtime directory", f"{directory}: {problem.strerror}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take()
         except BlockingIOError:
-            os.close(self._lock)
             raise AlreadyRunning("instance", f"it is already running in {directory}") from None
+        except OSError as problem:
+            raise _failed(directory, str(problem.strerror)) from None
+
+    def _take(self) -> None:
+        try:
+            with paths.directory(self.directory.parent, make=True) as above:
+                if os.geteuid() == 0 and not above.private:
+                    raise paths.Shared(0, f"others than root can write {self.directory.parent}")
+                self._lock_in(above)
+        except paths.Shared as problem:
+            if not self._account.uid:
+                raise _failed(self.directory, str(problem.strerror)) from None
+            self._take_as_the_account()
+
+    def _take_as_the_account(self) -> None:
+        try:
+            with (
+                self._account.acting(),
+                paths.directory(self.directory.parent, make=True) as above,
+            ):
+                self._lock_in(above)
+        except PermissionError as problem:
+            raise _failed(self.directory, f"{problem.strerror} for the proxy's user") from None
+
+    def _lock_in(self, above: paths.Directory) -> None:
+        self._lock = lock.hold(lambda: self._opened(above), self.directory, wait=False)
+        try:
+            found = os.fstat(self._lock)
+            self._check(found)
+            self._give(found)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _opened(self, above: paths.Directory) -> int:
+        name = self.directory.name
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        while True:
+            try:
+                os.mkdir(name, 0o750, dir_fd=above.descriptor)
+                self._made = True
+            except FileExistsError:
+                self._made = False
+            try:
+                descriptor = os.open(name, flags, dir_fd=above.descriptor)
+            except FileNotFoundError:
+                continue  # whoever had it has just removed it
+            except NotADirectoryError:
+                if self.directory.is_symlink():
+                    raise _failed(self.directory, "it is a symbolic link") from None
+                raise
+            if self._made:
+                # Whatever the umask.
+                os.fchmod(descriptor, 0o750)
+            return descriptor
+
+    def _check(self, found: os.stat_result) -> None:
+        """UnitError for a directory that others have a hand in."""
+        allowed = {0, os.geteuid(), self._account.uid}
+        if found.st_uid not in allowed and not (os.geteuid() == 0 and self._is_known()):
+            raise _failed(
+                self.directory,
+                f"it belongs to uid {found.st_uid}, who is neither root nor the proxy's user: "
+                "remove it, or give another",
+            )
+        if found.st_mode & (stat.S_IWOTH | (stat.S_IWGRP if os.geteuid() == 0 else 0)):
+            raise _failed(
+                self.directory, f"others can write it (mode {stat.S_IMODE(found.st_mode):04o})"
+            )
+        if self._gives_away(found) and not self._is_known() and not self._holds_sockets_only():
+            raise _failed(
+                self.directory,
+                "it is to be given to the proxy's user, and holds more than sockets: "
+                "give a directory of its own",
+            )
+
+    def _is_known(self) -> bool:
+        return self.directory.parent == _OURS
+
+    def _gives_away(self, found: os.stat_result) -> bool:
+        return os.geteuid() == 0 and self._account.uid not in (None, found.st_uid)
+
+    def _holds_sockets_only(self) -> bool:
+        with os.scandir(self._lock) as entries:
+            modes = [entry.stat(follow_symlinks=False).st_mode for entry in entries]
+        return all(map(stat.S_ISSOCK, modes))
+
+    def _give(self, found: os.stat_result) -> None:
+        """To the account, now that nobody else runs here."""
+        if os.geteuid() != 0:
+            return
+        uid, gid = self._account.uid or 0, self._account.gid
+        if found.st_uid != uid or gid is not None:
+            os.fchown(self._lock, uid, gid or 0)
+        with self._account.acting():
+            if not os.access(self.directory, os.W_OK | os.X_OK, effective_ids=True):
+                raise _failed(
+                    self.directory,
+                    "the proxy's user cannot get there: look at the directories above",
+                )
 
     def leave(self) -> None:
         """Nothing of ours stays behind, as far as we may remove it."""
-        try:
-            (self.directory / "lock").unlink(missing_ok=True)
-            if self._made:
+        # Where the directory above is root's, and we are not root any more, it stays.
+        with contextlib.suppress(OSError):
+            if self._made and lock.is_named(self._lock, self.directory):
                 self.directory.rmdir()
-        except OSError:
-            pass  # the directory above is root's, and we are not root any more
         os.close(self._lock)
 
 
-def _id(number: int | None) -> int:
-    return -1 if number is None else number
+def _failed(directory: Path, reason: str) -> UnitError:
+    return UnitError("runtime directory", f"{directory}: {reason}")

@@ -18,6 +18,7 @@ from udpproxy.parent.process import Parent
 from udpproxy.parent.resources import check_descriptors, is_local
 from udpproxy.parent.setting import INTERNAL, Mode, Setting
 from udpproxy.process import messages
+from udpproxy.process.files import give
 from udpproxy.process.logs import Logs, level_from
 from udpproxy.process.notify import Notifier
 from udpproxy.process.privileges import (
@@ -111,8 +112,10 @@ def _start(
         if starter:
             starter.log_opens(config.log)
             logs.witness = starter.say
-        logs.configure(config.log, keep_level=True)
         _give_logs(config, setting.account)
+        with setting.account.acting():
+            # As they are reopened later: what is open now is also writable then.
+            logs.configure(config.log, keep_level=True)
         logs.say(messages.STARTING, __version__, setting.instance)
         for warning in config.warnings:
             logs.say(messages.CONFIG_WARNING, warning)
@@ -157,11 +160,14 @@ def _refuse_itself(config: Config) -> None:
 
 
 def _give_logs(config: Config, account: Account) -> None:
-    """Files that root made must be writable for whom we become."""
-    if os.getuid() != 0 or account.uid is None:
+    """Files that only root can make, for whom we become."""
+    if os.getuid() != 0 or not account.uid:
         return
-    paths = [config.log.file] if config.log.target == "file" else []
-    paths += [config.log.records] if config.log.records != "same" else []
-    for path in paths:
+    named = [config.log.file] if config.log.target == "file" else []
+    named += [config.log.records] if config.log.records != "same" else []
+    for path in named:
         if path:
-            os.chown(path, account.uid, -1 if account.gid is None else account.gid)
+            try:
+                give(Path(path), account.uid, -1 if account.gid is None else account.gid)
+            except OSError as problem:
+                raise UnitError("log", f"{path}: {problem.strerror}") from None

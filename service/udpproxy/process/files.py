@@ -8,20 +8,34 @@ lines can be held. On a full disk lines wait, and none stays there cut in half.
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
+from udpproxy.process import paths
 from udpproxy.process.sinks import Entry, Sink
 
 # Without O_NONBLOCK a pipe in the file's place could keep us waiting.
-_FLAGS = (
-    os.O_WRONLY
-    | os.O_APPEND
-    | os.O_CREAT
-    | os.O_CLOEXEC
-    | os.O_NOFOLLOW
-    | os.O_NONBLOCK
-    | os.O_NOCTTY
-)
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
+_MODE = 0o640
+
+
+def give(path: Path, uid: int, gid: int) -> None:
+    """Make the file if it is missing, for an account that may not. In a directory where others
+    than root can write nothing is done: the account opens it there with its own rights. OSError."""
+    try:
+        with paths.directory(path.parent) as above:
+            if not above.private:
+                return
+            descriptor = paths.open_in(above, path, _FLAGS, _MODE)
+    except OSError as problem:
+        raise type(problem)(problem.errno, problem.strerror, str(path)) from None
+    try:
+        kind = os.fstat(descriptor).st_mode
+        # Never a device, as /dev/null is.
+        if stat.S_ISREG(kind) or stat.S_ISFIFO(kind):
+            os.fchown(descriptor, uid, gid)
+    finally:
+        os.close(descriptor)
 
 
 class FileSink(Sink):
@@ -31,7 +45,7 @@ class FileSink(Sink):
         """OSError where the file cannot be written."""
         super().__init__(who)
         self._path = path
-        self._fd = os.open(path, _FLAGS, 0o640)
+        self._fd = paths.open_file(path, _FLAGS, _MODE)
 
     @property
     def waiting(self) -> int:
@@ -41,7 +55,7 @@ class FileSink(Sink):
     def reopen(self) -> None:
         """The file by its name; OSError, and the old one stays open, where that fails."""
         self.held = False
-        fresh = os.open(self._path, _FLAGS, 0o640)
+        fresh = paths.open_file(self._path, _FLAGS, _MODE)
         os.close(self._fd)
         self._fd = fresh
         self.flush()

@@ -9,7 +9,7 @@ import os
 import pwd
 import resource
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from udpproxy.errors import UnitError
@@ -108,6 +108,26 @@ class Account:
         self._switch()
         if keep is not None:
             _set_capabilities(keep)
+
+    @contextlib.contextmanager
+    def acting(self) -> Iterator[None]:
+        """With that account's rights, where root is to become it, and back."""
+        if os.geteuid() != 0 or not self.uid or self.gid is None:
+            yield
+            return
+        groups, gid = os.getgroups(), os.getegid()
+        try:
+            os.setgroups(self._groups or [self.gid])
+            os.setegid(self.gid)
+            os.seteuid(self.uid)
+        except PermissionError:
+            raise UnitError("user", "only root can become somebody else") from None
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+            os.setegid(gid)
+            os.setgroups(groups)
 
     def _switch(self) -> None:
         if self.uid is None and self.gid is None:

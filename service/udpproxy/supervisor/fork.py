@@ -119,12 +119,21 @@ class ForkSupervisor:
         self._timer.cancel()
         self._loop.remove_reader(self._notify.fileno())
         self._notify.close()
-        (self._directory / "notify").unlink(missing_ok=True)
+        try:
+            (self._directory / "notify").unlink(missing_ok=True)
+        except OSError as problem:
+            # It is the last step of an end that was in order otherwise.
+            self._logs.say(messages.CLEAN_UP_FAILED, "notify socket", problem)
 
     def _listen(self, path: Path) -> socket.socket:
-        path.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        sock.bind(str(path))
+        try:
+            path.unlink(missing_ok=True)
+            os.fchmod(sock.fileno(), 0o600)
+            sock.bind(str(path))
+        except OSError as problem:
+            sock.close()
+            raise UnitError("notify socket", f"{path}: {problem.strerror}") from None
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         sock.settimeout(0)
         return sock
