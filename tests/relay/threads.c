@@ -87,16 +87,13 @@ static bool hear(void)
 {
     const struct portion most = {.events = 256, .questions = 64, .ended = 64};
     struct news news;
-    uint32_t slots[64], number;
-    uint64_t id;
+    uint32_t slots[64];
     relay_hush(relay);
     relay_news(relay, &news, slots, &most);
     bool any = news.events || news.questions || news.ended;
     answer_questions(news.questions);
     for (const struct event *event = news.events; event; event = event->next)
         told++;
-    for (uint32_t i = 0; i < news.ended; i++)
-        relay_ended(relay, slots[i], &number, &id);
     relay_finish(relay, slots, news.ended);
     relay_free_news(&news);
     return any;
@@ -148,7 +145,7 @@ static void change_listener(struct place *place)
     removed++;
 }
 
-static uint64_t id_of(uint64_t slot)
+static uint64_t id_in(uint64_t slot)
 {
     return __atomic_load_n(&relay->records[slot].id, __ATOMIC_RELAXED);
 }
@@ -158,7 +155,7 @@ static void judge_anew(uint64_t moment)
 {
     relay_forget(relay);
     for (uint32_t slot = 0; slot < SLOTS; slot++) {
-        uint64_t id = id_of(slot);
+        uint64_t id = id_in(slot);
         if (id % 5 == 0)
             relay_end(relay, id, slot, KILLED);
         else
@@ -193,7 +190,7 @@ static void serve_for(uint64_t seconds)
         if (turns % 100 == 4)
             relay_watch(relay, turns % 200 == 4);
         if (turns % 64 == 5)
-            relay_kill(relay, id_of(turns % SLOTS), KILLED);
+            relay_kill(relay, id_in(turns % SLOTS), KILLED);
     }
 }
 
