@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+
 import pytest
 
 from rig import Rig, has_nothing, verdict
@@ -9,6 +12,8 @@ from udpproxy.config.model import SessionType
 from udpproxy.session.reasons import Reason
 
 LOOPBACKS = ["127.0.0.1", "::1"]
+IPV6_CHECKSUM, CHECKSUM_AT = 7, 6
+"""linux/in6.h; in a UDP header."""
 
 
 @pytest.mark.parametrize("address", LOOPBACKS)
@@ -187,3 +192,31 @@ def test_refused_by_policy(rig: Rig) -> None:
     assert has_nothing(server)
     assert rig.host.asked == [(1, "127.0.0.9", "127.0.0.1"), (1, "127.0.0.1", "127.0.0.1")]
     assert rig.host.opened_ids == [1]
+
+
+def from_port_0(address: str, to: tuple[str, int], data: bytes) -> None:
+    """A datagram that no socket of ours would send."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_UDP) as sock:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_CHECKSUM, CHECKSUM_AT)
+        sock.bind((address, 0))
+        head = struct.pack("!HHHH", 0, to[1], 8 + len(data), 0)
+        sock.sendto(head + data, (to[0], 0))
+
+
+@pytest.mark.parametrize("kind", [SessionType.ANY_PORT, SessionType.ANY_SOCK])
+@pytest.mark.parametrize("address", LOOPBACKS)
+def test_port_0_never_fixes_the_peer(rig: Rig, kind: SessionType, address: str) -> None:
+    rig.listen(address)
+    client, server = rig.udp(address), rig.udp(address)
+    rig.host.policy = lambda _: verdict(server.getsockname()[:2], kind)
+    client.sendto(b"question", rig.where())
+    _, source = rig.take(server)
+    from_port_0(address, (address, source[1]), b"forged")
+    rig.until(lambda: rig.host.strays)
+    server.sendto(b"answer", (address, source[1]))
+    assert rig.take(client)[0] == b"answer"
+    client.sendto(b"again", rig.where())
+    assert rig.take(server)[0] == b"again"
+    assert rig.count("stray-replies") == 1

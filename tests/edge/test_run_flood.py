@@ -210,3 +210,19 @@ def test_two_proxies_that_send_to_each_other_are_bounded(engine: str, tmp_path: 
         assert opened > 50
         assert opened < 50 + 1000 * 6
         assert sum(proxy.stderr.stat().st_size for proxy in (here, there)) < 200_000
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_level_debug_does_not_log_a_flood_line_by_line(
+    engine: str, network: Network, program: Path, tmp_path: Path
+) -> None:
+    rate = 60_000 if engine == "native" else 20_000
+    text = _text(engine, '[log]\nlevel = "debug"', pattern=False)
+    done = _flooded(network, program, tmp_path, text, rate=rate)
+    done.print_row(f"{engine}, debug, {rate}/s")
+    assert done.after == done.before
+    assert done.known.lost <= done.known.sent // 50
+    accepted = done.said("UDPP-821-D")
+    assert 100 <= len(accepted) <= 100 * (SECONDS + 4)
+    assert len(done.log) < 400 * (SECONDS + 4)
+    assert done.unaccounted() == 0

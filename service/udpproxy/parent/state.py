@@ -12,6 +12,7 @@ from udpproxy.parent.children import Children
 from udpproxy.parent.resources import Resources
 from udpproxy.parent.setting import Setting
 from udpproxy.process.control import Figures
+from udpproxy.process.costly import Costly
 
 
 class State:
@@ -32,12 +33,13 @@ class State:
         self._config = config
         self._refused = refused
         self._born = time.monotonic()
+        self._totals = Costly(lambda: self._resources.table.figures())
         self.word = "starting"
 
     def figures(self) -> Figures:
         """All of it; sessions are REG's business, but their number is in the table."""
         mine: Figures = {"connections-refused": self._refused()}
-        return self.brief() | self._of_children() | mine | {**self._resources.table.figures()}
+        return self.brief() | self._of_children() | mine | {**self._totals.get()}
 
     def brief(self) -> Figures:
         """What everybody on the bus may see."""

@@ -23,6 +23,8 @@ _ROOM = {
     "refused-no-port": "the system gave no port or no route",
     "refused-own-socket": "it comes from a socket of this proxy",
 }
+MOST_CHATTER = 100
+"""Lines of level debug a second, of one kind and rule: a flood must not make a line each."""
 _PRESSURE_ON, _PRESSURE_OFF = 0.90, 0.75
 
 Keep = Callable[[Wait, ListenerSocket, tuple[str, int], Way, bytes], None]
@@ -40,6 +42,7 @@ class RelayHost:
         self._logs = logs
         self._table = table
         self._damper = Damper()
+        self._chatter = Damper(most=MOST_CHATTER)
         self._unanswered = Unanswered(logs)
         self._ports: dict[int, int] = {}
         self._pressed = False
@@ -102,16 +105,25 @@ class RelayHost:
         if isinstance(verdict, Wait):
             return verdict
         if verdict is not None and not self.extensions.refuses(name):
-            if self._logs.seen(messages.ACCEPTED):
-                self._logs.say(messages.ACCEPTED, client, name, CLIENT_ADDR=client, RULE=name)
+            self._accepted(client, name)
             return verdict
         self._refused(listener, client, addressed, name, 1)
         return None
 
+    def _accepted(self, client: str, name: str) -> None:
+        if not self._logs.seen(messages.ACCEPTED):
+            return
+        held = self._chatter.passes(("accepted", name))
+        if held is not None:
+            self._logs.say(messages.ACCEPTED, client, name, held, CLIENT_ADDR=client, RULE=name)
+
     def lasting(self, listener: ListenerSocket, client: str, addressed: str) -> tuple[int, int]:
-        """See engine.interface.Lasting; at level debug each session is asked for, and logged."""
+        """See engine.interface.Lasting; at level debug each session is asked for, and logged, as
+        long as they are few."""
         if self._logs.seen(messages.ACCEPTED):
-            return 0, 0
+            acl, _ = self.verdicts.decide(listener, client, addressed)
+            if not self._chatter.holds(("accepted", acl.name if acl else "-")):
+                return 0, 0
         return self.verdicts.lasting(listener, client, addressed)
 
     def denied(self, listener: ListenerSocket, client: str, addressed: str, count: int) -> None:
@@ -147,13 +159,17 @@ class RelayHost:
 
     def opened(self, number: int, verdict: Verdict, client: tuple[str, int]) -> None:
         """A session was opened."""
-        if self._logs.seen(messages.OPENED):
+        if not self._logs.seen(messages.OPENED):
+            return
+        held = self._chatter.passes(("opened", verdict.rule))
+        if held is not None:
             self._logs.say(
                 messages.OPENED,
                 number,
                 f"{client[0]} port {client[1]}",
                 verdict.rule,
                 f"{verdict.server[0]} port {verdict.server[1]}",
+                held,
                 SESSION=number,
                 CLIENT_ADDR=client[0],
                 RULE=verdict.rule,

@@ -288,8 +288,8 @@ static enum reply judge(const struct session *session, const union address *send
     const struct verdict *verdict = session->verdict;
     const void *packed = packed_of(sender);
     unsigned size = packed_size(sender);
-    if (size != record->server_size)
-        return IGNORE;
+    if (size != record->server_size || !port_of(sender))
+        return IGNORE; // port 0: nobody can be written to there, so it is forged (RFC 768)
     if (session->pinned)
         return is_endpoint(sender, record->peer, record->peer_port) ? PASS : IGNORE;
     switch (record->type) {
