@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from udpproxy import __version__
+from udpproxy.errors import UnitError
 from udpproxy.process import messages, signals
 from udpproxy.process.clean_up import CleanUps
 from udpproxy.process.logs import Logs
@@ -21,7 +22,7 @@ from udpproxy.process.notify import Notifier
 from udpproxy.process.privileges import drop_capabilities, raise_descriptor_limit
 
 CONNECT_LIMIT = 10.0
-_NO_PARENT, _INTERNAL = 69, 70
+_NO_PARENT, _INTERNAL, _NO_SYSTEM = 69, 70, 71
 """After the first our unit is not started again: the next parent's unit does that."""
 
 
@@ -33,8 +34,14 @@ def main(argv: list[str]) -> int:
     clean_ups = CleanUps(logs)
     clean_ups.add("log", logs.close)
     try:
-        raise_descriptor_limit()
-        drop_capabilities()
+        limit, why_not_more = raise_descriptor_limit()
+        if why_not_more:
+            logs.say(messages.LIMIT_STAYS, limit, why_not_more)
+        try:
+            drop_capabilities()
+        except UnitError as problem:
+            logs.say(messages.START_FAILED, problem)
+            return _NO_SYSTEM
         path = Path(os.environ["RUNTIME_DIRECTORY"]) / "children.sock"
         try:
             sock = _connect(path, caught)

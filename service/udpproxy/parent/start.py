@@ -103,7 +103,8 @@ def _start(
     signals: Signals,
     starter: Starter | None,
 ) -> int:
-    check_descriptors(config, raise_descriptor_limit())
+    limit, why_not_more = raise_descriptor_limit()
+    check_descriptors(config, limit)
     check_name_servers(config)
     engines.check(config)
     _refuse_itself(config)
@@ -117,6 +118,8 @@ def _start(
             # As they are reopened later: what is open now is also writable then.
             logs.configure(config.log, keep_level=True)
         logs.say(messages.STARTING, __version__, setting.instance)
+        if why_not_more:
+            logs.say(messages.LIMIT_STAYS, limit, why_not_more)
         for warning in config.warnings:
             logs.say(messages.CONFIG_WARNING, warning)
         notifier = starter or Notifier()

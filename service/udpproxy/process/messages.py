@@ -73,6 +73,7 @@ LINK_REFUSED = Message("UDPS-205-W", "a connection to the control socket was ref
 POOL_REMADE = Message("UDPS-206-E", "carrier %d of the socket pool was emptied and is made anew")
 ADOPTED = Message("UDPS-210-I", "goes on with %d sessions")
 TABLE_LAYOUT = Message("UDPS-211-W", "%s; sessions start anew")
+LIMIT_STAYS = Message("UDPS-230-W", "the limit of open descriptors stays at %d: %s")
 LEVEL = Message("UDPS-300-I", "log level is %s")
 REOPENED = Message("UDPS-301-I", "log reopened")
 LINES_LOST = Message("UDPS-306-W", "%d log lines are lost: nobody took them in time")

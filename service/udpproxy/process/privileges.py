@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import grp
 import os
 import pwd
@@ -16,6 +17,7 @@ from udpproxy.errors import UnitError
 
 DAC_OVERRIDE, NET_BIND_SERVICE, SYS_RESOURCE = 1, 10, 24
 """Capabilities (capabilities(7), linux/capability.h)."""
+_SETPCAP = 8
 
 _NOBODY_AT_ALL = 2**32 - 1
 """(uid_t) -1, which setresuid(2) takes for: no change."""
@@ -28,7 +30,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def drop_capabilities() -> None:
-    """No capability, none to be had by exec: REG needs nothing but what it is lent."""
+    """No capability, none to be had by exec: REG needs nothing but what it is lent. UnitError
+    where the system does not let go of them."""
+    _take_no_new()
     if _capabilities("CapInh", "CapPrm", "CapEff") == 0:
         return  # as a unit we never had any, and may not even ask
     _bound(())
@@ -40,11 +44,28 @@ def end_with_parent(number: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
+def _prctl(option: int, value: int) -> int:
+    """0, or the error's number."""
+    return ctypes.get_errno() if _libc.prctl(option, value, 0, 0, 0) != 0 else 0
+
+
+def _take_no_new() -> None:
+    """No exec gives more than what we have, whatever the program's file says."""
+    if _status("NoNewPrivs") != ["1"] and (error := _prctl(_PR_SET_NO_NEW_PRIVS, 1)):
+        raise UnitError("privileges", f"new ones cannot be refused: {os.strerror(error)}")
+
+
 def _bound(wanted: Collection[int]) -> None:
     """No exec gives others than these."""
-    _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    for number in set(range(64)) - set(wanted):
-        _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+    _take_no_new()
+    if not _capabilities("CapEff") >> _SETPCAP & 1:
+        return  # we may not, and as nothing new can be had there is no need
+    for number in range(64):
+        error = 0 if number in wanted else _prctl(_PR_CAPBSET_DROP, number)
+        if error == errno.EINVAL:
+            return  # the kernel knows no more of them
+        if error:
+            raise UnitError("capabilities", f"{number} cannot be dropped: {os.strerror(error)}")
 
 
 def _set_capabilities(wanted: Collection[int]) -> None:
@@ -53,25 +74,36 @@ def _set_capabilities(wanted: Collection[int]) -> None:
     low, high = bits & 0xFFFFFFFF, bits >> 32
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     if _libc.capset(header, struct.pack("=6I", low, low, 0, high, high, 0)) != 0:
-        raise UnitError("capabilities", os.strerror(ctypes.get_errno()))
+        reason = os.strerror(ctypes.get_errno())
+        raise UnitError("capabilities", f"they cannot be given up: {reason}")
 
 
 def _capabilities(*sets: str) -> int:
     """All in these sets, as bits (proc(5))."""
     bits = 0
-    for line in Path("/proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name in sets:
-            bits |= int(value, 16)
+    for value in _status(*sets):
+        bits |= int(value, 16)
     return bits
 
 
-def raise_descriptor_limit() -> int:
-    """RLIMIT_NOFILE as high as we may; what it is then."""
+def _status(*names: str) -> list[str]:
+    """What the kernel says of us under these names."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    pairs = (line.partition(":") for line in lines)
+    return [value.strip() for name, _, value in pairs if name in names]
+
+
+def raise_descriptor_limit() -> tuple[int, str]:
+    """RLIMIT_NOFILE as high as we may; what it is then, and why it is not higher: mostly ""."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
+    if soft == hard:
+        return hard, ""
+    try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
+    except (OSError, ValueError) as problem:
+        # ValueError is EPERM, and may come from a filter of system calls, too.
+        return soft, str(problem)
+    return hard, ""
 
 
 class Account:
@@ -104,7 +136,8 @@ class Account:
         what the system leaves to that user."""
         if keep is not None:
             _bound(keep)
-            _libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+            if error := _prctl(_PR_SET_KEEPCAPS, 1):
+                raise UnitError("capabilities", f"they cannot be kept: {os.strerror(error)}")
         self._switch()
         if keep is not None:
             _set_capabilities(keep)
