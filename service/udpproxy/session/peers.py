@@ -40,6 +40,8 @@ def network_bounds(network: Network) -> tuple[bytes, bytes]:
 
 def judge(rule: PeerRule, pinned: Endpoint | None, sender: Endpoint, packed: bytes) -> Reply:
     """`sender` is the datagram's source, `packed` its address as bytes."""
+    if sender[1] == 0:
+        return Reply.IGNORE  # nobody can be written to there: it is forged (RFC 768)
     if pinned is not None:
         return Reply.PASS if sender == pinned else Reply.IGNORE
     match rule.type:
