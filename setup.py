@@ -26,7 +26,7 @@ def extensions():
         sources=[str(ENGINE / "native.pyx"), *map(str, sorted((ENGINE / "relay").glob("*.c")))],
         depends=[*map(str, sorted([*(ENGINE / "relay").glob("*.h"), *ENGINE.glob("*.pxi")]))],
         include_dirs=[str(ENGINE)],
-        extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", *sanitize],
+        extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden", *sanitize],
         extra_link_args=["-pthread", *sanitize],
         optional=True,
     )

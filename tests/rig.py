@@ -12,7 +12,7 @@ import mmap
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Protocol, TypeVar
 
@@ -222,14 +222,20 @@ class Rig:
     """The parent's part outlives the engine: carriers, table, listeners."""
 
     def __init__(
-        self, make: Factory, *, sessions: int = 8, per_client: int = 0, evict: bool = False
+        self,
+        make: Factory,
+        *,
+        sessions: int = 8,
+        per_client: int = 0,
+        evict: bool = False,
+        families: Sequence[socket.AddressFamily] = sockets.FAMILIES,
     ) -> None:
         self._make = make
         self._per_client = per_client
         self._evict = evict
         self._stack = contextlib.ExitStack()
         self.capacity = sessions
-        self.carriers = [make_carrier(family, sessions) for family in sockets.FAMILIES]
+        self.carriers = [make_carrier(family, sessions) for family in families]
         memory = memoryview(mmap.mmap(-1, size(sessions)))
         self.table = Table(memory, sessions, fresh=True)
         self.listeners: dict[int, ListenerSocket] = {}

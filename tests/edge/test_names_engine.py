@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 
@@ -156,3 +157,20 @@ def test_injecting_many_is_quick(new_rig: Callable[..., Rig]) -> None:
         rig.engine.inject(number, sender, way, [data])
     assert time.monotonic() - began < 1.0
     rig.until(lambda: rig.engine.sessions == 150)
+
+
+def test_a_redirection_to_a_family_without_sockets(new_rig: Callable[..., Rig]) -> None:
+    rig = new_rig(families=[socket.AF_INET])
+    rig.listen()
+    one, client = rig.udp(), rig.udp()
+    where = one.getsockname()[:2]
+    rig.host.policy = lambda sender: verdict(where)
+    rig.converse(client, one, rig.where())
+    assert rig.engine.redirect(1, ("::1", 9))
+    rig.expect_end(1, Reason.ERROR)
+    rig.until(lambda: rig.host.failures)
+    assert rig.host.failures == ["follow a server to its new address"]
+    rig.converse(client, one, rig.where())
+    assert rig.engine.kill(2)
+    rig.stop()
+    rig.expect_clean_pool()

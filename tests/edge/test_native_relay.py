@@ -33,3 +33,12 @@ def test_in_c(tmp_path: Path, words: list[str]) -> None:
         [program, *words[1:]], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_module_shows_nothing_of_the_relay() -> None:
+    """Names such as `find` and `flush` would stand in for those of other libraries."""
+    from udpproxy.engine import native
+
+    command = ["nm", "--dynamic", "--defined-only", "--format=just-symbols", native.__file__]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["PyInit_native"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from abc import abstractmethod
 from typing import cast
@@ -59,11 +61,16 @@ class Continuity(Lifecycle):
         session = cast("Relayed | None", self._book.get(number))
         if session is None:
             return False
+        packed = sockets.pack(server[0])
+        if session.slot >= self._pool.size(sockets.family_of(packed)):
+            problem = OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            self._host.failed("follow a server to its new address", problem)
+            self._close(session, Reason.ERROR)
+            return True
         lost = sockets.drops(session.sock) - self._words[session.at + t.DROPS_BASE]
         self._reactor.remove_reader(session.sock.fileno())
         self._pool.reset(session.sock, plain=session.plain, port=session.own[1])
         self._own.discard(session.own)
-        packed = sockets.pack(server[0])
         session.aim(self._pool.get(sockets.family_of(packed), session.slot), server)
         self._words[session.at + t.DROPS_BASE] = (sockets.drops(session.sock) - lost) & 0xFFFFFFFF
         self._reactor.add_reader(session.sock.fileno(), self._reader(session))

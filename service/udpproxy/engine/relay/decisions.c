@@ -115,7 +115,7 @@ bool ask(struct relay *relay, const struct first *first)
         *relay->questions_end = question;
         relay->questions_end = &question->next;
     }
-    relay->notify = true;
+    note_news(relay);
     return true;
 }
 

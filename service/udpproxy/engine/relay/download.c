@@ -191,7 +191,7 @@ bool pass_down(struct worker *worker, struct session *session, void *data, uint3
         return false;
     }
     bool last = record->downloads + session->gathered + 1 >= budget->download_datagrams;
-    if (worker->relay->watched)
+    if (is_watched(worker->relay))
         tell_seen(worker, session, false, data, size);
     gather(worker, session, data, size);
     if (!last)

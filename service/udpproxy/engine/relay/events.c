@@ -40,7 +40,8 @@ struct event *tell(struct relay *relay, enum kind kind, uint32_t size)
     relay->event_count++;
     relay->event_bytes += size;
     relay->events_told++;
-    relay->notify |= kind != DENIED; // which may wait until somebody looks
+    if (kind != DENIED) // which may wait until somebody looks
+        note_news(relay);
     return event;
 }
 
@@ -117,7 +118,7 @@ void notify(struct relay *relay)
         relay->notified = true;
         (void)!write(relay->notice, &one, sizeof one);
     }
-    relay->notify = false;
+    __atomic_store_n(&relay->notify, false, __ATOMIC_RELAXED);
 }
 
 // The worker has something to look at again.
@@ -204,7 +205,7 @@ void relay_news(struct relay *relay, struct news *news, uint32_t *slots,
     }
     news->more = relay->events || relay->questions || relay->ended != NOBODY;
     if (news->more) {
-        relay->notify = true;
+        note_news(relay);
         notify(relay);
     }
     pthread_mutex_unlock(&relay->book);

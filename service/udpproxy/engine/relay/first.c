@@ -193,7 +193,7 @@ static uint32_t take_slot(struct relay *relay, const union address *client,
                           struct verdict *verdict)
 {
     uint32_t slot = relay->free[--relay->free_count];
-    relay->sessions[slot].life = TAKEN;
+    set_life(relay->sessions + slot, TAKEN);
     verdict->uses++;
     if (relay->per_client)
         ++*client_count(relay, client);

@@ -31,7 +31,7 @@ static void take_again(struct worker *worker, const struct session *session, con
 
 static bool is_open(const struct session *session, bool up)
 {
-    return session->life == LIVE && !(up && session->record->state == UPLOAD_CLOSED);
+    return life_of(session) == LIVE && !(up && session->record->state == UPLOAD_CLOSED);
 }
 
 // Ask the host about a datagram? 0: there is no need any more, and it has been dealt with.
@@ -39,12 +39,13 @@ int relay_asks(struct relay *relay, uint32_t slot, uint64_t id, int up, const vo
                uint32_t size)
 {
     struct session *session = relay->sessions + slot;
-    struct worker *worker = session->worker;
-    enter(worker);
+    struct worker *worker = enter_session(session, id);
+    if (!worker)
+        return 0;
     worker->now = clock_now();
-    bool open = session->id == id && is_open(session, up);
+    bool open = is_open(session, up);
     // An ended session's slot is given to nobody before the host has heard of its end.
-    if (!open && up && session->id == id)
+    if (!open && up)
         take_again(worker, session, data, size);
     leave(worker);
     say(relay);
@@ -56,10 +57,11 @@ void relay_pass(struct relay *relay, uint32_t slot, uint64_t id, int up, const v
                 uint32_t size)
 {
     struct session *session = relay->sessions + slot;
-    struct worker *worker = session->worker;
-    enter(worker);
+    struct worker *worker = enter_session(session, id);
+    if (!worker)
+        return;
     worker->now = clock_now();
-    if (session->id == id && is_open(session, up)) {
+    if (is_open(session, up)) {
         if (up) {
             // What meets unreachable = "close" is lost: it was treated for this session only.
             pass_up(worker, session, data, size);

@@ -195,6 +195,39 @@ static inline uint32_t slot_of(const struct relay *relay, const struct session *
     return (uint32_t)(session - relay->sessions);
 }
 
+// `life`, `worker` and `id` may be looked at without a lock. `life` is set last and read first; what
+// was seen so holds only once the worker's lock is held and it is seen again.
+static inline enum life life_of(const struct session *session)
+{
+    return (enum life)__atomic_load_n(&session->life, __ATOMIC_ACQUIRE);
+}
+
+static inline void set_life(struct session *session, enum life life)
+{
+    __atomic_store_n(&session->life, (uint8_t)life, __ATOMIC_RELEASE);
+}
+
+static inline uint64_t id_of(const struct session *session)
+{
+    return __atomic_load_n(&session->id, __ATOMIC_RELAXED);
+}
+
+static inline bool is_of(const struct session *session, const struct worker *worker)
+{
+    return __atomic_load_n(&session->worker, __ATOMIC_ACQUIRE) == worker;
+}
+
+static inline bool is_watched(const struct relay *relay)
+{
+    return __atomic_load_n(&relay->watched, __ATOMIC_RELAXED);
+}
+
+// There is news for Python's thread; with the book locked.
+static inline void note_news(struct relay *relay)
+{
+    __atomic_store_n(&relay->notify, true, __ATOMIC_RELAXED);
+}
+
 static inline bool is_v6(const union address *address)
 {
     return address->any.sa_family == AF_INET6;
@@ -242,6 +275,7 @@ static inline ssize_t receive_datagram(int fd, void *data, size_t size)
 uint64_t clock_now(void);
 void enter(struct worker *worker);
 void leave(struct worker *worker);
+struct worker *enter_session(struct session *session, uint64_t id);
 
 // sockets.c
 int attach(struct relay *relay, int fd, enum type type, const union address *server,
@@ -304,7 +338,7 @@ struct session *open_session(struct worker *worker, const struct first *first,
 void close_session(struct worker *worker, struct session *session, enum reason reason);
 void be_careful(struct relay *relay, struct session *session);
 bool poll_session(struct worker *worker, struct session *session);
-void unpoll_session(struct worker *worker, struct session *session);
+void unpoll_ended(struct worker *worker, struct session *session);
 void give_back(struct relay *relay, uint32_t slot);
 void free_record(struct record *record);
 bool unreachable(struct worker *worker, struct session *session);

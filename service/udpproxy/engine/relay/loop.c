@@ -30,6 +30,21 @@ void leave(struct worker *worker)
     pthread_mutex_unlock(&worker->lock);
 }
 
+// The worker that has this session, live or ended, with its lock; NULL: it is not there any more.
+struct worker *enter_session(struct session *session, uint64_t id)
+{
+    enum life life = life_of(session);
+    struct worker *worker = __atomic_load_n(&session->worker, __ATOMIC_ACQUIRE);
+    if ((life != LIVE && life != ENDED) || !worker)
+        return NULL;
+    enter(worker);
+    life = life_of(session);
+    if ((life == LIVE || life == ENDED) && id_of(session) == id && is_of(session, worker))
+        return worker;
+    leave(worker);
+    return NULL;
+}
+
 static void expire(struct worker *worker, uint64_t now, int most)
 {
     enum reason reason;
@@ -61,10 +76,10 @@ static void look_ahead(const struct relay *relay, uint64_t data)
 static void serve(struct worker *worker, uint32_t slot)
 {
     struct session *session = worker->relay->sessions + slot;
-    if (session->life == LIVE && session->worker == worker)
+    if (life_of(session) == LIVE && is_of(session, worker))
         read_server(worker, session);
-    else if (session->life == ENDED && session->worker == worker)
-        unpoll_session(worker, session); // it has ended: late replies must not ring for ever
+    else if (life_of(session) == ENDED && is_of(session, worker))
+        unpoll_ended(worker, session);
 }
 
 // After far more time than was asked for this process was stopped. If a watchdog woke it with
@@ -214,11 +229,10 @@ uint32_t relay_sessions(struct relay *relay)
 int relay_end(struct relay *relay, uint64_t id, uint32_t slot, enum reason reason)
 {
     struct session *session = relay->sessions + slot;
-    if (__atomic_load_n(&session->life, __ATOMIC_RELAXED) != LIVE)
+    struct worker *worker = enter_session(session, id);
+    if (!worker)
         return 0;
-    struct worker *worker = session->worker;
-    enter(worker);
-    bool found = session->life == LIVE && session->id == id && session->worker == worker;
+    bool found = life_of(session) == LIVE;
     if (found)
         close_session(worker, session, reason);
     leave(worker);
@@ -231,7 +245,7 @@ int relay_kill(struct relay *relay, uint64_t id, enum reason reason)
 {
     for (uint32_t slot = 0; slot < relay->capacity; slot++) {
         const struct session *session = relay->sessions + slot;
-        if (__atomic_load_n(&session->life, __ATOMIC_RELAXED) == LIVE && session->id == id)
+        if (life_of(session) == LIVE && id_of(session) == id)
             return relay_end(relay, id, slot, reason);
     }
     return 0;
@@ -261,11 +275,10 @@ void relay_settle(struct relay *relay)
 int relay_judge_by(struct relay *relay, uint64_t id, uint32_t slot, struct verdict *verdict)
 {
     struct session *session = relay->sessions + slot;
-    if (__atomic_load_n(&session->life, __ATOMIC_RELAXED) != LIVE)
+    struct worker *worker = enter_session(session, id);
+    if (!worker)
         return 0;
-    struct worker *worker = session->worker;
-    enter(worker);
-    bool found = session->life == LIVE && session->id == id && session->worker == worker;
+    bool found = life_of(session) == LIVE;
     if (found) {
         pthread_mutex_lock(&relay->book);
         session->verdict->uses--;
@@ -289,10 +302,10 @@ void relay_watch(struct relay *relay, int on)
     for (uint32_t i = 0; i < relay->worker_count; i++) {
         struct worker *worker = relay->workers + i;
         enter(worker);
-        relay->watched = on;
+        __atomic_store_n(&relay->watched, on, __ATOMIC_RELAXED);
         for (uint32_t slot = 0; slot < relay->capacity; slot++) {
             struct session *session = relay->sessions + slot;
-            if (session->life == LIVE && session->worker == worker)
+            if (life_of(session) == LIVE && is_of(session, worker))
                 be_careful(relay, session);
         }
         leave(worker);

@@ -309,7 +309,7 @@ int relay_unlisten(struct relay *relay, uint32_t number)
         epoll_ctl(worker->epoll, EPOLL_CTL_DEL, listener->fds[i], NULL);
         for (uint32_t slot = 0; slot < relay->capacity; slot++) {
             struct session *session = relay->sessions + slot;
-            if (session->life == LIVE && session->worker == worker &&
+            if (life_of(session) == LIVE && is_of(session, worker) &&
                 session->listener == listener)
                 close_session(worker, session, POLICY);
         }

@@ -18,7 +18,7 @@ static uint64_t wall_now(void)
 void be_careful(struct relay *relay, struct session *session)
 {
     const struct budget *budget = &session->verdict->budget;
-    bool watched = relay->watched;
+    bool watched = is_watched(relay);
     bool handed = session->verdict->handed;
     session->careful_up =
         watched || handed || budget->upload_datagrams < NEVER || budget->upload_bytes < NEVER;
@@ -26,7 +26,8 @@ void be_careful(struct relay *relay, struct session *session)
                             budget->download_bytes < NEVER || session->record->type == ONE_WAY;
 }
 
-bool poll_session(struct worker *worker, struct session *session)
+// `polled` is the book's: a worker may find that a session ended whose slot another one takes.
+static bool poll_at(struct worker *worker, struct session *session)
 {
     struct relay *relay = worker->relay;
     uint8_t *polled = session->polled + (session->fd == relay->sockets[1][slot_of(relay, session)]);
@@ -46,14 +47,27 @@ bool poll_session(struct worker *worker, struct session *session)
     return true;
 }
 
-void unpoll_session(struct worker *worker, struct session *session)
+bool poll_session(struct worker *worker, struct session *session)
+{
+    pthread_mutex_lock(&worker->relay->book);
+    bool polled = poll_at(worker, session);
+    pthread_mutex_unlock(&worker->relay->book);
+    return polled;
+}
+
+// It has ended, unless its slot is somebody else's already: late replies must not ring for ever.
+void unpoll_ended(struct worker *worker, struct session *session)
 {
     struct relay *relay = worker->relay;
-    uint8_t *polled = session->polled + (session->fd == relay->sockets[1][slot_of(relay, session)]);
-    if (*polled == worker->number + 1) {
-        epoll_ctl(worker->epoll, EPOLL_CTL_DEL, session->fd, NULL);
-        *polled = 0;
+    pthread_mutex_lock(&relay->book);
+    if (life_of(session) == ENDED && is_of(session, worker)) {
+        bool v6 = session->fd == relay->sockets[1][slot_of(relay, session)];
+        if (session->polled[v6] == worker->number + 1) {
+            epoll_ctl(worker->epoll, EPOLL_CTL_DEL, session->fd, NULL);
+            session->polled[v6] = 0;
+        }
     }
+    pthread_mutex_unlock(&relay->book);
 }
 
 static void write_record(struct record *record, uint64_t id, const struct first *first,
@@ -62,9 +76,8 @@ static void write_record(struct record *record, uint64_t id, const struct first 
     const union address *client = first->client;
     unsigned size = packed_size(client), server_size = packed_size(&verdict->server);
     begin_change(record);
-    uint64_t sequence = record->sequence;
-    memset(record, 0, sizeof *record);
-    record->sequence = sequence;
+    // Not the sequence number, which is odd now.
+    memset((uint8_t *)record + sizeof record->sequence, 0, sizeof *record - sizeof record->sequence);
     record->id = id;
     record->state = OPENING;
     record->type = verdict->type;
@@ -97,14 +110,14 @@ void free_record(struct record *record)
 // With the book locked.
 void give_back(struct relay *relay, uint32_t slot)
 {
-    relay->sessions[slot].life = UNUSED;
+    set_life(relay->sessions + slot, UNUSED);
     relay->free[relay->free_count++] = slot;
     __atomic_add_fetch(&relay->answers, 1, __ATOMIC_RELEASE);
 }
 
 static void begin(struct worker *worker, struct session *session)
 {
-    session->worker = worker;
+    __atomic_store_n(&session->worker, worker, __ATOMIC_RELEASE);
     session->due_at = NOBODY;
     session->gathered = 0;
     session->gathered_bytes = 0;
@@ -117,7 +130,7 @@ static void begin(struct worker *worker, struct session *session)
     be_careful(worker->relay, session);
     if (!session->answered)
         list_unanswered(worker, session);
-    session->life = LIVE;
+    set_life(session, LIVE);
     plan(worker, session);
     __atomic_add_fetch(&worker->relay->live, 1, __ATOMIC_RELAXED);
 }
@@ -159,7 +172,8 @@ struct session *open_session(struct worker *worker, const struct first *first,
     struct session *session = relay->sessions + slot;
     struct record *record = session->record;
     union address own;
-    session->id = __atomic_fetch_add(relay->header + NEXT_ID, 1, __ATOMIC_RELAXED);
+    uint64_t id = __atomic_fetch_add(relay->header + NEXT_ID, 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&session->id, id, __ATOMIC_RELAXED);
     session->verdict = verdict;
     session->listener = first->listener;
     use_listener(session->listener);
@@ -201,7 +215,7 @@ void close_session(struct worker *worker, struct session *session, enum reason r
     leave_key(worker, session);
     unplan(worker, session);
     unlist_unanswered(worker, session);
-    session->life = ENDED;
+    set_life(session, ENDED);
     session->reason = (uint8_t)reason;
     session->next = NOBODY;
     __atomic_sub_fetch(&relay->live, 1, __ATOMIC_RELAXED);
@@ -215,7 +229,7 @@ void close_session(struct worker *worker, struct session *session, enum reason r
     relay->ended_last = slot;
     relay->ended_count++;
     session->told_after = relay->events_told;
-    relay->notify = true;
+    note_news(relay);
     pthread_mutex_unlock(&relay->book);
 }
 
@@ -328,7 +342,7 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
                  record->scope);
     struct worker *worker = relay->workers + worker_of(relay, &session->client);
     enter(worker);
-    session->id = record->id;
+    __atomic_store_n(&session->id, record->id, __ATOMIC_RELAXED);
     session->verdict = verdict;
     session->listener = listener;
     use_listener(listener);
@@ -360,6 +374,11 @@ static void aim(struct worker *worker, struct session *session, const union addr
     struct record *record = session->record;
     uint32_t slot = slot_of(relay, session), dropped = relay_drops(relay, slot);
     union address own;
+    if (relay->sockets[is_v6(server)][slot] < 0) {
+        tell_failed(worker, FOLLOW_SERVER, EAFNOSUPPORT);
+        close_session(worker, session, FAULT);
+        return;
+    }
     if (session->gathered)
         flush(worker);
     pthread_mutex_lock(&relay->book);
@@ -393,15 +412,14 @@ int relay_redirect(struct relay *relay, uint64_t id, const union address *server
 {
     for (uint32_t slot = 0; slot < relay->capacity; slot++) {
         struct session *session = relay->sessions + slot;
-        if (__atomic_load_n(&session->life, __ATOMIC_RELAXED) != LIVE || session->id != id)
+        if (life_of(session) != LIVE || id_of(session) != id)
             continue;
-        struct worker *worker = session->worker;
-        enter(worker);
-        bool found = session->life == LIVE && session->id == id && session->worker == worker &&
-                     relay->sockets[is_v6(server)][slot] >= 0;
+        struct worker *worker = enter_session(session, id);
+        bool found = worker && life_of(session) == LIVE;
         if (found)
             aim(worker, session, server);
-        leave(worker);
+        if (worker)
+            leave(worker);
         return found;
     }
     return 0;

@@ -120,7 +120,7 @@ bool pass_up(struct worker *worker, struct session *session, const void *data, u
         return true;
     }
     bool last = record->uploads + 1 >= budget->upload_datagrams;
-    if (worker->relay->watched)
+    if (is_watched(worker->relay))
         tell_seen(worker, session, true, data, size);
     enum outcome outcome = upload_one(worker, session, &iov);
     if (outcome == SENT && last) {
@@ -231,7 +231,7 @@ static bool within_limits(const struct worker *worker, const struct session *ses
     const struct budget *budget = &session->verdict->budget;
     const struct record *record = session->record;
     return !session->careful_up ||
-           (!worker->relay->watched && !session->verdict->handed &&
+           (!is_watched(worker->relay) && !session->verdict->handed &&
             record->uploads + count < budget->upload_datagrams &&
             record->upload_bytes + bytes_of(iov, count) <= budget->upload_bytes);
 }
