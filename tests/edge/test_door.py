@@ -31,7 +31,8 @@ class World:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.role = "reg"
-        """Whose role our own process may have."""
+        """Whose role `pid` may have."""
+        self.pid = os.getpid()
         self.vacant = True
         self.peers: list[Peer] = []
         self.left: list[Peer] = []
@@ -46,7 +47,7 @@ class World:
             Logs("udp-proxy/one"),
             directory,
             shared=False,
-            vouch=lambda pid, uid: self.role if pid == os.getpid() else "",
+            vouch=lambda pid, uid: self.role if pid == self.pid else "",
             admit=lambda role, pid: self.vacant,
             entered=self.peers.append,
             told=self._told,
@@ -235,6 +236,27 @@ def test_a_process_that_is_no_child(tmp_path: Path, capfd: pytest.CaptureFixture
 
     lived(tmp_path, story)
     assert "is no child of ours" in capfd.readouterr().err
+
+
+def test_the_number_of_one_that_has_ended(tmp_path: Path) -> None:
+    """It may be a child's by now, but the connection is not: whoever made it passed it on."""
+
+    async def story(world: World) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            world.pid = os.fork()
+            if not world.pid:
+                sock.connect(str(tmp_path / "children.sock"))
+                os._exit(0)
+            os.waitpid(world.pid, 0)
+            sock.settimeout(0)
+            sock.send(wire.encode(wire.Hello("reg", "x")))
+            try:
+                assert await ended(sock)
+            except TimeoutError:
+                pytest.skip("this kernel does not tell")
+        assert world.peers == []
+
+    lived(tmp_path, story)
 
 
 def test_a_child_has_one_link(tmp_path: Path) -> None:
