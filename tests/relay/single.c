@@ -97,8 +97,57 @@ static void many_questions_cost_what_few_do(void)
     relay_free(relay);
 }
 
+static struct question waiting;
+
+// Runs inside of a turn, as another thread's answer may come at any time.
+static void answer_now(void *context, uint64_t session, int up, const void *data, uint32_t size)
+{
+    (void)context, (void)session, (void)up, (void)data, (void)size;
+    relay_answer(relay, &waiting, verdict, 32, clock_now() + SECOND);
+}
+
+// An answer in the middle of a turn: what waits for it has its turn in the next one, once, and
+// nothing of the same client overtakes it.
+static void those_that_wait_are_looked_at_once_a_turn(void)
+{
+    int server = udp(), known = udp(), client = udp();
+    union address where = bind_to(server, 0);
+    const struct portion most = {.questions = 64};
+    struct news news;
+    char data[8];
+    make();
+    relay_inline(relay, answer_now, NULL);
+    verdict = make_verdict(relay, &where);
+    bind_to(known, 0);
+    waiting.client = bind_to(client, 0);
+    waiting.listener = 1;
+    waiting.addressed_size = 4;
+    memcpy(waiting.addressed, packed_of(&listening), 4);
+    sendto(known, "k", 1, 0, &listening.any, sizeof listening.v4);
+    turn();
+    turn();
+    check(relay_sessions(relay) == 1, "no session");
+    relay_forget(relay);
+    sendto(client, "1", 1, 0, &listening.any, sizeof listening.v4);
+    relay_turn(relay, 0);
+    relay_news(relay, &news, NULL, &most);
+    check(news.questions != NULL, "nobody asks");
+    relay_free_news(&news);
+    relay_watch(relay, 1);
+    sendto(known, "k", 1, 0, &listening.any, sizeof listening.v4);
+    sendto(client, "2", 1, 0, &listening.any, sizeof listening.v4);
+    relay_turn(relay, 0);
+    check(relay_sessions(relay) == 1, "it was looked at in between");
+    relay_turn(relay, 0);
+    check(relay_sessions(relay) == 2, "it was not looked at");
+    for (const char *sent = "kk12"; *sent; sent++)
+        check(recv(server, data, sizeof data, 0) == 1 && data[0] == *sent, "not in order");
+    relay_free(relay);
+}
+
 int main(void)
 {
+    those_that_wait_are_looked_at_once_a_turn();
     a_full_buffer_is_no_icmp_error();
     many_questions_cost_what_few_do();
     return 0;

@@ -136,7 +136,7 @@ static void change_listener(struct place *place)
         if (!worker)
             continue;
         enter(worker);
-        check(session->worker != worker || session->life != LIVE ||
+        check(!is_of(session, worker) || life_of(session) != LIVE ||
                   session->listener->number != old,
               "a session of a listener that is gone");
         leave(worker);

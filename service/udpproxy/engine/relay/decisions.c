@@ -178,7 +178,7 @@ void relay_answer(struct relay *relay, const struct question *question, struct v
         if (verdict)
             verdict->uses++;
     }
-    __atomic_add_fetch(&relay->answers, 1, __ATOMIC_RELEASE);
+    __atomic_add_fetch(&relay->answers, 1, __ATOMIC_SEQ_CST);
     pthread_mutex_unlock(&relay->book);
     for (uint32_t i = 0; i < relay->worker_count; i++)
         wake(relay->workers + i);

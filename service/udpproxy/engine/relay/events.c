@@ -125,7 +125,7 @@ void notify(struct relay *relay)
 void wake(struct worker *worker)
 {
     uint64_t one = 1;
-    if (__atomic_load_n(&worker->held_count, __ATOMIC_ACQUIRE))
+    if (__atomic_load_n(&worker->held_count, __ATOMIC_SEQ_CST))
         (void)!write(worker->wake, &one, sizeof one);
 }
 

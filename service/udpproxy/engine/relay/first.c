@@ -30,16 +30,42 @@ static void free_held(struct held *held)
     free(held);
 }
 
-static void hold(struct worker *worker, const struct first *first, const void *data, uint32_t size,
-                 bool asked)
+static void link_held(struct worker *worker, struct held *held)
+{
+    held->next = NULL;
+    *worker->held_end = held;
+    worker->held_end = &held->next;
+    worker->held_bytes += held->size;
+    worker->waiting[held->hash % WAITING]++;
+    __atomic_add_fetch(&worker->held_count, 1, __ATOMIC_SEQ_CST);
+}
+
+static void unlink_held(struct worker *worker, struct held **link)
+{
+    struct held *held = *link;
+    *link = held->next;
+    if (worker->held_end == &held->next)
+        worker->held_end = link;
+    worker->held_bytes -= held->size;
+    worker->waiting[held->hash % WAITING]--;
+    __atomic_sub_fetch(&worker->held_count, 1, __ATOMIC_RELEASE);
+}
+
+// One that was `held` already waits on; whatever came new only where there is room.
+static bool hold(struct worker *worker, const struct first *first, const void *data, uint32_t size,
+                 bool asked, struct held *held)
 {
     unsigned length = packed_size(first->client);
-    struct held *held = NULL;
+    if (held) {
+        held->asked = asked;
+        link_held(worker, held);
+        return true;
+    }
     if (may_hold(worker, first, size))
         held = calloc(1, sizeof *held + size);
     if (!held) {
         __atomic_add_fetch(&worker->relay->waiting_dropped, 1, __ATOMIC_RELAXED);
-        return;
+        return false;
     }
     held->listener = first->listener;
     use_listener(held->listener);
@@ -50,11 +76,10 @@ static void hold(struct worker *worker, const struct first *first, const void *d
     held->size = size;
     held->asked = asked;
     held->injected = first->injected;
+    held->hash = first->hash;
     memcpy(held->data, data, size);
-    *worker->held_end = held;
-    worker->held_end = &held->next;
-    worker->held_bytes += size;
-    __atomic_add_fetch(&worker->held_count, 1, __ATOMIC_RELEASE);
+    link_held(worker, held);
+    return true;
 }
 
 static struct held *take_held(struct worker *worker)
@@ -64,8 +89,17 @@ static struct held *take_held(struct worker *worker)
     worker->held_end = &worker->held;
     worker->held_bytes = 0;
     worker->slot_waiters = 0;
+    memset(worker->waiting, 0, sizeof worker->waiting);
     __atomic_store_n(&worker->held_count, 0, __ATOMIC_RELEASE);
     return held;
+}
+
+// Has the host answered since those that wait were looked at? It counts its answers before it looks
+// whether anybody waits; here it is the other way round, so that one of both sees the other.
+bool has_answers(const struct worker *worker)
+{
+    return worker->held &&
+           worker->answers_seen != __atomic_load_n(&worker->relay->answers, __ATOMIC_SEQ_CST);
 }
 
 // In the order in which they came; those that still cannot go on wait again.
@@ -80,14 +114,14 @@ void retry_held(struct worker *worker)
             .local = held->local,
             .interface = held->interface,
             .injected = held->injected,
-            .hash = hash_of(worker->relay, held->listener, &held->client, held->addressed),
+            .hash = held->hash,
         };
-        struct session *session = find(worker, &first);
-        if (!held->listener->gone &&
-            (!session || !upload(worker, session, held->data, held->size)))
-            take_first(worker, &first, held->data, held->size, held->asked);
         next = held->next;
-        free_held(held);
+        struct session *session = find(worker, &first);
+        bool done = held->listener->gone ||
+                    (session && upload(worker, session, held->data, held->size));
+        if (done || !take_first(worker, &first, held->data, held->size, held))
+            free_held(held);
     }
 }
 
@@ -96,15 +130,10 @@ void drop_held(struct worker *worker, const struct listener *listener)
 {
     for (struct held *held = take_held(worker), *next; held; held = next) {
         next = held->next;
-        held->next = NULL;
-        if (!listener || held->listener == listener) {
+        if (!listener || held->listener == listener)
             free_held(held);
-            continue;
-        }
-        *worker->held_end = held;
-        worker->held_end = &held->next;
-        worker->held_bytes += held->size;
-        worker->held_count++;
+        else
+            link_held(worker, held);
     }
 }
 
@@ -148,11 +177,21 @@ static bool evict_one(struct worker *worker)
     return false;
 }
 
+static bool any_ended(struct relay *relay)
+{
+    pthread_mutex_lock(&relay->book);
+    bool any = relay->ended_count > 0;
+    pthread_mutex_unlock(&relay->book);
+    return any;
+}
+
 // Does an earlier datagram of the very same client wait? Then this one will share its session.
 static bool waits_already(const struct worker *worker, const struct first *first)
 {
+    if (!worker->waiting[first->hash % WAITING])
+        return false;
     for (const struct held *held = worker->held; held; held = held->next)
-        if (held->listener == first->listener && same_endpoint(&held->client, first->client) &&
+        if (held->hash == first->hash && held->listener == first->listener && same_endpoint(&held->client, first->client) &&
             !memcmp(held->addressed, first->addressed, packed_size(first->client)))
             return true;
     return false;
@@ -174,13 +213,15 @@ static bool may_evict(struct relay *relay, uint64_t now)
 enum room { ROOM, CLIENT_FULL, TABLE_FULL, SOON, EVICT };
 
 // With the book locked.
-static enum room room_for(struct worker *worker, const union address *client)
+static enum room room_for(struct worker *worker, const union address *client, bool new)
 {
     struct relay *relay = worker->relay;
+    // What has waited longer goes first.
+    bool behind = new && worker->slot_waiters;
     if (relay->per_client && *client_count(relay, client) >= relay->per_client)
         return CLIENT_FULL;
     if (relay->free_count)
-        return ROOM;
+        return behind ? SOON : ROOM;
     // Slots of ended sessions are free as soon as the host has heard of them.
     if (relay->ended_count > worker->slot_waiters)
         return SOON;
@@ -200,34 +241,38 @@ static uint32_t take_slot(struct relay *relay, const union address *client,
     return slot;
 }
 
-void take_first(struct worker *worker, const struct first *first, const void *data, uint32_t size,
-                bool asked)
+// `held`: it waited before, else NULL. True: it waits now.
+bool take_first(struct worker *worker, const struct first *first, const void *data, uint32_t size,
+                struct held *held)
 {
     struct relay *relay = worker->relay;
+    bool asked = held && held->asked;
+    // Those that wait are looked at once a turn, however many strangers come meanwhile.
+    if (!held && waits_already(worker, first))
+        return hold(worker, first, data, size, false, NULL);
     pthread_mutex_lock(&relay->book);
     if (is_ours(relay, first->client, first->listener, first->local)) {
         pthread_mutex_unlock(&relay->book);
         tell_refused(worker, REFUSED_OWN_SOCKET, first->client, first->listener);
-        return;
+        return false;
     }
     struct decision *decision =
         find_decision(relay, first->listener, first->client, first->addressed, worker->now);
     if (!decision || decision->asked) {
         // Nobody is asked about a datagram that there is no room for.
-        bool waits = decision || (may_hold(worker, first, size) && ask(relay, first));
+        bool room = held || may_hold(worker, first, size);
+        bool waits = decision || (room && ask(relay, first));
         pthread_mutex_unlock(&relay->book);
         if (waits)
-            hold(worker, first, data, size, !decision);
-        else
-            __atomic_add_fetch(&relay->waiting_dropped, 1, __ATOMIC_RELAXED);
-        return;
+            return hold(worker, first, data, size, asked || !decision, held);
+        __atomic_add_fetch(&relay->waiting_dropped, 1, __ATOMIC_RELAXED);
+        return false;
     }
     struct verdict *verdict = decision->verdict;
-    enum room room = verdict ? room_for(worker, first->client) : ROOM;
+    enum room room = verdict ? room_for(worker, first->client, !held) : ROOM;
     if (room > CLIENT_FULL && waits_already(worker, first)) {
         pthread_mutex_unlock(&relay->book);
-        hold(worker, first, data, size, asked);
-        return;
+        return hold(worker, first, data, size, asked, held);
     }
     uint32_t slot = verdict && room == ROOM ? take_slot(relay, first->client, verdict) : NOBODY;
     if (!verdict && !asked)
@@ -236,12 +281,12 @@ void take_first(struct worker *worker, const struct first *first, const void *da
         drop_decision(relay, decision);
     pthread_mutex_unlock(&relay->book);
     if (!verdict)
-        return;
+        return false;
     if (room == EVICT)
-        room = evict_one(worker) ? SOON : relay->ended_count ? SOON : TABLE_FULL;
+        room = evict_one(worker) || any_ended(relay) ? SOON : TABLE_FULL;
     if (room == SOON) {
         worker->slot_waiters++;
-        hold(worker, first, data, size, asked);
+        return hold(worker, first, data, size, asked, held);
     } else if (room != ROOM) {
         tell_refused(worker, room == CLIENT_FULL ? REFUSED_PER_CLIENT : REFUSED_TABLE_FULL,
                      first->client, first->listener);
@@ -250,6 +295,7 @@ void take_first(struct worker *worker, const struct first *first, const void *da
         if (session)
             upload(worker, session, data, size);
     }
+    return false;
 }
 
 static bool is_asked(const struct held *held, const struct question *question)
@@ -277,11 +323,7 @@ struct held *relay_pull(struct relay *relay, const struct question *question)
                 link = &held->next;
                 continue;
             }
-            *link = held->next;
-            if (worker->held_end == &held->next)
-                worker->held_end = link;
-            worker->held_count--;
-            worker->held_bytes -= held->size;
+            unlink_held(worker, link);
             held->next = NULL;
             leave_listener(held->listener);
             held->listener = NULL;
@@ -315,6 +357,6 @@ void relay_inject(struct relay *relay, uint32_t number, const union address *cli
     worker->now = clock_now();
     struct session *session = find(worker, &first);
     if (!session || !upload(worker, session, data, size))
-        take_first(worker, &first, data, size, false);
+        take_first(worker, &first, data, size, NULL);
     leave(worker);
 }

@@ -26,7 +26,7 @@ static void take_again(struct worker *worker, const struct session *session, con
     first.hash = hash_of(worker->relay, first.listener, &client, addressed);
     struct session *next = find(worker, &first);
     if (!next || !upload(worker, next, data, size))
-        take_first(worker, &first, data, size, false);
+        take_first(worker, &first, data, size, NULL);
 }
 
 static bool is_open(const struct session *session, bool up)

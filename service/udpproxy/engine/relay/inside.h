@@ -29,6 +29,7 @@ enum {
     CONTROL = 64,
     TOGETHER = 64000, // bytes in a run of datagrams that are handed over in one go
     NOBODY = UINT32_MAX,
+    WAITING = 4096,      // a power of two
     MOST_RESTING = 4096, // ports, of 28,232 that the kernel has by default
 };
 
@@ -131,6 +132,7 @@ struct worker {
     uint32_t oldest, youngest; // without an answer
     struct held *held, **held_end;
     uint32_t held_count, answers_seen, slot_waiters;
+    uint16_t waiting[WAITING]; // how many of those held have such a hash
     size_t held_bytes;
     struct incoming in;
     struct outgoing out;
@@ -346,8 +348,9 @@ void lost(struct worker *worker, struct session *session, enum what what, int pr
 bool is_icmp(struct session *session, int problem);
 
 // first.c: datagrams without a session
-void take_first(struct worker *worker, const struct first *first, const void *data, uint32_t size,
-                bool asked);
+bool take_first(struct worker *worker, const struct first *first, const void *data, uint32_t size,
+                struct held *held);
+bool has_answers(const struct worker *worker);
 void retry_held(struct worker *worker);
 void drop_held(struct worker *worker, const struct listener *listener);
 void use_listener(struct listener *listener);

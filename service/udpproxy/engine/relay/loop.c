@@ -101,7 +101,7 @@ static int turn(struct worker *worker, int patience)
     enter(worker);
     worker->now = clock_now();
     worker->turn++;
-    if (worker->held && worker->answers_seen != __atomic_load_n(&relay->answers, __ATOMIC_ACQUIRE))
+    if (has_answers(worker))
         retry_held(worker);
     for (int i = 0; i < count; i++) {
         uint64_t rung;
@@ -130,6 +130,9 @@ static int turn(struct worker *worker, int patience)
 static int patience_of(const struct worker *worker)
 {
     uint64_t due = first_due(worker);
+    // The answer came before it waited, and so woke nobody.
+    if (has_answers(worker))
+        return 0;
     if (due >= NEVER)
         return LONGEST;
     uint64_t now = clock_now();

@@ -93,7 +93,7 @@ struct held {
     struct listener *listener;
     union address client;
     uint8_t addressed[16], local[16];
-    uint32_t interface, size;
+    uint32_t interface, size, hash;
     int asked, injected;
     uint8_t data[];
 };

@@ -112,7 +112,7 @@ void give_back(struct relay *relay, uint32_t slot)
 {
     set_life(relay->sessions + slot, UNUSED);
     relay->free[relay->free_count++] = slot;
-    __atomic_add_fetch(&relay->answers, 1, __ATOMIC_RELEASE);
+    __atomic_add_fetch(&relay->answers, 1, __ATOMIC_SEQ_CST);
 }
 
 static void begin(struct worker *worker, struct session *session)

@@ -253,16 +253,8 @@ static int pass_on(struct worker *worker, struct listener *listener, int at, int
     const void *data = in->iov[at].iov_base;
     uint32_t size = in->messages[at].msg_len;
     if (!session) {
-        // What has waited longer goes first.
-        if (worker->held &&
-            worker->answers_seen != __atomic_load_n(&worker->relay->answers, __ATOMIC_ACQUIRE)) {
-            retry_held(worker);
-            session = find(worker, &first);
-        }
-        if (!session) {
-            take_first(worker, &first, data, size, false);
-            return 1;
-        }
+        take_first(worker, &first, data, size, NULL);
+        return 1;
     }
     int run = 1;
     while (at + run < count && is_same_flow(listener, in, at, at + run))
@@ -272,7 +264,7 @@ static int pass_on(struct worker *worker, struct listener *listener, int at, int
         iov[i] = (struct iovec){in->iov[at + i].iov_base, in->messages[at + i].msg_len};
     if (run == 1 || !within_limits(worker, session, iov, (uint32_t)run)) {
         if (!upload(worker, session, data, size))
-            take_first(worker, &first, data, size, false);
+            take_first(worker, &first, data, size, NULL);
         return 1;
     }
     return (int)upload_run(worker, session, iov, (uint32_t)run);
