@@ -120,6 +120,23 @@ def test_a_child_that_cannot_be_started_for_a_while(tmp_path: Path) -> None:
             assert len(echo.sources) == 1
 
 
+def test_reg_ends_while_there_are_no_descriptors(tmp_path: Path) -> None:
+    """A start that fails for want of them is no end of REG, however often it fails."""
+    with Echo() as echo, clients(1) as (client,):
+        there = ("127.0.0.1", free_port())
+        with Proxy(tmp_path, config(there[1], str(echo))) as proxy:
+            exchange(client, there, b"before")
+            most = resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (3, most[1]))
+            proxy.kill(signal.SIGKILL, "reg")
+            until(lambda: len(proxy.said("UDPS-208-E")) >= 8)
+            resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, most)
+            until(lambda: proxy.reg_pid)
+            exchange(client, there, b"after")
+            assert proxy.info()["reg-ends"] == 1
+            assert len(echo.sources) == 1
+
+
 def test_a_command_that_breaks_is_answered(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,7 @@ from udpproxy.errors import UnitError
 from udpproxy.process import messages
 from udpproxy.process.ends import describe, in_order
 from udpproxy.process.logs import Logs
-from udpproxy.supervisor.forked import Forked
+from udpproxy.supervisor.forked import Forked, NoRoom
 from udpproxy.supervisor.lifecycle import Do, Life, State
 
 WATCHDOG = 5.0
@@ -31,6 +31,8 @@ RETRY = 0.5
 """Seconds between attempts to start a child that the system does not let us start."""
 KILL_LIMIT = 2.0
 """Seconds that the system may take to end a child that was killed."""
+_A_TURN = 64
+"""Signs of life that are read before the loop turns: anybody of our user can send them."""
 
 _CREDENTIALS = struct.Struct("=iII")
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "PYTHONUNBUFFERED", "JOURNAL_STREAM")
@@ -148,11 +150,12 @@ class ForkSupervisor:
         try:
             child.spawn(self._instance, environment)
         except UnitError as problem:
-            # It may pass, as a lack of memory or of process numbers does.
+            # It may pass, as a lack of memory does, which is no end of a child.
             self._logs.say(
                 messages.CHILD_NOT_STARTED, child.role, problem.reason, PROCESS=child.role
             )
-            self._loop.call_later(RETRY, self._replace, child)
+            again = self._again if isinstance(problem, NoRoom) else self._replace
+            self._loop.call_later(RETRY, again, child)
             return
         child.last_sign = self._loop.time()
         self._loop.add_reader(child.pidfd, self._exited, child)
@@ -173,6 +176,10 @@ class ForkSupervisor:
         self._ended(child.role, child.life.ends_counted)
         self._do(what, child)
 
+    def _again(self, child: Forked) -> None:
+        if child.life.state is State.STARTING:
+            self._spawn(child)
+
     def _replace(self, child: Forked) -> None:
         """A start that failed counts like an end."""
         self._do(child.life.exited(self._loop.time()), child)
@@ -184,13 +191,13 @@ class ForkSupervisor:
             self._given_up(child.role)
 
     def _notified(self) -> None:
-        while True:
+        for _ in range(_A_TURN):
             try:
                 data, control, _, _ = self._notify.recvmsg(4096, socket.CMSG_SPACE(12))
             except BlockingIOError:
                 return
             pid = _sender(control)
-            for child in self._children.values():
+            for child in self._running():
                 if child.pid == pid:
                     self._heard(child, data.decode("ascii", "replace").split("\n"))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -18,6 +19,12 @@ from functools import partial
 from udpproxy.errors import UnitError
 from udpproxy.process.privileges import end_with_parent
 from udpproxy.supervisor.lifecycle import Life
+
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+
+
+class NoRoom(UnitError):
+    """The system lacks descriptors, memory or process numbers, which says nothing of the child."""
 
 
 class Forked:
@@ -34,7 +41,7 @@ class Forked:
         self._process: subprocess.Popen[bytes] | None = None
 
     def spawn(self, instance: str, environment: dict[str, str]) -> None:
-        """Start its process; UnitError where the system does not let us."""
+        """Start its process; UnitError where the system does not let us, NoRoom for now."""
         try:
             self._process = self._started(instance, environment)
             self.pidfd = os.pidfd_open(self._process.pid)
@@ -44,7 +51,8 @@ class Forked:
                 self._process.wait()
                 self._process = None
             where = f"{problem.filename}: " if problem.filename else ""
-            raise UnitError(self.role, f"{where}{problem.strerror}") from None
+            kind = NoRoom if problem.errno in _NO_ROOM else UnitError
+            raise kind(self.role, f"{where}{problem.strerror}") from None
         self.pid = self._process.pid
         self.gone.clear()
 
