@@ -15,7 +15,7 @@ import pytest
 
 from echo import Echo, clients, exchange, silent
 from host import free_port
-from proxy import Endpoint, Proxy, command, until
+from proxy import Endpoint, Proxy, command, config, until
 
 
 def file_text(
@@ -237,3 +237,46 @@ def test_systemd_hears_of_it_and_of_its_end(tmp_path: Path, supervisor: socket.s
         assert told(supervisor) == "READY"
         assert asked.wait(30) == 0
         assert proxy.next_reg(reg)
+
+
+def test_terminated_in_the_middle(lab: Lab) -> None:
+    """A reload that waits for REG brings the first name: no helper is started any more, everything
+    ends in order and within its limit."""
+    reg = lab.proxy.kill(signal.SIGSTOP, "reg")
+    lab.proxy.write(file_text(lab.ports[:1], [("one", "127.0.0.1", "localhost:9")]))
+    asked = subprocess.Popen(lab.proxy.ctl_words("reload"), stderr=subprocess.PIPE)
+    try:
+        until(lambda: lab.proxy.info()["rules"] == 1)
+        lab.proxy.kill(signal.SIGTERM)
+        until(lambda: lab.proxy.said("UDPS-103-I"))
+        os.kill(reg, signal.SIGCONT)
+        assert lab.proxy.wait() == 0
+    finally:
+        asked.kill()
+        asked.communicate()
+    for unwanted in ("UDPS-201-W", "UDPS-203-E", "UDPS-207-E", "acr"):
+        assert not lab.proxy.said(unwanted)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("engine", ["python", "native"])
+@pytest.mark.parametrize(("one", "wildcard"), [("127.0.0.1", "0.0.0.0"), ("::1", "::")])
+def test_an_address_and_the_wildcard_change_places(
+    tmp_path: Path, one: str, wildcard: str, engine: str, workers: int
+) -> None:
+    """On the same port; afterwards nobody else can have it."""
+    if (engine, workers) == ("python", 2):
+        pytest.skip("the Python engine has one worker")
+    top = f'max-sessions = 10\nengine = "{engine}"\nworkers = {workers}'
+    with Echo() as echo, clients(1, one) as (client,):
+        there = one, free_port(one)
+        with Proxy(tmp_path, config(there[1], str(echo), listen=one, top=top)) as proxy:
+            exchange(client, there, b"first")
+            for address in (wildcard, one, wildcard):
+                proxy.write(config(there[1], str(echo), listen=address, top=top))
+                assert proxy.ask("reload") == {"sessions-ended": 1}
+                exchange(client, there, b"again")
+                with socket.socket(client.family, socket.SOCK_DGRAM) as thief:
+                    thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    with pytest.raises(OSError, match="in use"):
+                        thief.bind(there)

@@ -6,6 +6,7 @@ cut off there; what is in between never moves, for sessions live in it.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,14 +54,24 @@ class Rows:
                 self._grow(family, row, capacity)
             except OSError as problem:
                 made = sum(carrier.count for carrier in row)
-                for one in new:
-                    self.cut(one, 0)
+                self.drop(new)
                 raise UnitError(
                     "descriptors",
                     f"only {made} of {capacity} sockets towards servers could be made "
-                    f"({problem.strerror}): lower max-sessions or raise the limit of descriptors",
+                    f"({problem.strerror or problem}): lower max-sessions or raise the limit "
+                    "of descriptors",
                 ) from None
         return new
+
+    def drop(self, families: list[Family]) -> None:
+        """Families that nobody needs after all, as far as there are sockets for them."""
+        for family in families:
+            if family in self._rows:
+                with contextlib.suppress(
+                    OSError
+                ):  # what the store keeps, the next start gives back
+                    self.cut(family, 0)
+            self._rows.pop(family, None)
 
     def cut(self, family: Family, capacity: int) -> None:
         """Give back the carriers that no slot below `capacity` needs."""

@@ -155,6 +155,12 @@ class Children:
         """Children's words on names that made no sense."""
         return self._naming.refused
 
+    def discard(self, peer: Peer, why: str) -> None:
+        """It is out of step with us: whoever replaces it is given everything anew."""
+        if self.peers.get(peer.role) is peer and not peer.link.gone:
+            peer.link.fail(why)
+            self._supervisor.discard(peer.role)
+
     def segmented(self, mode: str) -> None:
         """What every REG that comes is told, until the configuration says something else."""
         self._segmentation = mode

@@ -21,6 +21,8 @@ _TRIES, _PAUSE = 100, 0.02
 _MOST_NUMBER = (1 << 64) - 1
 """Of a session."""
 _AT_ONCE = ("terminate",)
+_WHILE_STOPPING = ("terminate", "info", "sessions", "loglevel", "reopen", "hold")
+"""What changes nothing, or is asked of a log."""
 
 Args = dict[str, Plain]
 
@@ -39,10 +41,12 @@ class Commands:
         helpers: Callable[[], tuple[str, ...]],
         roles: Callable[[], Container[str]],
         segmented: Callable[[str], None],
+        stopping: Callable[[], bool],
     ) -> None:
         """`helpers` are the roles that the names in the configuration need, `roles` all that there
         are to be; `segmented` hears each mode of segmentation that REG has taken."""
         self._segmented = segmented
+        self._stopping = stopping
         self._control = control
         self._sessions = sessions
         self._children = children
@@ -57,6 +61,7 @@ class Commands:
         process = str(args.get("process", "parent"))
         if process not in ROLES:
             raise InvalidArgument(f"no process {process!r}: give one of {', '.join(ROLES)}")
+        self._refuse_late(verb)
         if verb not in _AT_ONCE or process != "parent":
             await self._ready()
         if process != "parent":
@@ -76,6 +81,7 @@ class Commands:
                 return None
             case "reload":
                 async with self._turn:
+                    self._refuse_late(verb)  # it may have waited
                     return await self._reload()
             case "sessions":
                 return self._sessions.rows(_filters(args))
@@ -87,6 +93,10 @@ class Commands:
                 return await self._segment(str(args.get("mode", "")))
             case _:
                 return self._control.perform(verb, args)
+
+    def _refuse_late(self, verb: str) -> None:
+        if self._stopping() and verb not in _WHILE_STOPPING:
+            raise LinkError("the proxy is stopping")
 
     async def _segment(self, mode: str) -> Plain:
         """From now on, whatever the file says; InvalidArgument for other words than its own."""

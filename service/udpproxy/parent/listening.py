@@ -13,6 +13,7 @@ import ctypes
 import errno
 import socket
 import struct
+from collections.abc import Iterator, Sequence
 
 from udpproxy.config.model import Address
 from udpproxy.engine import sockets
@@ -32,8 +33,10 @@ _TO_X, _RETURN, _RETURN_NUMBER = 0x07, 0x16, 0x06
 Program = list[tuple[int, int]]
 
 
-def listening_sockets(address: Address, port: int, workers: int) -> list[socket.socket]:
-    """All of them, or UnitError."""
+def listening_sockets(
+    address: Address, port: int, workers: int, beside: Sequence[socket.socket] = ()
+) -> list[socket.socket]:
+    """All of them, or UnitError. `beside` are sockets of ours that would be in the way."""
     made: list[socket.socket] = []
     try:
         for _ in range(workers):
@@ -46,7 +49,8 @@ def listening_sockets(address: Address, port: int, workers: int) -> list[socket.
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if workers > 1:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.bind((str(address), port))
+            with _side_by_side([sock, *beside] if beside else []):
+                sock.bind((str(address), port))
         if workers > 1:
             steer(made[0], workers)
     except OSError as problem:
@@ -55,6 +59,21 @@ def listening_sockets(address: Address, port: int, workers: int) -> list[socket.
         hint = _LOW_PORT if problem.errno == errno.EACCES and port < 1024 else ""
         raise UnitError(f"listen on {address} port {port}", f"{problem.strerror}{hint}") from None
     return made
+
+
+@contextlib.contextmanager
+def _side_by_side(each: Sequence[socket.socket]) -> Iterator[None]:
+    """An address and the wildcard of its family on one port exclude each other unless both sockets
+    have SO_REUSEADDR at the moment of bind(). They have it for that moment only, for whoever else
+    sets it could share the port with us. Once both are bound the kernel gives each datagram to the
+    socket whose address fits best, so none goes to the wrong one while both are there."""
+    try:
+        for sock in each:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        yield
+    finally:
+        for sock in each:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
 
 
 def refuse_all(sock: socket.socket) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from udpproxy.config.model import Address, Config, Resolver
 from udpproxy.config.names import names, needed
+from udpproxy.errors import LinkError
 from udpproxy.parent.peer import Peer
 from udpproxy.parent.resources import Resources
 from udpproxy.policy.acl import Unresolved
@@ -96,7 +97,12 @@ class Naming:
         self.found.keep(names(config))
         for role in HELPERS:
             if role in peers:
-                self._begin(peers[role].link)
+                link = peers[role].link
+                try:
+                    self._begin(link)
+                except (LinkError, OSError) as problem:
+                    # Whoever replaces it is told all of it.
+                    link.fail(f"not told of another configuration: {problem}")
 
     def look_up_all(self, config: Config) -> None:
         """Single mode: all names, here and now."""

@@ -122,6 +122,9 @@ class Parent:
     def _config(self) -> Config:
         return self._current.config
 
+    def _stopping(self) -> bool:
+        return self._state.word == "stopping"
+
     def _open_door(self) -> None:
         children = self._children
         self._control = Control(self._logs, figures=self._state.figures, leave=self._ending.leave)
@@ -134,6 +137,7 @@ class Parent:
             helpers=children.helpers,
             roles=children.all,
             segmented=children.segmented,
+            stopping=self._stopping,
         )
         self._door = Door(
             self._logs,
@@ -233,6 +237,7 @@ class Parent:
             )
         finally:
             # After a mistake, too: systemd would wait for it until the reload times out.
-            self._notifier.ready(self._state.line())
+            if not self._stopping():
+                self._notifier.ready(self._state.line())
         self._bus.emit(ROOT, PROXY, "Reloaded", "", [])
         return {"sessions-ended": ended}

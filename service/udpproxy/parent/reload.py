@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 from udpproxy.config import load
@@ -11,12 +12,15 @@ from udpproxy.errors import ConfigError, InvalidArgument, LinkError, UnitError
 from udpproxy.parent.children import Children
 from udpproxy.parent.names import Naming, check_name_servers
 from udpproxy.parent.peer import Peer
-from udpproxy.parent.resources import Resources, places
+from udpproxy.parent.resources import Resources, places, text_file
 from udpproxy.parent.setting import Mode
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs
-from udpproxy.process.wire import Plain
+from udpproxy.process.wire import Plain, cut
 from udpproxy.reg import installed
+
+HAND_OVER_LIMIT = 10.0
+"""Seconds that REG has to take a new configuration over."""
 
 _FIXED = {
     "max_sessions": "max-sessions",
@@ -38,36 +42,52 @@ def refuse_restart_keys(old: Config, new: Config) -> None:
 
 
 class Change:
-    """The difference between two configurations, as it is applied to what the parent owns."""
+    """Another configuration as a transaction. prepare() does everything that can fail; then either
+    commit(), which cannot, or rollback(), after which nothing is left of it."""
 
-    def __init__(self, resources: Resources, new: Config) -> None:
-        """Opens what is new; InvalidArgument and nothing changed where that fails."""
+    def __init__(
+        self, mode: Mode, logs: Logs, resources: Resources, naming: Naming, path: Path
+    ) -> None:
+        self._mode = mode
+        self._logs = logs
         self._resources = resources
-        wanted = places(new)
-        self._added = [place for place in wanted if place not in resources.listeners]
-        self._removed = [place for place in resources.listeners if place not in wanted]
-        try:
-            resources.bind(self._added)
-        except UnitError as problem:
-            raise InvalidArgument(str(problem)) from None
-        try:
-            self._families = resources.fill_pool(new)
-        except UnitError as problem:
-            resources.unbind(self._added)
-            raise InvalidArgument(str(problem)) from None
+        self._naming = naming
+        self._path = path
+        self._undo = contextlib.ExitStack()
 
-    async def apply(self, reg: Peer | None) -> int:
-        """REG takes it over; how many sessions that ended. Where there is none, or it dies
-        meanwhile (LinkError): the next one starts with all of it."""
-        if reg is None:
-            self._resources.unbind(self._removed)
-            return 0
-        self._resources.lend_text(reg.link)
-        self._resources.lend_carriers(reg.link, self._families)
-        self._resources.lend_listeners(reg.link, self._added)
-        numbers: list[Plain] = [*self._resources.unbind(self._removed)]
-        ended = await reg.ask("reconsider", {"removed": numbers}, limit=10.0)
-        return int(str(ended))
+    def prepare(self, old: Config) -> None:
+        """ConfigError, InvalidArgument, UnitError or OSError, and rollback() must follow."""
+        self._text = load.read_text(self._path)
+        new = load.parse(self._text, str(self._path), ephemeral=load.ephemeral_ports())
+        installed.check(new, str(self._path))
+        refuse_restart_keys(old, new)
+        check_name_servers(new)
+        self.old, self.new = old, new
+        # What others can see comes last: from bind() on datagrams may go to the new sockets.
+        self._log = self._logs.opened(new.log)
+        self._undo.callback(self._log.close)
+        os.close(text_file(self._text))  # children get one of these each
+        if self._mode is Mode.SINGLE:
+            self._naming.look_up_all(new)
+        families = self._resources.fill_pool(new)
+        self._undo.callback(self._resources.drop_pool, families)
+        wanted, bound = places(new), self._resources.listeners
+        added = [place for place in wanted if place not in bound]
+        self._removed = [place for place in bound if place not in wanted]
+        self._resources.bind(added)
+        self._undo.callback(self._resources.unbind, added)
+
+    def commit(self) -> None:
+        """All of it holds, but for the children, who are told next."""
+        self._undo.pop_all()
+        self._resources.replace(self._text, str(self._path), self._removed)
+        self._logs.take(self._log, keep_level=self.old.log.level == self.new.log.level)
+        for warning in self.new.warnings:
+            self._logs.say(messages.CONFIG_WARNING, warning)
+
+    def rollback(self) -> None:
+        """As if nothing had been tried."""
+        self._undo.close()
 
 
 class Current:
@@ -83,37 +103,52 @@ class Current:
     ) -> int:
         """The file as it is now takes its place; how many sessions that ended. InvalidArgument
         and nothing changed where it has mistakes."""
+        change = Change(mode, self._logs, resources, naming, self._path)
         try:
-            text = load.read_text(self._path)
-            new = load.parse(text, str(self._path), ephemeral=load.ephemeral_ports())
-            installed.check(new, str(self._path))
-            refuse_restart_keys(self.config, new)
-            self._logs.check(new.log)
-            check_name_servers(new)
-            change = Change(resources, new)
-        except (ConfigError, InvalidArgument, UnitError) as problem:
+            change.prepare(self.config)
+        except (ConfigError, InvalidArgument, UnitError, OSError) as problem:
+            change.rollback()
             self._logs.say(messages.RELOAD_FAILED, problem)
             raise InvalidArgument(str(problem)) from None
-        old, self.config = self.config, new
-        resources.set_text(text, str(self._path))
+        except BaseException:
+            change.rollback()
+            raise
+        change.commit()
+        old, new = change.old, change.new
+        self.config = new
         if old.segmentation != new.segmentation:
             children.segmented(new.segmentation)
-        self._logs.configure(new.log, keep_level=old.log.level == new.log.level)
-        for warning in new.warnings:
-            self._logs.say(messages.CONFIG_WARNING, warning)
-        if mode is Mode.SINGLE:
-            naming.look_up_all(new)
-            naming.resume(children.peers["reg"].link)
         for child in children.all().values():
             child.life.judge_by(new.crash_limit, new.crash_window, stop=new.stop_on_child_death)
         ended = 0
-        with contextlib.suppress(LinkError, KeyError):
-            ended = await change.apply(children.peers.get("reg"))
-            if old.log.level != new.log.level:
-                await children.peers["reg"].ask("loglevel", {"level": str(new.log.level)})
+        if reg := children.peers.get("reg"):
+            if mode is Mode.SINGLE:
+                naming.resume(reg.link)
+            ended = await self._hand_over(reg, resources, children, old)
         naming.reloaded(new, children.peers)
         children.start_helpers()
         self._logs.say(messages.RELOADED, len(resources.listeners), len(new.acls))
         if ended:
             self._logs.say(messages.SESSIONS_WITHDRAWN, ended)
+        return ended
+
+    async def _hand_over(
+        self, reg: Peer, resources: Resources, children: Children, old: Config
+    ) -> int:
+        """REG takes it over; how many sessions that ended. One that goes meanwhile is replaced by
+        one that starts with all of it, and so is one that does not do as it should."""
+        level = self.config.log.level
+        try:
+            resources.lend_text(reg.link)
+            removed: list[Plain] = [*resources.lend_difference(reg.link)]
+            ended = await reg.ask("reconsider", {"removed": removed}, limit=HAND_OVER_LIMIT)
+            if level != old.log.level:
+                await reg.ask("loglevel", {"level": str(level)})
+        except (InvalidArgument, LinkError, UnitError, OSError) as problem:
+            children.discard(reg, f"it has not taken the new configuration over: {problem}")
+            return 0
+        if type(ended) is not int or not 0 <= ended <= resources.table.capacity:
+            said = cut(repr(ended))
+            children.discard(reg, f"{said} is no number of sessions that a reload can end")
+            return 0
         return ended

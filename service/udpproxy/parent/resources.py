@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
 from udpproxy.config.model import Address, Config, Name
@@ -83,6 +83,9 @@ class Resources:
         self.listeners: dict[Place, ListenerSocket] = {}
         self._lost: dict[Place, ListenerSocket] = {}
         """Spoilt, and their places taken: tried again with the next REG."""
+        self._with_reg: set[int] = set()
+        """Listeners, by number, and families that the present REG was lent."""
+        self._families_with_reg: set[socket.AddressFamily] = set()
         self.cut_off: list[Record] = []
         """Sessions that a smaller table had no place for: they end with our start."""
         self._rows = Rows(logs, store)
@@ -166,34 +169,66 @@ class Resources:
             self._store.keep_listener(listener.number, [listener.socket, *listener.others])
 
     def _forget(self, listener: ListenerSocket) -> None:
-        for sock in (listener.socket, *listener.others):
-            sock.close()
-        if self._store:
-            self._store.drop_listener(listener.number, 1 + len(listener.others))
+        self._let_go([listener])
+
+    def _let_go(self, gone: list[ListenerSocket]) -> None:
+        for listener in gone:
+            for sock in (listener.socket, *listener.others):
+                sock.close()
+        for listener in gone if self._store else ():
+            assert self._store
+            try:
+                self._store.drop_listener(listener.number, 1 + len(listener.others))
+            except OSError as problem:
+                # The next start gives back what it does not want. Each try waits: no second one.
+                where = f"the listener on {listener.address} port {listener.port}"
+                self._logs.say(messages.STORE_SILENT, where, problem)
+                return
 
     def bind(self, wanted: list[Place]) -> list[Place]:
-        """Listen there, too; all or none. UnitError names the one that failed."""
+        """Listen there, too, and store it; all or none. UnitError names the one that failed."""
         made: list[Place] = []
         try:
             for place in wanted:
                 self._numbers += 1
-                listener = _listen(self._logs, place, self._numbers, self._workers)
+                beside = self._in_the_way(place)
+                listener = _listen(self._logs, place, self._numbers, self._workers, beside)
                 self.listeners[place] = listener
                 made.append(place)
+            for place in made:
+                self._keep(self.listeners[place])
         except UnitError:
             self.unbind(made)
             raise
-        self._lost.clear()
-        for place in made:
-            self._keep(self.listeners[place])
+        except OSError as problem:
+            self.unbind(made)
+            raise UnitError("systemd's store", str(problem.strerror or problem)) from None
         return made
 
-    def unbind(self, unwanted: list[Place]) -> list[int]:
-        """Listen there no longer; the listeners' numbers."""
-        gone = [self.listeners.pop(place) for place in unwanted]
-        for listener in gone:
-            self._forget(listener)
-        return [listener.number for listener in gone]
+    def _in_the_way(self, place: Place) -> list[socket.socket]:
+        """Our sockets on the same port that a wildcard excludes, or that are one."""
+        address, port = place
+        return [
+            sock
+            for (other, its_port), listener in self.listeners.items()
+            if its_port == port and other.version == address.version
+            if other != address and (other.is_unspecified or address.is_unspecified)
+            for sock in (listener.socket, *listener.others)
+        ]
+
+    def unbind(self, unwanted: list[Place]) -> None:
+        """Listen there no longer."""
+        self._let_go([self.listeners.pop(place) for place in unwanted])
+
+    def replace(self, text: str, origin: str, removed: list[Place]) -> None:
+        """Another configuration, whose listeners are bound and whose pool is filled."""
+        self.set_text(text, origin)
+        self._lost.clear()
+        self.unbind(removed)
+
+    def drop_pool(self, added: list[socket.AddressFamily]) -> None:
+        """Sockets of fill_pool() that nobody needs after all."""
+        self._rows.drop(added)
 
     def fill_pool(self, config: Config) -> list[socket.AddressFamily]:
         """Sockets for every session and family; which families are new."""
@@ -207,27 +242,29 @@ class Resources:
         self.lend_text(link)
         capacity = self._memory.table.capacity
         link.send(wire.Lend("table", [{"capacity": capacity}]), [self._memory.descriptor])
-        self.lend_carriers(link, self._rows.families())
-        self.lend_listeners(link, list(self.listeners))
+        self._with_reg, self._families_with_reg = set(), set()
+        self.lend_difference(link)
+
+    def lend_difference(self, link: Link) -> list[int]:
+        """What is bound and REG does not have; the numbers of what it has and is to let go."""
+        families = [one for one in self._rows.families() if one not in self._families_with_reg]
+        self._rows.lend(link, families)
+        self._families_with_reg |= set(families)
+        bound = {listener.number: place for place, listener in self.listeners.items()}
+        added = [place for number, place in bound.items() if number not in self._with_reg]
+        removed = self._with_reg - bound.keys()
+        link.pour(self._listeners(added))
+        self._with_reg = set(bound)
+        return sorted(removed)
 
     def lend_text(self, link: Link) -> None:
         """The configuration, as a file: it may be longer than a message."""
-        memory = os.memfd_create("udp-proxy-configuration", os.MFD_CLOEXEC)
+        memory = text_file(self._text)
         try:
-            with os.fdopen(os.dup(memory), "wb") as file:
-                file.write(self._text.encode())
             items: list[wire.Plain] = [{"origin": self._origin, "generation": self.generation}]
             link.send(wire.Lend("config", items), [memory])
         finally:
             os.close(memory)
-
-    def lend_carriers(self, link: Link, wanted: list[socket.AddressFamily]) -> None:
-        """The pool's sockets of these families."""
-        self._rows.lend(link, wanted)
-
-    def lend_listeners(self, link: Link, wanted: list[Place]) -> None:
-        """The sockets of these places."""
-        link.pour(self._listeners(wanted))
 
     def _listeners(self, wanted: list[Place]) -> Iterator[Item]:
         """A message for each of so many sockets, as the other side has room; what is removed before
@@ -274,9 +311,23 @@ class Resources:
             self._memory.close()
 
 
-def _listen(logs: Logs, place: Place, number: int, workers: int) -> ListenerSocket:
+def text_file(text: str) -> int:
+    """It, in memory of its own."""
+    memory = os.memfd_create("udp-proxy-configuration", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(memory), "wb") as file:
+            file.write(text.encode())
+    except BaseException:
+        os.close(memory)
+        raise
+    return memory
+
+
+def _listen(
+    logs: Logs, place: Place, number: int, workers: int, beside: Sequence[socket.socket] = ()
+) -> ListenerSocket:
     address, port = place
-    first, *others = listening_sockets(address, port, workers)
+    first, *others = listening_sockets(address, port, workers, beside)
     size = first.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
     if size < RECEIVE_BUFFER:
         logs.say(messages.RECEIVE_BUFFER, f"{address} port {port}", size, RECEIVE_BUFFER)

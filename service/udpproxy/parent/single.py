@@ -81,6 +81,9 @@ class SingleSupervisor:
     def left(self, role: str) -> None:
         """Its process tells us more."""
 
+    def discard(self, role: str) -> None:
+        """It leaves with its link."""
+
     async def stop(self, limit: float) -> bool:
         """At once: there is no process to wait for."""
         for inner in self._inner.values():

@@ -11,6 +11,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from udpproxy.config.model import Log as LogConfig
@@ -65,6 +66,20 @@ def clean(text: str) -> str:
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The sinks of another configuration, that for records last; none where they stay."""
+
+    config: LogConfig
+    sinks: tuple[()] | tuple[Sink, Sink | None]
+
+    def close(self) -> None:
+        """Nobody wants them."""
+        for sink in self.sinks:
+            if sink:
+                sink.close()
+
+
 class Logs:
     """Starts where stderr leads to; configure() says where the log really goes."""
 
@@ -110,16 +125,27 @@ class Logs:
 
     def configure(self, config: LogConfig, *, keep_level: bool = False) -> None:
         """Another level, sink, records' file; UnitError and no change where one cannot be had."""
-        if self._config is None or _place(config) != _place(self._config):
-            try:
-                sink, records = _sinks(self.who, config)
-            except OSError as problem:
-                raise UnitError("log", f"{problem.filename}: {problem.strerror}") from None
+        self.take(self.opened(config), keep_level=keep_level)
+
+    def opened(self, config: LogConfig) -> Opened:
+        """What configure() opens, for take(), which cannot fail; whoever changes his mind closes
+        it. UnitError where it cannot be had."""
+        if self._config is not None and _place(config) == _place(self._config):
+            return Opened(config, ())
+        try:
+            return Opened(config, _sinks(self.who, config))
+        except OSError as problem:
+            raise UnitError("log", f"{problem.filename}: {problem.strerror}") from None
+
+    def take(self, opened: Opened, *, keep_level: bool = False) -> None:
+        """The log goes there from now on."""
+        config = opened.config
+        if opened.sinks:
             self._release()
             # Datagrams wait while we do this: nobody is waited for here.
             until = time.monotonic() + _REPLACED_PATIENCE
             self._replaced += [(each, until) for each in self._own()]
-            self._sink, self._records = sink, records
+            self._sink, self._records = opened.sinks
             self._see_off()
         self._config = config
         if not keep_level:
@@ -143,12 +169,6 @@ class Logs:
             self.configure(config, keep_level=True)
         except UnitError as problem:
             self.say(messages.LOG_STAYS, problem)
-
-    def check(self, config: LogConfig) -> None:
-        """UnitError where configure() would fail; nothing changes."""
-        trial = Logs(self.who)
-        trial.configure(config)
-        trial.close()
 
     def say(self, message: Message, *args: object, **fields: object) -> None:
         """Log it if the level is high enough; `fields` go to the journal, in capitals."""

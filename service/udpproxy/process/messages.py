@@ -90,6 +90,7 @@ HELD_TOO_LONG = Message(
     "UDPS-309-W", "log files were held for %g s and nobody reopened them: they are written again"
 )
 COMMAND_REFUSED = Message("UDPS-310-W", "command %s from uid %d refused: %s")
+STORE_SILENT = Message("UDPS-229-W", "%s stays in systemd's store for now: %s")
 TOO_MANY_ENDS = Message(
     "UDPS-510-C", "too many terminated children: %s ended %d times within %g s; giving up"
 )

@@ -58,6 +58,7 @@ class ForkSupervisor:
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._children: dict[str, Forked] = {}
+        self._stopping = False
         self._left_in_order = True
         self._notify = self._listen(directory / "notify")
         self._loop.add_reader(self._notify.fileno(), self._notified)
@@ -65,6 +66,8 @@ class ForkSupervisor:
 
     def start(self, role: str, life: Life) -> None:
         """Have a child in that role from now on."""
+        if self._stopping:
+            return
         child = self._children[role] = Forked(role, life)
         self._do(life.start(), child)
 
@@ -92,9 +95,14 @@ class ForkSupervisor:
     def left(self, role: str) -> None:
         """Its process tells us more."""
 
+    def discard(self, role: str) -> None:
+        """Kill it; its end is seen like any other."""
+        self._children[role].signal(signal.SIGKILL)
+
     async def stop(self, limit: float) -> bool:
         """End all children: asked first, killed and named after `limit` seconds. False: not every
         one left by itself and in order."""
+        self._stopping = True
         for child in self._children.values():
             child.life.stop()
             child.signal(signal.SIGTERM)

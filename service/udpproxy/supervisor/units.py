@@ -61,12 +61,15 @@ class UnitSupervisor:
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._units: dict[str, Unit] = {}
+        self._stopping = False
         self._gone = asyncio.Event()
         self._watch = asyncio.ensure_future(self._look())
         self._watch.add_done_callback(broken)
 
     def start(self, role: str, life: Life) -> None:
         """The unit was started with ours, or will be."""
+        if self._stopping:
+            return
         life.start()
         unit = self._units[role] = Unit(role, life)
         unit.missed_since = self._loop.time()
@@ -109,6 +112,9 @@ class UnitSupervisor:
         if unit.life.state in (State.STARTING, State.READY):
             unit.verdict = self._loop.call_later(STOP_DELAY, self._judge, unit)
 
+    def discard(self, role: str) -> None:
+        """It leaves with its link; if it hangs, its unit's watchdog sees to it."""
+
     def _judge(self, unit: Unit) -> None:
         if unit.verdict is not None:
             unit.verdict.cancel()
@@ -125,12 +131,14 @@ class UnitSupervisor:
 
     def expect_end(self) -> None:
         """stop() follows: whoever goes from now on goes with us, and nobody comes."""
+        self._stopping = True
         for unit in self._units.values():
             unit.life.stop()
 
     async def stop(self, limit: float) -> bool:
         """What matters is that REG has let go. Where systemd stops us it stops the units, too;
         where we end by ourselves it does so only after us. How they ended it tells itself."""
+        self._stopping = True
         deadline = self._loop.time() + limit
         for unit in self._units.values():
             unit.life.stop()

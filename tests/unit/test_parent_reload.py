@@ -1,0 +1,249 @@
+"""A reload as a transaction: a fault at any step changes nothing, and the next one mends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from host import free_port, is_bound
+from udpproxy.config import load
+from udpproxy.config.model import Config
+from udpproxy.errors import InvalidArgument
+from udpproxy.parent.children import Children
+from udpproxy.parent.names import Naming
+from udpproxy.parent.peer import Peer
+from udpproxy.parent.reload import Current
+from udpproxy.parent.resources import Resources
+from udpproxy.parent.setting import Mode
+from udpproxy.parent.store import Store
+from udpproxy.process import notify, wire
+from udpproxy.process.link import Link
+from udpproxy.process.logs import Logs
+from udpproxy.process.notify import Notifier
+
+
+class Family:
+    """The children as a reload meets them."""
+
+    def __init__(self) -> None:
+        self.peers: dict[str, Peer] = {}
+        self.discarded: list[str] = []
+        self.started = 0
+
+    def all(self) -> dict[str, object]:
+        """None has a life to be judged."""
+        return {}
+
+    def segmented(self, mode: str) -> None:
+        """Nobody asks."""
+
+    def start_helpers(self) -> None:
+        """Counted: the last step."""
+        self.started += 1
+
+    def discard(self, peer: Peer, why: str) -> None:
+        """It is to be replaced."""
+        self.discarded.append(why)
+        peer.link.fail(why)
+
+
+class Lab:
+    """A parent's belongings with two free ports besides the one that is listened on."""
+
+    def __init__(self, directory: Path, store: Store | None = None) -> None:
+        self.directory = directory
+        self.first, self.second, self.third = free_port(), free_port(), free_port()
+        self.path = directory / "one.toml"
+        self.logs = Logs("test")
+        config = self.write([self.first])
+        self.logs.configure(config.log)
+        text = self.path.read_text()
+        self.resources = Resources(self.logs, config, text, str(self.path), store)
+        self.naming = Naming(self.logs, self.resources)
+        self.current = Current(self.logs, self.path, config)
+        self.family = Family()
+
+    def write(self, ports: list[int], *, server: str = "127.0.0.1", log: str = "log") -> Config:
+        """The file."""
+        listeners = "".join(f'[[listen]]\naddress = "127.0.0.1"\nport = {port}\n' for port in ports)
+        self.path.write_text(
+            f"max-sessions = 4\n{listeners}"
+            f'[[session-acl]]\nname = "all"\nplug-to = "{server}:9"\n'
+            f'[log]\ntarget = "file"\nfile = "{self.directory}/{log}"\n'
+        )
+        return load.parse(self.path.read_text(), str(self.path))
+
+    async def reload(self) -> int:
+        """As a command does it."""
+        children = cast(Children, self.family)
+        return await self.current.reload(Mode.FORK, self.resources, self.naming, children)
+
+    def state(self) -> tuple[object, ...]:
+        """All that a reload may change."""
+        return (
+            self.current.config,
+            dict(self.resources.listeners),
+            self.resources.generation,
+            self.resources._rows.families(),
+            [is_bound(port) for port in (self.first, self.second, self.third)],
+            len(list(Path("/proc/self/fd").iterdir())),
+            self.logs.target,
+            self.family.started,
+        )
+
+    def close(self) -> None:
+        """Nothing stays open."""
+        self.resources.close()
+        self.logs.close()
+        del self.resources, self.naming  # and with them the table's memory
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with contextlib.closing(Lab(tmp_path)) as lab:
+        yield lab
+
+
+@contextlib.contextmanager
+def no_log(lab: Lab) -> Iterator[None]:
+    """The log file cannot be opened."""
+    lab.write([lab.first, lab.second, lab.third], server="::1", log="nowhere/log")
+    yield
+
+
+@contextlib.contextmanager
+def taken(lab: Lab) -> Iterator[None]:
+    """The second new listener cannot be had."""
+    lab.write([lab.first, lab.second, lab.third], server="::1", log="other")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", lab.third))
+        yield
+
+
+def few_descriptors(spare: int, server: str) -> Callable[[Lab], AbstractContextManager[None]]:
+    """Only so many descriptors are left."""
+
+    @contextlib.contextmanager
+    def limited(lab: Lab) -> Iterator[None]:
+        lab.write([lab.first, lab.second, lab.third], server=server, log="other")
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest = os.dup(0)
+        os.close(lowest)
+        with ExitStack() as stack:
+            highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+            while lowest < highest:
+                lowest = os.dup(0)
+                stack.callback(os.close, lowest)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1 + spare, before[1]))
+            try:
+                yield
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    return limited
+
+
+FAULTS = [
+    no_log,
+    taken,
+    *(few_descriptors(spare, "127.0.0.1") for spare in range(3)),
+    *(few_descriptors(spare, "::1") for spare in range(6)),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_changes_nothing_and_the_next_reload_mends_it(
+    lab: Lab, fault: Callable[[Lab], AbstractContextManager[None]]
+) -> None:
+    async def run() -> None:
+        before = lab.state()
+        with fault(lab), pytest.raises(InvalidArgument):
+            await lab.reload()
+        assert lab.state() == before
+        lab.write([lab.first, lab.second, lab.third], server="::1", log="other")
+        assert await lab.reload() == 0
+        assert [port for _, port in lab.resources.listeners] == [lab.first, lab.second, lab.third]
+        assert lab.family.started == 1
+
+    asyncio.run(run())
+
+
+def test_a_store_that_does_not_listen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd hangs: no listener that would be lost with us, and the port is free again."""
+    monkeypatch.setattr(notify, "_PATIENCE", 0.1)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd, ExitStack() as stack:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(0)
+        notifier = Notifier()
+        stack.callback(notifier._notifier.socket.close)
+        lab = stack.enter_context(contextlib.closing(Lab(tmp_path, Store(notifier))))
+
+        async def run() -> None:
+            before = lab.state()
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as crowd:
+                crowd.settimeout(0)
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        crowd.sendto(b"full", str(tmp_path / "notify"))
+            lab.write([lab.first, lab.second])
+            with pytest.raises(InvalidArgument, match="systemd's store: timed out"):
+                await lab.reload()
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    systemd.recv(1000)
+            assert lab.state() == before
+            assert await lab.reload() == 0
+            assert is_bound(lab.second)
+
+        asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "answer", ["text", [], {"a": 1}, -1, 5, 1 << 70, True, None, 1.5, "no", "sessions"]
+)
+def test_a_nonsense_answer_costs_the_child(lab: Lab, answer: wire.Plain) -> None:
+    """REG's, to a reload: the reload is completed, and the next REG has all of it."""
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+        def received(link: Link, message: wire.Message, descriptors: list[int]) -> None:
+            for fd in descriptors:
+                os.close(fd)
+            if isinstance(message, wire.Ask):
+                link.send(wire.Answer(message.number, answer))
+
+        def answered(link: Link, message: wire.Message, descriptors: list[int]) -> None:
+            assert isinstance(message, wire.Answer)
+            lab.family.peers["reg"].answered(message)
+
+        def closed(link: Link, reason: str) -> None:
+            lab.family.peers.clear()
+
+        nothing = lambda link, what: None  # noqa: E731
+        reg = Link(loop, its, received=received, closed=lambda *_: None, failed=nothing)
+        ours_link = Link(loop, ours, received=answered, closed=closed, failed=nothing)
+        try:
+            lab.family.peers["reg"] = Peer("reg", ours_link)
+            lab.resources.lend_all(ours_link)
+            lab.write([lab.first, lab.second])
+            assert await lab.reload() == 0
+            assert len(lab.family.discarded) == 1
+            assert lab.family.started == 1
+            assert is_bound(lab.second)
+        finally:
+            reg.close()
+            ours_link.close()
+
+    asyncio.run(run())
