@@ -79,10 +79,14 @@ class World:
                 return {"pid": os.getpid()}
         raise InvalidArgument(f"no verb {verb!r}")
 
-    async def connect(self, name: str) -> socket.socket:
+    async def connect(self, name: str, *, child: bool = False) -> socket.socket:
+        """As a child where its socket is, and as somebody else at the other."""
+        self.pid = os.getpid() if name == "children.sock" or child else 0
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sock.settimeout(0)
         await asyncio.get_running_loop().sock_connect(sock, str(self.directory / name))
+        for _ in range(5):  # it is accepted
+            await asyncio.sleep(0)
         return sock
 
     async def ask(self, verb: str, args: dict[str, wire.Plain] | None = None) -> wire.Answer:
@@ -286,6 +290,16 @@ def test_ctl_is_no_child(tmp_path: Path, message: wire.Message) -> None:
         assert world.peers == []
 
     lived(tmp_path, story)
+
+
+def test_a_child_at_the_other_socket(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    async def story(world: World) -> None:
+        with await world.connect("control.sock", child=True) as sock:
+            assert await ended(sock)
+        assert (await world.ask("info")).error is None
+
+    lived(tmp_path, story)
+    assert "is reg, and commands nothing" in capfd.readouterr().err
 
 
 def test_a_mistake_of_ours_with_a_child_costs_the_child(tmp_path: Path) -> None:

@@ -120,11 +120,14 @@ class Door:
 
     def _ctl_came(self, sock: socket.socket) -> Link | None:
         link = self._link(sock, _COMMAND_RATE)
-        uid = link.peer[1]
-        if uid in (0, os.getuid()):
+        pid, uid = link.peer
+        if uid not in (0, os.getuid()):
+            self._control.refuse(f"uid {uid} is neither root nor ours")
+        elif role := self._vouch(pid, uid):
+            self._control.refuse(f"process {pid} is {role}, and commands nothing")
+        else:
             self._commanding[link] = 0
             return link
-        self._control.refuse(f"uid {uid} is neither root nor ours")
         link.close("refused")
         return None
 
