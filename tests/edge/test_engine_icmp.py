@@ -178,3 +178,25 @@ def test_a_firewall_on_the_way_refuses(rig: Rig, kind: SessionType, *, closing: 
     assert rig.count("icmp-errors") == 1
     assert rig.count("send-errors") == 0
     assert rig.host.failures == []
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_an_error_that_only_the_queue_tells_of(rig: Rig, *, closing: bool) -> None:
+    """The socket's own error was taken by another call, as a check of it would."""
+    rig.listen()
+    client, server = rig.udp(), rig.udp()
+    where = server.getsockname()
+    rig.host.policy = lambda _: verdict(where, SessionType.ANY_PORT, close_on_unreachable=closing)
+    client.sendto(b"one", rig.where())
+    _, source = rig.take(server)
+    server.close()
+    for sock in rig.lent_sockets():
+        if sock.getsockname()[1] == source[1]:
+            sock.sendto(b"anybody?", where)
+            # ICMP of our own system is there at once.
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if closing:
+        assert rig.expect_end(1, Reason.UNREACHABLE).icmp == 1
+    else:
+        rig.until(lambda: rig.count("icmp-errors") == 1)
+        assert rig.engine.sessions == 1

@@ -7,7 +7,7 @@ import pytest
 from built import of_native
 from rig import Rig, native_with, verdict
 from udpproxy.config.model import Limits, SessionType
-from udpproxy.engine.interface import ListenerSocket
+from udpproxy.engine.interface import ListenerSocket, Way
 from udpproxy.session import record as session_record
 from udpproxy.session.reasons import Reason
 
@@ -136,4 +136,20 @@ def test_a_block_of_clients_has_its_own_answer(rig: Rig, heard: Texts) -> None:
         refused.sendto(b"not me", rig.where())
         rig.converse(rig.udp(address), server, rig.where())
     assert sorted({asked[1] for asked in rig.host.asked}) == ["127.0.0.2", "127.0.0.4"]
+    rig.close()
+
+
+def test_messages_that_nobody_hears_are_counted_as_such(heard: Texts) -> None:
+    """They are no records, and none of those was lost."""
+    rig = Rig(native_with(heard), per_client=1)
+    rig.listen()
+    server = rig.udp()
+    rig.host.policy = lambda _: verdict(server.getsockname())
+    rig.converse(rig.udp(), server, rig.where())
+    way, many = Way(bytes([127, 0, 0, 1]), bytes([127, 0, 0, 1]), 1), 5000
+    rig.engine.inject(1, ("127.0.0.1", 9), way, [b"one too many"] * many)
+    assert rig.count("refused-per-client") == many
+    assert rig.count("events-dropped") == many - len(rig.host.refusals) > 0
+    rig.pass_time(2)
+    assert rig.count("records-dropped") == 0
     rig.close()

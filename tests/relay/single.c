@@ -145,8 +145,48 @@ static void those_that_wait_are_looked_at_once_a_turn(void)
     relay_free(relay);
 }
 
+// Sessions that were busy when their moment came have another; not all of them in one turn.
+static void busy_sessions_are_planned_anew_in_parts(void)
+{
+    enum { MANY = 16384 };
+    uint64_t then = clock_now(), late = then + 2 * (uint64_t)SECOND;
+    relay = make_relay(MANY, 0, 1);
+    struct worker *worker = relay->workers;
+    union address nowhere = {.any.sa_family = AF_INET};
+    verdict = make_verdict(relay, &nowhere);
+    verdict->budget.idle = SECOND;
+    for (uint32_t slot = 0; slot < MANY; slot++) {
+        struct session *session = relay->sessions + slot;
+        session->verdict = verdict;
+        session->due_at = NOBODY;
+        session->record->last_upload = then;
+        plan(worker, session);
+        session->record->last_upload = late;
+    }
+    check(relay_work(relay, late) <= late, "all of them at once");
+    int turns = 1;
+    while (turns < MANY && relay_work(relay, late) <= late)
+        turns++;
+    check(turns > 1 && turns < 100, "not in a few turns");
+    check(first_due(worker) == late + SECOND, "not planned");
+    relay_free(relay);
+}
+
+static void a_listener_takes_its_questions_with_it(void)
+{
+    make();
+    ask_some(0);
+    check(relay->decision_count && relay->questions, "nobody asks");
+    relay_unlisten(relay, 1);
+    check(!relay->decision_count && !relay->questions, "a question is left");
+    check(relay->questions_end == &relay->questions, "the list has another end");
+    relay_free(relay);
+}
+
 int main(void)
 {
+    busy_sessions_are_planned_anew_in_parts();
+    a_listener_takes_its_questions_with_it();
     those_that_wait_are_looked_at_once_a_turn();
     a_full_buffer_is_no_icmp_error();
     many_questions_cost_what_few_do();

@@ -57,7 +57,6 @@ cdef class NativeEngine(_News):
     cdef dict _drops
     cdef bint _mapped
     cdef uint32_t _workers
-    cdef uint64_t _dropped
     cdef object _next_second
 
     def __cinit__(self):
@@ -277,18 +276,12 @@ cdef class NativeEngine(_News):
         return min(due, self._next_second)
 
     def _count_drops(self):
-        cdef relay_figures_ figures
         for number, listener in self._listeners.items():
             seen = _drops(listener)
             new = (seen - self._drops[number]) & 0xFFFFFFFF
             if new:
                 self._drops[number] = seen
                 relay_count(self._relay, TOTALS.index("drops-listeners"), new)
-        relay_figures(self._relay, &figures)
-        if figures.events_dropped > self._dropped:
-            new = figures.events_dropped - self._dropped
-            relay_count(self._relay, TOTALS.index("records-dropped"), new)
-            self._dropped = figures.events_dropped
 
     def figures(self):
         """Sessions now, all totals with what the live sessions have carried so far, and how the
@@ -304,6 +297,7 @@ cdef class NativeEngine(_News):
             "segmentation": figures.segmentation,
             "segmentation-refused": figures.unsegmented,
             "waiting-dropped": figures.waiting_dropped,
+            "events-dropped": figures.events_dropped,
         }
 
     def close(self):

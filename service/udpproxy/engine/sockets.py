@@ -35,6 +35,7 @@ _PKTINFO4 = struct.Struct("=I4s4s")
 _PKTINFO6 = struct.Struct("=16sI")
 _CONTROL_SPACE = 64
 _MOST_DRAINED = 10_000
+_MOST_ERRORS = 64
 _UNSPEC = ctypes.create_string_buffer(28)  # sockaddr_in6 long, family AF_UNSPEC (0)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -114,10 +115,11 @@ def allow_fragments(sock: socket.socket) -> None:
 
 
 def take_errors(sock: socket.socket) -> int:
-    """Empty the error queue; how many errors were told of by ICMP, not by our own system."""
+    """What the error queue has, and at most so much of it: what is left rings again. How many
+    errors were told of by ICMP, not by our own system."""
     count = 0
     with contextlib.suppress(BlockingIOError):
-        while True:
+        for _ in range(_MOST_ERRORS):
             _, control, _, _ = sock.recvmsg(1, 512, MSG_ERRQUEUE)
             count += any(data[_ORIGIN_AT] != _LOCAL for *_, data in control)
     return count

@@ -157,9 +157,10 @@ uint64_t first_due(const struct worker *worker)
 }
 
 // The next session whose time is over, for the caller to close.
-struct session *next_due(struct worker *worker, uint64_t now, enum reason *reason)
+// Those that were busy meanwhile get another moment; `looks` says how many may be looked at.
+struct session *next_due(struct worker *worker, uint64_t now, enum reason *reason, int *looks)
 {
-    while (worker->due_count && worker->due[0].moment <= now) {
+    while (worker->due_count && worker->due[0].moment <= now && (*looks)-- > 0) {
         struct session *session = worker->relay->sessions + worker->due[0].slot;
         const struct budget *budget = &session->verdict->budget;
         if (now >= session->record->opened + budget->lifetime) {

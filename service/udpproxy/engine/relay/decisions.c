@@ -146,6 +146,26 @@ void forget_decisions(struct relay *relay, bool everything)
         }
 }
 
+// Its questions have nobody left who could answer them.
+void forget_listener(struct relay *relay, const struct listener *listener)
+{
+    for (unsigned i = 0; i < DECISION_BUCKETS && relay->decision_count; i++)
+        for (struct decision *one = relay->decisions[i], *next; one; one = next) {
+            next = one->next;
+            if (one->listener == listener->number)
+                drop_decision(relay, one);
+        }
+    relay->questions_end = &relay->questions;
+    for (struct question *one; (one = *relay->questions_end);) {
+        if (one->listener == listener->number) {
+            *relay->questions_end = one->next;
+            free(one);
+        } else {
+            relay->questions_end = &one->next;
+        }
+    }
+}
+
 struct decision *find_question(struct relay *relay, const struct question *question)
 {
     uint8_t wide[16], to[16];

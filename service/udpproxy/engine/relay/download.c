@@ -213,6 +213,14 @@ static void count_icmp(struct worker *worker, struct session *session, int probl
     unreachable(worker, session);
 }
 
+static void take_late_errors(struct worker *worker, struct session *session)
+{
+    uint32_t count = take_errors(session->fd);
+    more(&session->record->icmp, count);
+    if (count)
+        unreachable(worker, session);
+}
+
 static bool would_block(void)
 {
     return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
@@ -349,7 +357,7 @@ static bool read_anybody(struct worker *worker, struct session *session, bool fi
         if (!would_block())
             count_icmp(worker, session, errno);
         else if (first) // the error queue alone rang: it would do so for ever
-            more(&session->record->icmp, take_errors(session->fd));
+            take_late_errors(worker, session);
         return false;
     }
     enum reply reply = judge(session, &sender);

@@ -298,7 +298,8 @@ void enter_key(struct worker *worker, struct session *session);
 void leave_key(struct worker *worker, struct session *session);
 void plan(struct worker *worker, struct session *session);
 void unplan(struct worker *worker, struct session *session);
-struct session *next_due(struct worker *worker, uint64_t now, enum reason *reason);
+struct session *next_due(struct worker *worker, uint64_t now, enum reason *reason,
+                         int *looks);
 uint64_t first_due(const struct worker *worker);
 void list_unanswered(struct worker *worker, struct session *session);
 void unlist_unanswered(struct worker *worker, struct session *session);
@@ -319,6 +320,7 @@ bool ask(struct relay *relay, const struct first *first);
 struct decision *find_question(struct relay *relay, const struct question *question);
 void drop_decision(struct relay *relay, struct decision *decision);
 void forget_decisions(struct relay *relay, bool everything);
+void forget_listener(struct relay *relay, const struct listener *listener);
 
 // events.c
 struct event *tell(struct relay *relay, enum kind kind, uint32_t size);

@@ -6,6 +6,7 @@
 #include <time.h>
 
 enum { EVENTS = 256, AHEAD = 8, MOST_EXPIRED = 64, MOST_ENDED = 256, LONGEST = 1000 };
+enum { LOOKS = 8 }; // for each that may expire
 enum { OVERSLEPT = 500 };
 enum { WAKE, SESSION, LISTENER };
 
@@ -48,7 +49,8 @@ struct worker *enter_session(struct session *session, uint64_t id)
 static void expire(struct worker *worker, uint64_t now, int most)
 {
     enum reason reason;
-    for (struct session *session; most-- && (session = next_due(worker, now, &reason));)
+    int looks = most * LOOKS;
+    for (struct session *session; most-- && (session = next_due(worker, now, &reason, &looks));)
         close_session(worker, session, reason);
 }
 

@@ -316,6 +316,9 @@ int relay_unlisten(struct relay *relay, uint32_t number)
         drop_held(worker, listener);
         leave(worker);
     }
+    pthread_mutex_lock(&relay->book);
+    forget_listener(relay, listener);
+    pthread_mutex_unlock(&relay->book);
     return 1;
 }
 

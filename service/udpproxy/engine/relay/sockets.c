@@ -7,7 +7,7 @@
 #ifndef SO_MEMINFO
 #define SO_MEMINFO 55
 #endif
-enum { MOST_DRAINED = 10000, MOST_TRIES = 8, DROPS_WORD = 8, MEMINFO_WORDS = 9 };
+enum { MOST_DRAINED = 10000, MOST_ERRORS = 64, MOST_TRIES = 8, DROPS_WORD = 8, MEMINFO_WORDS = 9 };
 
 void make_address(union address *address, const uint8_t *packed, unsigned size, uint16_t port,
                   uint32_t scope)
@@ -161,11 +161,12 @@ void reset_socket(int fd, bool plain)
     drain(fd);
 }
 
-// Empty the error queue; how many errors were told of by ICMP, not by our own system.
+// What the error queue has, and at most so much of it: the network may fill it as fast as we read,
+// and what is left rings again. How many errors were told of by ICMP, not by our own system.
 uint32_t take_errors(int fd)
 {
     uint32_t count = 0;
-    for (;;) {
+    for (int i = 0; i < MOST_ERRORS; i++) {
         union {
             struct cmsghdr align;
             uint8_t bytes[512];
@@ -192,6 +193,7 @@ uint32_t take_errors(int fd)
             }
         }
     }
+    return count;
 }
 
 uint32_t socket_drops(int fd)
