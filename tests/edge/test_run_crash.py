@@ -233,3 +233,18 @@ def test_reg_holds_no_capability(tmp_path: Path) -> None:
         for name in ("CapPrm", "CapEff", "CapInh", "CapBnd", "CapAmb"):
             assert int(figures[name], 16) == 0, name
         assert figures["NoNewPrivs"] == "1"
+
+
+def test_a_parent_that_was_stopped_kills_nobody(tmp_path: Path) -> None:
+    """REG has told all the time that it lives; the parent only had no time to hear it."""
+    with a_lab(tmp_path) as lab:
+        reg = lab.proxy.reg_pid
+        lab.proxy.kill(signal.SIGSTOP)
+        # Longer than a child may be silent, and than its messages have room to wait.
+        deadline = time.monotonic() + 12
+        until(lambda: time.monotonic() > deadline)
+        lab.proxy.kill(signal.SIGCONT)
+        deadline = time.monotonic() + 3
+        until(lambda: time.monotonic() > deadline)
+        assert lab.proxy.reg_pid == reg
+        assert not lab.proxy.said("UDPS-202-E")

@@ -96,12 +96,26 @@ def test_a_child_that_works_starts_from_its_last_count() -> None:
         world.supervisor.entered("reg", os.getpid())
         world.supervisor.ready("reg")
         world.told = 45
-        await world.looked()
+        await world.looked(1)
         world.supervisor.left("reg")
         world.told = 46
         await world.looked(3)
 
     assert lived(40, story).life.ends_counted == 1
+
+
+def test_systemd_is_not_asked_about_a_child_that_works() -> None:
+    """Beyond the once from which its ends are counted."""
+
+    async def story(world: World) -> None:
+        world.supervisor.entered("reg", os.getpid())
+        world.supervisor.ready("reg")
+        await world.looked(1)
+        asked = world.asked
+        await asyncio.sleep(2.0)
+        assert world.asked == asked
+
+    assert lived(40, story).life.ends_counted == 0
 
 
 def test_a_watch_that_fails_is_told() -> None:

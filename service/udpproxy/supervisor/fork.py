@@ -27,8 +27,9 @@ WATCHDOG = 5.0
 """Seconds without a sign of life after which a child is killed."""
 START_LIMIT = 10.0
 """Seconds that a child may take until it is ready."""
-RETRY = 0.5
-"""Seconds between attempts to start a child that the system does not let us start."""
+RETRY, LONGEST_RETRY = 0.5, 4.0
+"""Seconds between attempts to start a child that the system does not let us start; they grow
+where there is no room for it."""
 KILL_LIMIT = 2.0
 """Seconds that the system may take to end a child that was killed."""
 _A_TURN = 64
@@ -157,17 +158,26 @@ class ForkSupervisor:
         }
         try:
             child.spawn(self._instance, environment)
-        except UnitError as problem:
-            # It may pass, as a lack of memory does, which is no end of a child.
-            self._logs.say(
-                messages.CHILD_NOT_STARTED, child.role, problem.reason, PROCESS=child.role
-            )
-            again = self._again if isinstance(problem, NoRoom) else self._replace
-            self._loop.call_later(RETRY, again, child)
+        except NoRoom as problem:
+            # It passes, and is no end of a child.
+            if child.why_not != problem.reason:
+                self._not_started(child, problem)
+                child.pause = RETRY
+            child.why_not = problem.reason
+            self._loop.call_later(child.pause, self._again, child)
+            child.pause = min(2 * child.pause, LONGEST_RETRY)
             return
-        child.last_sign = self._loop.time()
+        except UnitError as problem:
+            self._not_started(child, problem)
+            self._loop.call_later(RETRY, self._replace, child)
+            return
+        child.why_not = ""
+        child.looks = 0
         self._loop.add_reader(child.pidfd, self._exited, child)
         self._logs.say(messages.CHILD_STARTED, child.role, child.pid)
+
+    def _not_started(self, child: Forked, problem: UnitError) -> None:
+        self._logs.say(messages.CHILD_NOT_STARTED, child.role, problem.reason, PROCESS=child.role)
 
     def _exited(self, child: Forked) -> None:
         self._loop.remove_reader(child.pidfd)
@@ -189,7 +199,7 @@ class ForkSupervisor:
             self._spawn(child)
 
     def _replace(self, child: Forked) -> None:
-        """A start that failed counts like an end."""
+        """A start that failed for good counts like an end."""
         self._do(child.life.exited(self._loop.time()), child)
 
     def _do(self, what: Do, child: Forked) -> None:
@@ -210,18 +220,21 @@ class ForkSupervisor:
                     self._heard(child, data.decode("ascii", "replace").split("\n"))
 
     def _heard(self, child: Forked, lines: list[str]) -> None:
-        child.last_sign = self._loop.time()
+        child.looks = 0
         if "READY=1" in lines and child.life.state is State.STARTING:
             child.life.ready()
 
     def _look(self) -> None:
-        """Kill who is silent; his end is then seen like any other."""
+        """Kill who is silent; his end is then seen like any other. Looks are counted, not seconds:
+        we may have been stopped or frozen ourselves, and nobody was silent then."""
         self._timer = self._loop.call_later(1.0, self._look)
+        self._notified()  # whoever has spoken meanwhile
         for child in self._running():
             if child.life.state is State.STOPPING:
                 continue  # stop() has a limit of its own
             patience = START_LIMIT if child.life.state is State.STARTING else WATCHDOG
-            if self._loop.time() - child.last_sign > patience:
+            child.looks += 1
+            if child.looks > patience:
                 self._logs.say(messages.CHILD_SILENT, child.role, child.pid)
                 child.signal(signal.SIGKILL)
 

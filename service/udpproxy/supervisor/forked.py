@@ -35,7 +35,11 @@ class Forked:
         self.life = life
         self.pid = 0
         self.pidfd = -1
-        self.last_sign = 0.0
+        self.looks = 0
+        """How often, once a second, it was looked at since its last sign of life."""
+        self.why_not = ""
+        """Why there was no room for it at the last attempt."""
+        self.pause = 0.0
         self.gone = asyncio.Event()
         self.gone.set()
         self._process: subprocess.Popen[bytes] | None = None

@@ -33,6 +33,8 @@ class Unit:
         self.restarts: int | None = None
         """As systemd counts them; None: not known yet. What was before our time is not ours."""
         self.missed_since = 0.0
+        self.asked = False
+        """While it is there: has systemd been asked? What it says does not change then."""
         self.verdict: asyncio.TimerHandle | None = None
         """Set while it is not known whether its end was part of ours."""
 
@@ -97,7 +99,8 @@ class UnitSupervisor:
 
     def entered(self, role: str, pid: int) -> None:
         """It has said hello."""
-        self._units[role].pid = pid
+        unit = self._units[role]
+        unit.pid, unit.asked = pid, False
 
     def ready(self, role: str) -> None:
         """It works."""
@@ -169,13 +172,24 @@ class UnitSupervisor:
             self._given_up(unit.role)
 
     async def _look(self) -> None:
-        """Once a second, at first more often: has a child that is away died again meanwhile?"""
+        """Once a second, at first more often: has a child that is away died again meanwhile? One
+        that has come is asked about once, to count on from there."""
         pause = 0.05
         while True:
             pause = min(1.0, 2 * pause)
+            due = self._loop.time() + pause
             await asyncio.sleep(pause)
+            # While we were stopped ourselves, frozen or suspended, nobody was missed.
+            late = self._loop.time() - due
             for unit in [one for one in self._units.values() if one.verdict is None]:
-                self._compare(unit, await self._restarts(unit.role))
+                unit.missed_since += late
+                pid = unit.pid
+                if pid and unit.asked:
+                    continue
+                told = await self._restarts(unit.role)
+                if unit.pid == pid:
+                    unit.asked = told is not None
+                    self._compare(unit, told)
 
     def _compare(self, unit: Unit, told: int | None) -> None:
         """What systemd says with what we know."""
