@@ -129,6 +129,10 @@ def taken(lab: Lab) -> Iterator[None]:
         yield
 
 
+_ENOUGH = 100
+"""The configuration could do with so many, if they were free."""
+
+
 def few_descriptors(spare: int, server: str) -> Callable[[Lab], AbstractContextManager[None]]:
     """Only so many descriptors are left."""
 
@@ -140,7 +144,7 @@ def few_descriptors(spare: int, server: str) -> Callable[[Lab], AbstractContextM
         os.close(lowest)
         with ExitStack() as stack:
             highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
-            while lowest < highest:
+            while lowest < max(highest, _ENOUGH):
                 lowest = os.dup(0)
                 stack.callback(os.close, lowest)
             resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1 + spare, before[1]))
@@ -173,6 +177,23 @@ def test_a_fault_changes_nothing_and_the_next_reload_mends_it(
         assert await lab.reload() == 0
         assert [port for _, port in lab.resources.listeners] == [lab.first, lab.second, lab.third]
         assert lab.family.started == 1
+
+    asyncio.run(run())
+
+
+def test_more_than_the_limit_of_descriptors(lab: Lab) -> None:
+    """Else the next REG could not start."""
+
+    async def run() -> None:
+        lab.write([lab.first, lab.second, lab.third])
+        before, state = resource.getrlimit(resource.RLIMIT_NOFILE), lab.state()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (70, before[1]))
+        try:
+            with pytest.raises(InvalidArgument, match="needs 71 descriptors, the limit is 70"):
+                await lab.reload()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert lab.state() == state
 
     asyncio.run(run())
 

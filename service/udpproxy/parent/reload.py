@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 from pathlib import Path
 
 from udpproxy.config import load
@@ -12,7 +13,7 @@ from udpproxy.errors import ConfigError, InvalidArgument, LinkError, UnitError
 from udpproxy.parent.children import Children
 from udpproxy.parent.names import Naming, check_name_servers
 from udpproxy.parent.peer import Peer
-from udpproxy.parent.resources import Resources, places, text_file
+from udpproxy.parent.resources import Resources, check_descriptors, places, text_file
 from udpproxy.parent.setting import Mode
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs
@@ -61,6 +62,7 @@ class Change:
         new = load.parse(self._text, str(self._path), ephemeral=load.ephemeral_ports())
         installed.check(new, str(self._path))
         refuse_restart_keys(old, new)
+        check_descriptors(new, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         check_name_servers(new)
         self.old, self.new = old, new
         # What others can see comes last: from bind() on datagrams may go to the new sockets.
