@@ -118,15 +118,39 @@ def test_systemd_is_not_asked_about_a_child_that_works() -> None:
     assert lived(40, story).life.ends_counted == 0
 
 
-def test_a_watch_that_fails_is_told() -> None:
-    """Else nobody would count any more, and nobody would know."""
+def test_a_question_that_fails_ends_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """It is said, once, and the watch goes on."""
 
     async def story(world: World) -> None:
+        await world.looked(2)
+        world.told = 40
         await world.looked(1)
-        await asyncio.sleep(0)
+        world.told = 43
+        await world.looked()
 
     world = lived(-1, story)
-    assert [str(problem) for problem in world.broken] == ["nonsense"]
+    assert world.broken == []
+    assert world.life.ends_counted == 2
+    assert capfd.readouterr().err.count("ValueError('nonsense')") == 1
+
+
+def test_a_number_without_measure_ends_no_turn() -> None:
+    async def story(world: World) -> None:
+        await world.looked()
+        world.told = 1 << 32
+        await world.looked()
+
+    world = lived(0, story)
+    assert world.life.ends_counted <= 3
+
+
+def test_nothing_starts_once_the_end_has_begun() -> None:
+    async def story(world: World) -> None:
+        await world.supervisor.stop(1.0)
+        world.supervisor.start("acr", Life(limit=3, window=60.0, stop_on_death=False))
+        assert list(world.supervisor.children()) == ["reg"]
+
+    lived(None, story)
 
 
 def test_a_role_is_for_one() -> None:

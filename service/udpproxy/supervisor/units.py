@@ -64,6 +64,8 @@ class UnitSupervisor:
         self._loop = asyncio.get_running_loop()
         self._units: dict[str, Unit] = {}
         self._stopping = False
+        self._failure = ""
+        """The last one of the question to systemd: it may come once a second."""
         self._gone = asyncio.Event()
         self._watch = asyncio.ensure_future(self._look())
         self._watch.add_done_callback(broken)
@@ -186,10 +188,21 @@ class UnitSupervisor:
                 pid = unit.pid
                 if pid and unit.asked:
                     continue
-                told = await self._restarts(unit.role)
+                told = await self._told(unit)
                 if unit.pid == pid:
                     unit.asked = told is not None
                     self._compare(unit, told)
+
+    async def _told(self, unit: Unit) -> int | None:
+        """How often systemd has restarted it. Whatever goes wrong with the question, the watch goes
+        on without an answer: else nobody would count any more."""
+        try:
+            return await self._restarts(unit.role)
+        except Exception as problem:
+            if repr(problem) != self._failure:
+                self._failure = repr(problem)
+                self._logs.failure(problem)
+            return None
 
     def _compare(self, unit: Unit, told: int | None) -> None:
         """What systemd says with what we know."""
@@ -198,7 +211,7 @@ class UnitSupervisor:
         if told is not None:
             if away and known is not None:
                 # The end that we saw ourselves, by its link, is among the restarts.
-                for _ in range(max(0, told - known - 1)):
+                for _ in range(max(0, min(told - known - 1, unit.life.limit))):
                     self._count(unit)
                 told = max(known, told - 1)
             unit.restarts = told

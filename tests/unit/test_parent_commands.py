@@ -1,0 +1,122 @@
+"""Who is asked what, and what is refused once the end has begun."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from udpproxy.errors import InvalidArgument, LinkError
+from udpproxy.parent.commands import Commands
+from udpproxy.parent.peer import Peer
+from udpproxy.parent.sessions import Sessions
+from udpproxy.process.control import Control
+from udpproxy.process.logs import Logs
+from udpproxy.process.wire import Plain
+
+
+class Child:
+    """A child that does what it is asked, or says why not."""
+
+    def __init__(self, role: str, problem: Exception | None = None) -> None:
+        self.role = role
+        self.problem = problem
+        self.asked: list[str] = []
+
+    async def ask(self, verb: str, args: dict[str, Plain], limit: float = 2.0) -> Plain:
+        """As a Peer."""
+        self.asked.append(verb)
+        if self.problem:
+            raise self.problem
+        return "done"
+
+
+class World:
+    """A parent that runs."""
+
+    def __init__(self, *children: Child) -> None:
+        self.children = list(children) or [Child("reg")]
+        self.stopping = False
+        self.reloads = 0
+        self.held = asyncio.Event()
+        self.held.set()
+        self.modes: list[str] = []
+        running = asyncio.Event()
+        running.set()
+        self.commands = Commands(
+            Control(Logs("test"), figures=dict, leave=lambda why: None),
+            cast(Sessions, None),
+            children=lambda: cast(list[Peer], self.children),
+            running=running,
+            reload=self._reload,
+            helpers=lambda: (),
+            roles=lambda: [child.role for child in self.children],
+            segmented=self.modes.append,
+            stopping=lambda: self.stopping,
+        )
+
+    async def _reload(self) -> Plain:
+        self.reloads += 1
+        await self.held.wait()
+        return {"sessions-ended": 0}
+
+
+@pytest.mark.parametrize(
+    ("verb", "args"),
+    [
+        ("reload", {}),
+        ("resolve-now", {}),
+        ("kill", {"session": 1}),
+        ("segmentation", {"mode": "off"}),
+    ],
+)
+def test_what_changes_something_is_refused_at_the_end(verb: str, args: dict[str, Plain]) -> None:
+    async def run() -> None:
+        world = World()
+        world.stopping = True
+        with pytest.raises(LinkError, match="the proxy is stopping"):
+            await world.commands.perform(verb, args)
+        assert (world.reloads, world.children[0].asked, world.modes) == (0, [], [])
+        await world.commands.perform("info", {})
+
+    asyncio.run(run())
+
+
+def test_a_reload_that_waited_for_another_is_refused_at_the_end() -> None:
+    async def run() -> None:
+        world = World()
+        world.held.clear()
+        first = asyncio.ensure_future(world.commands.perform("reload", {}))
+        second = asyncio.ensure_future(world.commands.perform("reload", {}))
+        await asyncio.sleep(0.05)
+        assert world.reloads == 1
+        world.stopping = True
+        world.held.set()
+        assert await first == {"sessions-ended": 0}
+        with pytest.raises(LinkError, match="the proxy is stopping"):
+            await second
+        assert world.reloads == 1
+
+    asyncio.run(run())
+
+
+def test_every_child_that_was_silent_is_named() -> None:
+    async def run() -> None:
+        silent = [Child(role, LinkError(f"{role} does not answer")) for role in ("reg", "acr")]
+        world = World(*silent)
+        with pytest.raises(LinkError, match="reg does not answer; acr does not answer"):
+            await world.commands.perform("reopen", {})
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("number", [0, -1, 1 << 64, True, "1", None, 1.0, [1]])
+def test_no_session_has_that_number(number: Plain) -> None:
+    async def run() -> None:
+        world = World()
+        with pytest.raises(InvalidArgument, match="is no session's number"):
+            await world.commands.perform("kill", {"session": number})
+        assert world.children[0].asked == []
+
+    asyncio.run(run())
