@@ -76,14 +76,30 @@ def test_the_asker_leaves_while_reg_hangs(proxy: Proxy) -> None:
     assert proxy.info()["state"] == "running"
 
 
-@pytest.mark.parametrize("number", [-1, 0, 1 << 64, 10**30, True, None, "1", 1.5])
-def test_no_number_of_a_session(proxy: Proxy, number: wire.Plain) -> None:
+def refused(proxy: Proxy, verb: str, args: dict[str, wire.Plain]) -> str:
     with connected(proxy) as sock:
-        sock.send(wire.encode(wire.Ask(1, "kill", {"session": number})))
+        sock.send(wire.encode(wire.Ask(1, verb, args)))
         answer = wire.decode(sock.recv(wire.LARGEST))
     assert isinstance(answer, wire.Answer)
-    assert answer.error == f"{number!r} is no session's number"
+    assert answer.error
+    return answer.error
+
+
+def test_no_number_of_a_session(proxy: Proxy) -> None:
+    """To whomever it is said."""
+    numbers: list[wire.Plain] = [-1, 0, 1 << 64, 10**30, True, None, "1", 1.5]
+    for number in numbers:
+        for process in ("parent", "reg"):
+            why = refused(proxy, "kill", {"session": number, "process": process})
+            assert why == f"{number!r} is no session's number"
     assert proxy.info()["reg-ends"] == 0
+    assert not proxy.said("UDPS-530")
+
+
+def test_what_is_between_the_parent_and_reg_is_no_command(proxy: Proxy) -> None:
+    why = refused(proxy, "reconsider", {"process": "reg", "removed": [0, 1]})
+    assert why == "this process knows no verb 'reconsider'"
+    assert refused(proxy, "segmentation", {"process": "reg", "mode": "x"}).startswith("no segm")
 
 
 def test_children_and_commands_have_a_socket_each(proxy: Proxy) -> None:

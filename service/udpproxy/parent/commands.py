@@ -20,6 +20,10 @@ _TRIES, _PAUSE = 100, 0.02
 """How often, and each how many seconds, a command waits for a child that is not there yet."""
 _MOST_NUMBER = (1 << 64) - 1
 """Of a session."""
+_OF_CHILDREN = ("info", "loglevel", "reopen", "hold", "terminate", "resolve-now")
+"""What one child can be told by a command: its other verbs are between the parent and it."""
+_CHECKED_HERE = ("kill", "segmentation")
+"""Verbs of REG whose words must make sense; they mean the same whichever process is named."""
 _AT_ONCE = ("terminate",)
 _WHILE_STOPPING = ("terminate", "info", "sessions", "loglevel", "reopen", "hold")
 """What changes nothing, or is asked of a log."""
@@ -64,7 +68,9 @@ class Commands:
         self._refuse_late(verb)
         if verb not in _AT_ONCE or process != "parent":
             await self._ready()
-        if process != "parent":
+        if process != "parent" and verb not in _CHECKED_HERE:
+            if verb not in _OF_CHILDREN:
+                raise InvalidArgument(f"this process knows no verb {verb!r}")
             return await self._to_child(process, verb, args)
         match verb:
             case "loglevel":
