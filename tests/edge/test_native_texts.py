@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
+
 import pytest
 
 from built import of_native
 from rig import Rig, native_with, verdict
 from udpproxy.config.model import Limits, SessionType
-from udpproxy.engine.interface import ListenerSocket, Way
+from udpproxy.engine.interface import ListenerSocket, Verdict, Way
 from udpproxy.session import record as session_record
 from udpproxy.session.reasons import Reason
 
@@ -152,4 +155,26 @@ def test_messages_that_nobody_hears_are_counted_as_such(heard: Texts) -> None:
     assert rig.count("events-dropped") == many - len(rig.host.refusals) > 0
     rig.pass_time(2)
     assert rig.count("records-dropped") == 0
+    rig.close()
+
+
+def test_verdicts_that_nobody_uses_are_forgotten() -> None:
+    """A name may give its server a new address for each session."""
+    rig = Rig(native_with(None))
+    rig.listen()
+    client, server = rig.udp(), rig.udp()
+    kept = rig.udp("127.0.0.2")
+    rig.host.policy = lambda _: verdict(server.getsockname(), rule="kept")
+    rig.converse(kept, server, rig.where())
+    gc.collect()
+    before = sum(isinstance(one, Verdict) for one in gc.get_objects())
+    numbers = itertools.count(2)
+    rig.host.policy = lambda _: verdict(server.getsockname(), generation=next(numbers))
+    for session in range(2, 302):
+        rig.converse(client, server, rig.where())
+        assert rig.engine.kill(session)
+    gc.collect()
+    assert sum(isinstance(one, Verdict) for one in gc.get_objects()) - before < 150
+    rig.converse(kept, server, rig.where())
+    assert rig.host.opened_ids == list(range(1, 302))
     rig.close()

@@ -30,7 +30,7 @@ static void turn(void)
     for (const struct question *one = news.questions; one; one = one->next)
         relay_answer(relay, one, verdict, 32, clock_now() + SECOND);
     relay_finish(relay, slots, news.ended);
-    relay_free_news(&news);
+    relay_free_news(relay, &news);
 }
 
 static void make(void)
@@ -132,7 +132,7 @@ static void those_that_wait_are_looked_at_once_a_turn(void)
     relay_turn(relay, 0);
     relay_news(relay, &news, NULL, &most);
     check(news.questions != NULL, "nobody asks");
-    relay_free_news(&news);
+    relay_free_news(relay, &news);
     relay_watch(relay, 1);
     sendto(known, "k", 1, 0, &listening.any, sizeof listening.v4);
     sendto(client, "2", 1, 0, &listening.any, sizeof listening.v4);

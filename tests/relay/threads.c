@@ -102,7 +102,7 @@ static bool hear(void)
     for (const struct event *event = news.events; event; event = event->next)
         told++;
     relay_finish(relay, slots, news.ended);
-    relay_free_news(&news);
+    relay_free_news(relay, &news);
     return any;
 }
 

@@ -83,7 +83,7 @@ cdef class _News(_Verdicts):
             self._tell_events(told.events)
             self._answer_all(told.questions)
         finally:
-            relay_free_news(&told)
+            relay_free_news(self._relay, &told)
         self._tell_ended(slots, told.ended)
         return True
 

@@ -80,7 +80,7 @@ cdef extern from "relay/relay.h" nogil:
     void relay_ring(relay_ *)
     void relay_hush(relay_ *)
     void relay_news(relay_ *, news *, uint32_t *, const portion *)
-    void relay_free_news(news *)
+    void relay_free_news(relay_ *, news *)
     void relay_answer(relay_ *, const question *, verdict *, unsigned, uint64_t)
     void relay_forget(relay_ *)
     uint32_t relay_drops(relay_ *, uint32_t)

@@ -4,6 +4,7 @@ _TYPES = list(SessionType)
 
 cdef enum:
     MOST_SWEPT = 256
+    FEW = 64
 
 
 @cython.no_gc_clear
@@ -13,6 +14,7 @@ cdef class _Verdicts:
     cdef relay_ *_relay
     cdef dict _numbers
     cdef list _verdicts
+    cdef Py_ssize_t _sweep_at
 
     cdef verdict *_intern(self, decided) except NULL:
         """The relay's own copy of a verdict."""
@@ -20,6 +22,10 @@ cdef class _Verdicts:
         number = self._numbers.get(decided)
         if number is not None:
             return <verdict *><size_t>number
+        # A name whose server has ever new addresses makes a verdict of each.
+        if len(self._numbers) >= max(self._sweep_at, FEW):
+            self._sweep()
+            self._sweep_at = 2 * len(self._numbers)
         made = relay_verdict(self._relay)
         if made == NULL:
             raise MemoryError("a verdict")

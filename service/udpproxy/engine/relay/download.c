@@ -323,7 +323,7 @@ static void stray(struct worker *worker, struct session *session, const union ad
     struct event *event = tell(relay, STRAYED, 0);
     if (event) {
         event->session = session->id;
-        event->verdict = session->verdict->number;
+        name_verdict(event, session->verdict);
         event->who = *sender;
     }
     pthread_mutex_unlock(&relay->book);

@@ -45,6 +45,14 @@ struct event *tell(struct relay *relay, enum kind kind, uint32_t size)
     return event;
 }
 
+// With the book locked.
+void name_verdict(struct event *event, struct verdict *verdict)
+{
+    event->verdict = verdict->number;
+    event->of = verdict;
+    verdict->uses++;
+}
+
 void tell_refused(struct worker *worker, enum total counter, const union address *client,
                   const struct listener *listener)
 {
@@ -101,7 +109,7 @@ void tell_handed(struct worker *worker, const struct session *session, bool up, 
     if (event) {
         event->session = session->id;
         event->slot = slot_of(relay, session);
-        event->verdict = session->verdict->number;
+        name_verdict(event, session->verdict);
         event->upload = up;
         memcpy(event->data, data, size);
     } else {
@@ -211,8 +219,13 @@ void relay_news(struct relay *relay, struct news *news, uint32_t *slots,
     pthread_mutex_unlock(&relay->book);
 }
 
-void relay_free_news(struct news *news)
+void relay_free_news(struct relay *relay, struct news *news)
 {
+    pthread_mutex_lock(&relay->book);
+    for (struct event *event = news->events; event; event = event->next)
+        if (event->of)
+            event->of->uses--;
+    pthread_mutex_unlock(&relay->book);
     for (struct event *event = news->events, *next; event; event = next) {
         next = event->next;
         free(event);

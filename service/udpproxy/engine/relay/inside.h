@@ -183,7 +183,7 @@ struct relay {
     struct decision **decisions;
     uint32_t decision_count, lengths[LENGTHS], answers;
     struct verdict **verdicts;
-    uint32_t verdict_count;
+    uint32_t verdict_count, no_gap_before; // in `verdicts`
     struct event *events, **events_end;
     uint32_t event_count, events_told, events_taken; // now; ever
     size_t event_bytes;
@@ -324,6 +324,7 @@ void forget_listener(struct relay *relay, const struct listener *listener);
 
 // events.c
 struct event *tell(struct relay *relay, enum kind kind, uint32_t size);
+void name_verdict(struct event *event, struct verdict *verdict);
 void tell_refused(struct worker *worker, enum total counter, const union address *client,
                   const struct listener *listener);
 void tell_failed(struct worker *worker, enum what what, int problem);

@@ -172,7 +172,7 @@ void relay_free(struct relay *relay)
         free_worker(relay->workers + i);
     if (relay->decisions) {
         relay_news(relay, &news, NULL, &everything);
-        relay_free_news(&news);
+        relay_free_news(relay, &news);
         forget_decisions(relay, true);
     }
     for (uint32_t i = 0; i < relay->listener_count; i++)
@@ -329,8 +329,9 @@ struct verdict *relay_verdict(struct relay *relay)
     struct verdict *verdict = calloc(1, sizeof *verdict);
     if (!verdict)
         return NULL;
-    for (uint32_t i = 0; i < relay->verdict_count; i++)
+    for (uint32_t i = relay->no_gap_before; i < relay->verdict_count; i++)
         if (!relay->verdicts[i]) {
+            relay->no_gap_before = i + 1;
             verdict->number = i;
             return relay->verdicts[i] = verdict;
         }
@@ -341,6 +342,7 @@ struct verdict *relay_verdict(struct relay *relay)
         return NULL;
     }
     relay->verdicts = more;
+    relay->no_gap_before = relay->verdict_count + 1;
     verdict->number = relay->verdict_count++;
     return relay->verdicts[verdict->number] = verdict;
 }
@@ -354,6 +356,8 @@ uint32_t relay_sweep(struct relay *relay, uint32_t *numbers, uint32_t most)
         if (relay->verdicts[i] && !relay->verdicts[i]->uses) {
             free(relay->verdicts[i]);
             relay->verdicts[i] = NULL;
+            if (i < relay->no_gap_before)
+                relay->no_gap_before = i;
             numbers[count++] = i;
         }
     pthread_mutex_unlock(&relay->book);

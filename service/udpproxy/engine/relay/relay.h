@@ -53,7 +53,7 @@ struct verdict {
     struct budget budget;
     uint64_t generation;
     uint32_t number, acl;
-    uint32_t uses; // sessions and kept decisions
+    uint32_t uses; // sessions, kept decisions and events
     union address server;
     uint8_t type, any_port, close_on_unreachable, handed;
     uint8_t network_size, first[16], last[16];
@@ -70,6 +70,7 @@ struct listener;
 struct event {
     struct event *next;
     struct decision *decision; // DENIED: while more may be added to `count`
+    struct verdict *of;        // what `verdict` is the number of, kept for it
     uint64_t session;
     enum kind kind;
     uint32_t listener, verdict, counter, what, count, size, slot;
@@ -133,7 +134,7 @@ int relay_unlisten(struct relay *relay, uint32_t number);
 
 void relay_news(struct relay *relay, struct news *news, uint32_t *slots,
                 const struct portion *most);
-void relay_free_news(struct news *news);
+void relay_free_news(struct relay *relay, struct news *news);
 void relay_answer(struct relay *relay, const struct question *question, struct verdict *verdict,
                   unsigned bits, uint64_t until);
 void relay_forget(struct relay *relay);

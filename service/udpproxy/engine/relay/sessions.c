@@ -140,7 +140,7 @@ static void say_opened(struct relay *relay, const struct session *session)
     struct event *event = tell(relay, OPENED, 0);
     if (event) {
         event->session = session->id;
-        event->verdict = session->verdict->number;
+        name_verdict(event, session->verdict);
         event->who = session->client;
     }
 }
