@@ -4,6 +4,24 @@
 // guards what workers share: free slots, clients' counts, ports, decisions, events. Order: worker,
 // then book; never two workers, except by trying. Nobody waits for the network or for Python
 // while holding one.
+//
+// Which lock guards what, where it is not simply that of the worker whose session it is:
+//
+//   session   life            written under the worker's lock or, while the slot is nobody's, the
+//                             book; looked at without (life_of), then again under the worker's
+//             worker, id      written while the slot is TAKEN; looked at in the same way
+//             polled          book
+//             next, told_after, same_port   book
+//             verdict         worker; what it points to is kept by `uses`
+//             listener        worker; kept by `uses`, until the host has heard of the end
+//   listener  gone            written under all locks, read under any
+//             uses            atomic: sessions, and datagrams held; freed when gone and not used
+//             the rest        never changes
+//   verdict   uses            book: sessions, decisions, events; freed by a sweep
+//             the rest        never changes once a session or a decision has it
+//   decision  all of it       book; freed when it is used up, over, forgotten or its listener goes
+//   relay     watched, segmentation, the counters   atomic
+//             records' counters   the worker; read by anybody, see table.h
 #ifndef UDPPROXY_INSIDE_H
 #define UDPPROXY_INSIDE_H
 
