@@ -1,7 +1,8 @@
 """A child process: `python3 -m udpproxy.child ROLE INSTANCE`.
 
 Born with nothing and given everything over one socket; it does not know who started it. The
-contract, whole: RUNTIME_DIRECTORY, NOTIFY_SOCKET, maybe WATCHDOG_USEC; connect to
+contract, whole: RUNTIME_DIRECTORY, NOTIFY_SOCKET, maybe WATCHDOG_USEC and UDP_PROXY_PARENT, the
+process with which it ends; connect to
 $RUNTIME_DIRECTORY/children.sock, say hello, obey; end of file means leave.
 """
 
@@ -19,7 +20,7 @@ from udpproxy.process import messages, signals
 from udpproxy.process.clean_up import CleanUps
 from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
-from udpproxy.process.privileges import drop_capabilities, raise_descriptor_limit
+from udpproxy.process.privileges import drop_capabilities, end_with_parent, raise_descriptor_limit
 
 CONNECT_LIMIT = 10.0
 _NO_PARENT, _INTERNAL, _NO_SYSTEM = 69, 70, 71
@@ -28,6 +29,8 @@ _NO_PARENT, _INTERNAL, _NO_SYSTEM = 69, 70, 71
 
 def main(argv: list[str]) -> int:
     """The process's exit status."""
+    if not end_with_parent():
+        return _NO_PARENT
     caught = signals.Signals()
     role, instance = argv
     logs = Logs(f"udp-proxy/{instance}/{role}")

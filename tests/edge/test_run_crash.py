@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +17,7 @@ import pytest
 from echo import Echo, clients, exchange, udp
 from host import free_port
 from proxy import Endpoint, Proxy, config, until
+from udpproxy.process.privileges import PARENT
 
 SESSIONS = 20
 EXCHANGES = 10_000
@@ -170,6 +174,25 @@ def test_children_leave_when_the_parent_is_killed(tmp_path: Path) -> None:
         proxy.start()
         exchange(lab.clients[0], lab.at, b"000 new")
         assert proxy.stop() == 0
+
+
+def test_hanging_child_goes_with_the_parent(tmp_path: Path) -> None:
+    """It sees nothing of it: the kernel ends it."""
+    with a_lab(tmp_path) as lab:
+        lab.proxy.kill(signal.SIGSTOP, "reg")
+        lab.proxy.kill(signal.SIGKILL)
+        lab.proxy.wait()
+        until(lambda: not lab.proxy.processes(), limit=2)
+
+
+def test_child_that_comes_too_late_does_not_begin(tmp_path: Path) -> None:
+    """Its parent ended before it could ask the kernel to be told."""
+    environment = os.environ | {"RUNTIME_DIRECTORY": str(tmp_path), PARENT: "1"}
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "udpproxy.child", "reg", "one"], env=environment, check=False
+    )
+    assert (done.returncode, time.monotonic() - begun < 5) == (69, True)
 
 
 def test_hanging_parent_is_followed_once_it_is_gone(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import grp
 import os
 import pwd
 import resource
+import signal
 import struct
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ _SETPCAP = 8
 
 _NOBODY_AT_ALL = 2**32 - 1
 """(uid_t) -1, which setresuid(2) takes for: no change."""
+PARENT = "UDP_PROXY_PARENT"
+"""In the environment of a child that was forked: its parent's process number."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_KEEPCAPS = 8
 _PR_CAPBSET_DROP = 24
@@ -39,9 +42,15 @@ def drop_capabilities() -> None:
     _set_capabilities(())
 
 
-def end_with_parent(number: int) -> None:
-    """Get that signal when the process that started us ends, however it does (prctl(2))."""
-    _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+def end_with_parent() -> bool:
+    """A child that hangs cannot see that its parent has gone: from now on the kernel kills it then,
+    however the parent ends (prctl(2)). False: it has gone already. Where systemd is the parent, by
+    whom PARENT is not set, there is no need."""
+    parent = os.environ.pop(PARENT, "")
+    if not parent:
+        return True
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return str(os.getppid()) == parent
 
 
 def _prctl(option: int, value: int) -> int:

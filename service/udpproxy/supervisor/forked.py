@@ -14,10 +14,9 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
 
 from udpproxy.errors import UnitError
-from udpproxy.process.privileges import end_with_parent
+from udpproxy.process.privileges import PARENT
 from udpproxy.supervisor.lifecycle import Life
 
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
@@ -61,15 +60,13 @@ class Forked:
         self.gone.clear()
 
     def _started(self, instance: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        # -P: nothing is imported from where we happen to stand. One that hangs, from its first
-        # line on, cannot see that we have gone: the kernel ends it then. No thread of ours can
-        # hold a lock across the fork, for there is none.
+        # -P: nothing is imported from where we happen to stand. It inherits our mask of signals,
+        # which are blocked.
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "udpproxy.child", self.role, instance],
-            env=environment,
+            env=environment | {PARENT: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             process_group=0,
-            preexec_fn=partial(end_with_parent, signal.SIGKILL),
         )
 
     def signal(self, number: int) -> None:
