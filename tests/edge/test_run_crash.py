@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -176,13 +177,26 @@ def test_children_leave_when_the_parent_is_killed(tmp_path: Path) -> None:
         assert proxy.stop() == 0
 
 
-def test_hanging_child_goes_with_the_parent(tmp_path: Path) -> None:
-    """It sees nothing of it: the kernel ends it."""
-    with a_lab(tmp_path) as lab:
-        lab.proxy.kill(signal.SIGSTOP, "reg")
-        lab.proxy.kill(signal.SIGKILL)
-        lab.proxy.wait()
-        until(lambda: not lab.proxy.processes(), limit=2)
+def test_child_that_hears_nothing_goes_with_the_parent(tmp_path: Path) -> None:
+    """It has no link whose end it could see, and waits for one: the kernel ends it."""
+    code = f"""
+import os, subprocess, sys, time
+environment = os.environ | {{"RUNTIME_DIRECTORY": {str(tmp_path)!r}, {PARENT!r}: str(os.getpid())}}
+child = [sys.executable, "-m", "udpproxy.child", "reg", "one"]
+print(subprocess.Popen(child, env=environment).pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout
+        number = int(parent.stdout.readline())
+        with os.fdopen(os.pidfd_open(number)) as child:
+            # It blocks its signals only after it has asked the kernel.
+            own = Path(f"/proc/{number}/status")
+            until(lambda: "SigBlk:\t0000000000000000" not in own.read_text())
+            parent.kill()
+            poll = select.poll()
+            poll.register(child, select.POLLIN)
+            assert poll.poll(2000), "it waits on"
 
 
 def test_child_that_comes_too_late_does_not_begin(tmp_path: Path) -> None:
