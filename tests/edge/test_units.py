@@ -175,6 +175,14 @@ def test_ourselves_are_no_unit() -> None:
     lived(None, story)
 
 
+def test_a_unit_in_a_container_of_somebody() -> None:
+    """Where it sees the host's groups."""
+    place = "0::/user.slice/user-1.slice/user@1.service/box.scope/system.slice"
+    theirs = f"{place}/udp-proxy-reg@one.service\n"
+    assert unit_of(theirs) == ""
+    assert unit_of(theirs, f"{place}/udp-proxy@one.service\n") == "udp-proxy-reg@one.service"
+
+
 @pytest.mark.parametrize(
     ("groups", "unit"),
     [

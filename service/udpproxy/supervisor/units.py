@@ -82,11 +82,13 @@ class UnitSupervisor:
         """The role whose unit that process is in, "" for none. Its user does not matter: units may
         have one of their own."""
         try:
-            unit = unit_of(Path(f"/proc/{pid}/cgroup").read_text("utf-8", "replace"))
+            theirs, ours = (
+                Path(f"/proc/{who}/cgroup").read_text("utf-8", "replace") for who in (pid, "self")
+            )
         except OSError:
             return ""
         names = {f"udp-proxy-{role}@{self._instance}.service": role for role in self._units}
-        return names.get(unit, "")
+        return names.get(unit_of(theirs, ours), "")
 
     def knows(self, role: str, pid: int) -> bool:
         """One process in each role, while we want any; the door knows already whose it is."""
@@ -220,15 +222,19 @@ class UnitSupervisor:
             self._count(unit)
 
 
-def unit_of(groups: str) -> str:
+def unit_of(groups: str, ours: str = "") -> str:
     """The system's unit of a process, by its /proc/PID/cgroup; "" for none. A user's own manager
-    can name units as it likes, but only below its user."""
+    can name units as it likes, but only below its user, and not where we are (`ours`) ourselves, as
+    in a container that somebody started."""
+    known = {part for line in ours.splitlines() for part in line.split("/")}
     for line in groups.splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if (number, controllers) == ("0", "") or controllers == "name=systemd":
             *above, last = path.split("/")
-            theirs = any(one == "user.slice" or one.startswith("user@") for one in above)
+            theirs = any(
+                one == "user.slice" or one.startswith("user@") for one in above if one not in known
+            )
             if last.endswith(".service") and not theirs:
                 return last
     return ""
