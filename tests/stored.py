@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from groups import inside, unit
 from proxy import command, until
 
 _FIRST = 3
@@ -32,8 +33,11 @@ class Units:
         self._notify.bind(str(directory / "notify"))
         self._notify.settimeout(0)
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Units:
+        # By its group the parent knows whose process that is.
+        self._group = self._stack.enter_context(unit("udp-proxy-reg@one.service"))
         return self
 
     def __exit__(self, *problem: object) -> None:
@@ -42,6 +46,7 @@ class Units:
         for process in self._processes:
             process.kill()
             process.wait()
+        self._stack.close()
         self._notify.close()
         for _, fd in self.store:
             os.close(fd)
@@ -88,14 +93,15 @@ class Units:
 
     def _ready(self) -> bool:
         assert self.parent.poll() is None, self.parent.returncode
+        if self.reg.poll() is not None:
+            self.start_reg()  # it came too early; Restart=always
         return "READY=1" in self.listen()
 
     def start_reg(self) -> None:
         """REG alone."""
         environment = os.environ | {"RUNTIME_DIRECTORY": str(self.runtime)}
-        self.reg = self._launch(
-            [sys.executable, "-m", "udpproxy.child", "reg", "one"], environment, []
-        )
+        words = [*inside(self._group), sys.executable, "-m", "udpproxy.child", "reg", "one"]
+        self.reg = self._launch(words, environment, [])
 
     def start_parent(self) -> None:
         """The parent alone, with all that is stored."""
