@@ -151,6 +151,8 @@ class Witness:
         self.opened_ids: list[int] = []
         self.records: dict[int, Record] = {}
         self.reasons: dict[int, list[Reason]] = {}
+        self.losses: dict[int, str] = {}
+        """What lost() got, by slot."""
         self.refusals: list[str] = []
         self.strays: list[Endpoint] = []
         self.failures: list[str] = []
@@ -189,6 +191,9 @@ class Witness:
     def ended(self, record: Record, rule: str, reason: Reason) -> None:
         self.records[record.id] = record
         self.reasons.setdefault(record.id, []).append(reason)
+
+    def lost(self, slot: int, why: str) -> None:
+        self.losses[slot] = why
 
     def refused(self, counter: str, client: tuple[str, int], listener: ListenerSocket) -> None:
         self.refusals.append(counter)

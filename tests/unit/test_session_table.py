@@ -31,7 +31,7 @@ def records(draw: st.DrawFn) -> Record:
     return Record(
         id=draw(COUNTERS),
         state=draw(st.sampled_from([State.OPENING, State.OPEN, State.UPLOAD_CLOSED])),
-        type=draw(BYTES),
+        type=draw(st.integers(0, 4)),
         acl=draw(NUMBERS),
         generation=draw(COUNTERS),
         listener=draw(NUMBERS),

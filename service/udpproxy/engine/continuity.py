@@ -9,12 +9,14 @@ from abc import abstractmethod
 from typing import cast
 
 from udpproxy.engine import sockets
+from udpproxy.engine.adopting import Stock
 from udpproxy.engine.interface import Way
 from udpproxy.engine.lifecycle import Lifecycle
 from udpproxy.engine.relayed import Relayed
 from udpproxy.session import table as t
 from udpproxy.session.peers import Endpoint
 from udpproxy.session.reasons import Reason
+from udpproxy.session.sense import Damaged
 from udpproxy.session.table import Record, State
 
 
@@ -57,7 +59,8 @@ class Continuity(Lifecycle):
                 self._upload(session, data, now)
 
     def redirect(self, number: int, server: Endpoint) -> bool:
-        """The session goes on to another server; a crash in between leaves it at the old one."""
+        """The session goes on to another server; after a crash in between the next engine connects
+        it there."""
         session = cast("Relayed | None", self._book.get(number))
         if session is None:
             return False
@@ -68,6 +71,12 @@ class Continuity(Lifecycle):
             self._close(session, Reason.ERROR)
             return True
         lost = sockets.drops(session.sock) - self._words[session.at + t.DROPS_BASE]
+        packed = sockets.pack(server[0])
+        try:
+            self._table.redirect(session.slot, (packed, server[1]), (b"", 0))
+        except Damaged:
+            self._close(session, Reason.ERROR)
+            return True
         self._reactor.remove_reader(session.sock.fileno())
         self._pool.reset(session.sock, plain=session.plain, port=session.own[1])
         self._own.discard(session.own)
@@ -83,28 +92,24 @@ class Continuity(Lifecycle):
         self._own.add(session.own)
         session.be_careful(watched=self._watched)
         source = (sockets.pack(session.own[0]), session.own[1])
-        self._table.redirect(session.slot, (packed, server[1]), source)
+        self._table.set_source(session.slot, source)
         return True
 
     def adopt(self) -> int:
         """Go on with the sessions in the table; how many there were."""
-        found: list[tuple[int, Record]] = []
-        for slot in range(self._table.capacity):
-            state = self._table.state(slot)
-            if state in (State.OPEN, State.UPLOAD_CLOSED):
-                record = self._table.read(slot)
-                if record is not None:
-                    found.append((slot, record))
-            elif state is not State.FREE:
-                self._clear(slot)
+        stock = Stock(self._table, self._pool, self._host, self._clear)
+        found = stock.take()
         self._book.reserve({slot for slot, _ in found})
-        # Oldest first: in this order newcomers may evict them.
-        for slot, record in sorted(found, key=lambda item: item[1].id):
-            self._resume(slot, record)
-        return len(found)
+        for slot, record in found:
+            try:
+                self._resume(slot, record)
+            except (ValueError, OSError) as problem:
+                stock.lose(slot, str(problem))
+                self._book.give_back(slot)
+        return self.sessions
 
     def _clear(self, slot: int) -> None:
-        """Somebody died while he opened or closed a session here."""
+        """Nobody's session is here any more."""
         for family in sockets.FAMILIES:
             if slot < self._pool.size(family):
                 self._pool.reset(self._pool.get(family, slot), plain=False)
@@ -119,6 +124,8 @@ class Continuity(Lifecycle):
             self._clear(slot)
             self._book.give_back(slot)
             return
+        if len(record.client[0]) != len(listening.given.address.packed):
+            raise Damaged("its listener is of another family")
         client = sockets.sockaddr(record.client, record.scope)
         key = (client, record.addressed) if listening.wildcard else client
         session = self._relayed(slot, listening, key, client, verdict, record)

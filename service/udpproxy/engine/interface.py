@@ -115,6 +115,9 @@ class Host(Protocol):
     def ended(self, record: Record, rule: str, reason: Reason) -> None:
         """A session ended; `record` has its last counters."""
 
+    def lost(self, slot: int, why: str) -> None:
+        """The slot's session cannot go on: what the table has of it makes no sense."""
+
     def refused(self, counter: str, client: tuple[str, int], listener: ListenerSocket) -> None:
         """A new session was refused for want of something; `counter` is one of table.TOTALS."""
 

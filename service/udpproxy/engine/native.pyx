@@ -24,9 +24,10 @@ import time
 
 from udpproxy.config.model import SessionType
 from udpproxy.engine import sockets
+from udpproxy.engine.adopting import Stock
 from udpproxy.engine.interface import Wait, Way
 from udpproxy.session.reasons import Reason
-from udpproxy.session.table import TOTALS, Record, State
+from udpproxy.session.table import TOTALS, Record
 
 include "native_relay.pxi"
 
@@ -180,17 +181,10 @@ cdef class NativeEngine(_News):
 
     def adopt(self):
         """Go on with the sessions in the table; how many there were."""
-        found = []
+        stock = Stock(self._table, self._pool, self._host, self._clear)
         taken = bytearray(self._table.capacity)
-        for slot in range(self._table.capacity):
-            state = self._table.state(slot)
-            record = self._table.read(slot) if state in (State.OPEN, State.UPLOAD_CLOSED) else None
-            if record is not None:
-                found.append((record.id, slot, record))
-            elif state is not State.FREE:
-                relay_clear(self._relay, slot)
         accepted = []
-        for _, slot, record in sorted(found, key=lambda item: item[0]):
+        for slot, record in stock.take():
             known = record.listener in self._listeners
             decided = self._host.decided(record) if known else None
             if decided is None:
@@ -202,8 +196,14 @@ cdef class NativeEngine(_News):
                 accepted.append((slot, decided))
         relay_reserve(self._relay, taken)
         for slot, decided in accepted:
-            relay_adopt(self._relay, slot, self._intern(decided))
-        return len(found)
+            if not relay_adopt(self._relay, slot, self._intern(decided)):
+                stock.lose(slot, "its socket or listener cannot be used")
+                relay_free_slot(self._relay, slot)
+        return self.sessions
+
+    def _clear(self, slot):
+        """Nobody's session is here any more."""
+        relay_clear(self._relay, slot)
 
     def reconsider(self):
         """The rules have changed: ask the host about every session; how many ended."""

@@ -102,6 +102,7 @@ cdef extern from "relay/relay.h" nogil:
     int relay_judge_by(relay_ *, uint64_t, uint32_t, verdict *)
     int relay_adopt(relay_ *, uint32_t, verdict *)
     void relay_clear(relay_ *, uint32_t)
+    void relay_free_slot(relay_ *, uint32_t)
     void relay_reserve(relay_ *, const uint8_t *)
     uint64_t relay_work(relay_ *, uint64_t)
     uint32_t relay_sessions(relay_ *)

@@ -21,7 +21,7 @@ from udpproxy.parent.mending import DEAF, Spoilt, empty, mend
 from udpproxy.parent.store import Store
 from udpproxy.process import messages, wire
 from udpproxy.process.link import Item, Link
-from udpproxy.process.logs import Logs
+from udpproxy.process.logs import Damper, Logs
 from udpproxy.session.table import Record, Table
 
 _SPARE = 64
@@ -78,6 +78,7 @@ class Resources:
         """What the store has of it, and the rest made; UnitError, and nothing stays open."""
         self._logs = logs
         self._store = store
+        self._damper = Damper()
         self._numbers = 0
         self._workers = config.workers
         self.listeners: dict[Place, ListenerSocket] = {}
@@ -95,6 +96,7 @@ class Resources:
             self.bind([place for place in places(config) if place not in self.listeners])
             self._memory = TableMemory(logs, store, self._rows, config.max_sessions)
             self.cut_off = self._memory.cut_off
+            self._watch_table()
             self.fill_pool(config)
             self.set_text(text, origin)
         except BaseException:
@@ -108,6 +110,15 @@ class Resources:
         """The sessions."""
         assert self._memory
         return self._memory.table
+
+    def _watch_table(self) -> None:
+        """Whatever we read it for: a record that makes no sense is left out, and said."""
+        self.table.damaged = self._say_damaged
+
+    def _say_damaged(self, slot: int, why: str) -> None:
+        held = self._damper.passes("damaged")
+        if held is not None:
+            self._logs.say(messages.RECORD_LOST, slot, why, held)
 
     def set_text(self, text: str, origin: str) -> None:
         """The configuration that children get from now on."""
@@ -241,6 +252,7 @@ class Resources:
             self._mend_or_lose(listener)
         self.lend_text(link)
         capacity = self._memory.table.capacity
+        self._memory.table.resize(capacity)
         link.send(wire.Lend("table", [{"capacity": capacity}]), [self._memory.descriptor])
         self._with_reg, self._families_with_reg = set(), set()
         self.lend_difference(link)

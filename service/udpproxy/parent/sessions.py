@@ -59,9 +59,9 @@ class Sessions:
             yield session_record.fields(record, self._rule(record), Reason.TERMINATED, now)
 
     def _rule(self, record: Record) -> str:
-        if record.generation == self._resources.generation:
-            return self._config().acls[record.acl].name
-        return "-"
+        acls = self._config().acls
+        known = record.generation == self._resources.generation and record.acl < len(acls)
+        return acls[record.acl].name if known else "-"
 
     def _row(self, record: Record, now: int) -> Row:
         listener = next(

@@ -64,6 +64,7 @@ RESTART_UNKNOWN = Message(
     "UDPS-122-W", "systemd does not say whether this is a restart: the sessions are kept"
 )
 LISTENER_MENDED = Message("UDPS-124-W", "listener on %s was put right: %s")
+RECORD_LOST = Message("UDPS-217-E", "the session in slot %d of the table is lost: %s%s")
 LISTENER_REMADE = Message("UDPS-218-E", "listener on %s is made anew: %s")
 CHILD_LEFT = Message("UDPS-220-D", "%s (process %d) left: %s")
 CHILD_LEFT_BADLY = Message("UDPS-221-W", "%s (process %d) did not leave in order: %s")

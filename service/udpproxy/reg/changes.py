@@ -134,7 +134,7 @@ class NamedSessions:
 
     def _judge(self, record: Record, name: str, counts: _Counts) -> None:
         verdicts, port = self._host.verdicts, self._host.port(record.listener)
-        if record.generation != verdicts.generation or port is None:
+        if port is None or not verdicts.has_rule(record):
             return
         acl = verdicts.config.acls[record.acl]
         addresses = self._known.addresses(name)

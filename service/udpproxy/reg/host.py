@@ -190,6 +190,12 @@ class RelayHost:
         """The last session has ended, or goes on without us."""
         self._unanswered.finish()
 
+    def lost(self, slot: int, why: str) -> None:
+        """A session that was found in the table is none."""
+        held = self._damper.passes("lost")
+        if held is not None:
+            self._logs.say(messages.RECORD_LOST, slot, why, held)
+
     def wants_texts(self) -> bool:
         """See engine.interface.Lasting."""
         return self._logs.writes_lines

@@ -186,7 +186,7 @@ class Reg:
         config, generation = self._lent.config
         self._logs.follow(config.log)
         self._naming.configure(config)
-        table.words[STARTS] += 1
+        table.words[STARTS] = (table.words[STARTS] + 1) % (1 << 63)
         verdicts = Verdicts(config, generation, self._naming.known, self._lent.versions)
         host = self._host = RelayHost(self._logs, table, verdicts, self._naming.wait)
         engine = engines.make(self._reactor, table, Pool(self._lent.carriers), host, config)

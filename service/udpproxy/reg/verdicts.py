@@ -91,7 +91,7 @@ class Verdicts:
         """For a session that exists: nothing is asked while its configuration is the same, and
         its server stays what it is."""
         server = address_text(record.server[0]), record.server[1]
-        if record.generation == self.generation:
+        if self.has_rule(record):
             acl = self.config.acls[record.acl]
             return self._verdict(acl, server) if acl.server else None
         found = self._choose_again(record, question(record, port))
@@ -104,9 +104,11 @@ class Verdicts:
 
     def rule(self, record: Record) -> str:
         """The name of the session's ACL, as far as it is still known."""
-        if record.generation == self.generation:
-            return self.config.acls[record.acl].name
-        return "-"
+        return self.config.acls[record.acl].name if self.has_rule(record) else "-"
+
+    def has_rule(self, record: Record) -> bool:
+        """Is the record's number one of this configuration's rules?"""
+        return record.generation == self.generation and record.acl < len(self.config.acls)
 
     def _choose_again(self, record: Record, asked: Question) -> Acl | None:
         """A session must not end because its client's name is not known at this moment: the ACL
@@ -115,7 +117,8 @@ class Verdicts:
         choice = self._policy.decide(asked, now, self._known)
         if choice.pending:
             generation, names = self._before
-            opened_by = names[record.acl] if generation == record.generation else "-"
+            known = generation == record.generation and record.acl < len(names)
+            opened_by = names[record.acl] if known else "-"
             if choice.acl and choice.acl.name == opened_by:
                 return choice.acl
             choice = self._policy.decide(asked, now, _Nameless(self._known))

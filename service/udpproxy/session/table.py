@@ -4,15 +4,19 @@ Rules. The parent makes the memory, REG alone writes it, anybody may read. Slot 
 belongs to socket i of the pool, so a record needs no socket number. A record is valid while its
 sequence number is even; the identity part is written between two steps of it. Counters and times
 are single aligned 64-bit words that are written in place, so they are never half-written and
-never older than the last datagram. A table of another layout is not read at all.
+never older than the last datagram. A table of another layout is not read at all, and a record
+that makes no sense (sense.py) is none.
 """
 
 from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+
+from udpproxy.session import sense
+from udpproxy.session.sense import Damaged
 
 MAGIC = b"udpproxy"
 LAYOUT = 1
@@ -57,6 +61,7 @@ TOTALS = (
     "drops-listeners",
     "drops-sessions",
     "records-dropped",
+    "sessions-lost",
 )
 """Counters of the instance, over all its sessions that have ended and all restarts of REG."""
 
@@ -65,6 +70,10 @@ TOTALS = (
 LAST_UPLOAD, UPLOADS, UPLOAD_BYTES = 21, 22, 23
 LAST_DOWNLOAD, DOWNLOADS, DOWNLOAD_BYTES = 24, 25, 26
 STRAY, ICMP, SEND_ERRORS, DROPS_BASE = 27, 28, 29, 30
+
+_WORD = (1 << 64) - 1
+_SENSIBLE = (1 << 63) - 1
+"""A counter above was written over; those below cannot run over in our time."""
 
 
 class State(enum.IntEnum):
@@ -140,6 +149,8 @@ class Table:
         self.capacity = capacity
         self.memory = memory
         self.words = memory.cast("Q")
+        self.damaged: Callable[[int, str], object] = lambda slot, why: None
+        """Hears of each record that is read and makes no sense."""
         if fresh:
             _HEADER.pack_into(memory, 0, MAGIC, LAYOUT, RECORD_SIZE, capacity)
             self.words[NEXT_ID] = 1
@@ -147,7 +158,7 @@ class Table:
             raise WrongLayout("the session table has another size")
 
     def resize(self, capacity: int) -> None:
-        """The memory holds that many, and slots beyond are free."""
+        """The memory holds that many, and slots beyond are free: the header says so, again."""
         _HEADER.pack_into(self.memory, 0, MAGIC, LAYOUT, RECORD_SIZE, capacity)
         self.capacity = capacity
 
@@ -158,12 +169,13 @@ class Table:
     def new_id(self) -> int:
         """The next session number, from 1, never used twice in the table's life."""
         number = self.words[NEXT_ID]
-        self.words[NEXT_ID] = number + 1
+        self.words[NEXT_ID] = (number + 1) & _WORD
         return number
 
     def count(self, name: str, amount: int = 1) -> None:
         """Add to one of TOTALS."""
-        self.words[_TOTALS_AT + _TOTAL_INDEX[name]] += amount
+        at = _TOTALS_AT + _TOTAL_INDEX[name]
+        self.words[at] = (self.words[at] + amount) & _WORD
 
     def totals(self) -> dict[str, int]:
         """All of TOTALS; sessions that still live are not in the datagram counters."""
@@ -186,7 +198,7 @@ class Table:
             (SEND_ERRORS, record.send_errors),
         ):
             words[at + word] = value
-        words[at] += 1
+        self._done(at * 8)
 
     def open(self, slot: int, source: tuple[bytes, int]) -> None:
         """The session has its socket: from now on it survives whoever relays it."""
@@ -194,7 +206,14 @@ class Table:
         _ENDPOINT_PORT.pack_into(self.memory, byte + _SOURCE_PORT_AT, source[1])
         _ENDPOINT_ADDRESS.pack_into(self.memory, byte + _SOURCE_AT, source[0])
         self.memory[byte + _STATE_AT] = State.OPEN
-        self.words[byte // 8] += 1
+        self._done(byte)
+
+    def set_source(self, slot: int, source: tuple[bytes, int]) -> None:
+        """The session has another end of ours; port 0: none at this moment."""
+        byte = self._step(slot)
+        _ENDPOINT_PORT.pack_into(self.memory, byte + _SOURCE_PORT_AT, source[1])
+        _ENDPOINT_ADDRESS.pack_into(self.memory, byte + _SOURCE_AT, source[0])
+        self._done(byte)
 
     def pin(self, slot: int, peer: tuple[bytes, int]) -> None:
         """The session's peer is known."""
@@ -202,27 +221,33 @@ class Table:
         _ENDPOINT_PORT.pack_into(self.memory, byte + _PEER_PORT_AT, peer[1])
         _ENDPOINT_ADDRESS.pack_into(self.memory, byte + _PEER_AT, peer[0])
         self.memory[byte + _PINNED_AT] = True
-        self.words[byte // 8] += 1
+        self._done(byte)
 
     def redirect(self, slot: int, server: tuple[bytes, int], source: tuple[bytes, int]) -> None:
-        """The session has another server, and another end of ours towards it; no pinned peer."""
-        at = self.at(slot)
+        """The session has another server, and another end of ours towards it; no pinned peer.
+        Damaged, and nothing has changed, where there is no record any more."""
+        byte = self.at(slot) * 8
+        found = _record(bytes(self.memory[byte : byte + RECORD_SIZE]))
+        record = replace(found, server=server, source=source, peer=None)
         self._step(slot)
-        raw = bytes(self.memory[at * 8 : at * 8 + RECORD_SIZE])
-        record = replace(_record(raw), server=server, source=source, peer=None)
-        _IDENTITY.pack_into(self.memory, at * 8 + _IDENTITY_AT, *_identity(record))
-        self.words[at] += 1
+        _IDENTITY.pack_into(self.memory, byte + _IDENTITY_AT, *_identity(record))
+        self._done(byte)
 
     def set_rule(self, slot: int, acl: int, generation: int) -> None:
         """The session is judged by another ACL from now on."""
         byte = self._step(slot)
         _RULE.pack_into(self.memory, byte + _RULE_AT, acl, generation)
-        self.words[byte // 8] += 1
+        self._done(byte)
 
     def _step(self, slot: int) -> int:
         at = self.at(slot)
         self.words[at] |= 1
         return at * 8
+
+    def _done(self, byte: int) -> None:
+        at = byte // 8
+        self.words[at + sense.SUM] = sense.sum_of(bytes(self.memory[byte : byte + RECORD_SIZE]))
+        self.words[at] = (self.words[at] + 1) & _WORD
 
     def add(self, record: Record) -> None:
         """An ended session's counters go into the totals."""
@@ -235,7 +260,7 @@ class Table:
         figures = self.totals()
         for _, record in self.records():
             for name, value in zip(_TOTALS_OF_RECORD, _totals_of(record), strict=True):
-                figures[name] += value
+                figures[name] = (figures[name] + value) & _WORD
         return figures
 
     def set_state(self, slot: int, state: State) -> None:
@@ -246,15 +271,44 @@ class Table:
         """Forget the session of the slot."""
         byte = self._step(slot)
         self.memory[byte + _STATE_AT] = State.FREE
-        self.words[byte // 8] += 1
+        self._done(byte)
+        self.words[byte // 8 + sense.SUM] = sense.NO_RECORD
 
     def state(self, slot: int) -> State:
-        """The slot's state; a half-written record counts as OPENING, for nobody relied on it."""
+        """The slot's state; a half-written record counts as OPENING, for nobody relied on it.
+        Damaged for one that there is not."""
         at = self.at(slot)
-        return State.OPENING if self.words[at] & 1 else State(self.memory[at * 8 + _STATE_AT])
+        if self.words[at] & 1:
+            return State.OPENING
+        state = self.memory[at * 8 + _STATE_AT]
+        if state > max(State):
+            raise Damaged(f"it has the state {state}")
+        return State(state)
+
+    def why(self, slot: int) -> str:
+        """What is wrong with a record that read() does not give."""
+        byte = self.at(slot) * 8
+        try:
+            _record(bytes(self.memory[byte : byte + RECORD_SIZE]))
+        except Damaged as problem:
+            return str(problem)
+        return "it is half-written"
+
+    def repair(self, slot: int, now: int) -> None:
+        """Moments to come and counters that ran over are no reason to lose a session."""
+        at, words = self.at(slot), self.words
+        for word in range(LAST_UPLOAD, DROPS_BASE + 1):
+            words[at + word] &= _SENSIBLE
+        for word in (LAST_UPLOAD, LAST_DOWNLOAD):
+            words[at + word] = min(words[at + word], now)
+
+    def repair_ids(self, most: int) -> None:
+        """No number comes twice, though `most` is in use."""
+        if not most < self.words[NEXT_ID] <= _SENSIBLE:
+            self.words[NEXT_ID] = most + 1
 
     def read(self, slot: int) -> Record | None:
-        """A consistent copy of the slot's record, or None when it is free or half-written."""
+        """A consistent copy of the slot's record; None: free, half-written or damaged."""
         at = self.at(slot)
         for _ in range(3):
             before = self.words[at]
@@ -262,8 +316,13 @@ class Table:
                 continue
             raw = bytes(self.memory[at * 8 : at * 8 + RECORD_SIZE])
             if self.words[at] == before:
-                record = _record(raw)
-                return None if record.state is State.FREE else record
+                if raw[_STATE_AT] == State.FREE:
+                    return None
+                try:
+                    return _record(raw)
+                except Damaged as problem:
+                    self.damaged(slot, str(problem))
+                    return None
         return None
 
     def count_live(self) -> int:
@@ -347,6 +406,7 @@ def _record(raw: bytes) -> Record:
         client, addressed, local, server, peer, source,
         interface, scope, opened, opened_wall,
     ) = _IDENTITY.unpack_from(raw, _IDENTITY_AT)  # fmt: skip
+    sense.check(raw, state, kind, client_size, server_size)
     last_up, uploads, up_bytes, last_down, *counters = _CHANGING.unpack_from(raw, LAST_UPLOAD * 8)
     return Record(
         number, State(state), kind, acl, generation, listener,

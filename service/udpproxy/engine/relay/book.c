@@ -211,21 +211,22 @@ void unlist_unanswered(struct worker *worker, struct session *session)
 
 void enter_port(struct relay *relay, struct session *session)
 {
-    uint32_t *first = relay->ports + session->record->source_port;
+    session->port = session->record->source_port;
+    uint32_t *first = relay->ports + session->port;
     session->same_port = *first;
     *first = slot_of(relay, session) + 1;
 }
 
 void leave_port(struct relay *relay, struct session *session)
 {
-    uint32_t *link = relay->ports + session->record->source_port;
+    uint32_t *link = relay->ports + session->port;
     uint32_t slot = slot_of(relay, session) + 1;
     while (*link && *link != slot)
         link = &relay->sessions[*link - 1].same_port;
     if (*link)
         *link = session->same_port;
     uint32_t count = __atomic_add_fetch(&relay->given_back_count, 1, __ATOMIC_RELAXED);
-    __atomic_store_n(relay->given_back + session->record->source_port, count, __ATOMIC_RELAXED);
+    __atomic_store_n(relay->given_back + session->port, count, __ATOMIC_RELAXED);
     if (relay->rest < MOST_RESTING)
         __atomic_add_fetch(&relay->rest, 1, __ATOMIC_RELAXED);
 }

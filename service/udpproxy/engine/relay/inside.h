@@ -86,6 +86,7 @@ struct session {
     uint32_t older, younger; // among those without an answer
     uint32_t next;           // ended, or of the same port of ours
     uint32_t same_port;
+    uint16_t port; // that one
     uint32_t told_after; // ended: so many events come first
 };
 

@@ -209,7 +209,15 @@ void relay_reserve(struct relay *relay, const uint8_t *taken)
             relay->free[relay->free_count++] = slot;
 }
 
-// Somebody died while he opened or closed a session here.
+// It was reserved for a session that cannot go on.
+void relay_free_slot(struct relay *relay, uint32_t slot)
+{
+    pthread_mutex_lock(&relay->book);
+    give_back(relay, slot);
+    pthread_mutex_unlock(&relay->book);
+}
+
+// Nobody's session is here any more.
 void relay_clear(struct relay *relay, uint32_t slot)
 {
     for (int family = 0; family < 2; family++)

@@ -166,6 +166,7 @@ void relay_hush(struct relay *relay);
 int relay_judge_by(struct relay *relay, uint64_t id, uint32_t slot, struct verdict *verdict);
 int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict);
 void relay_clear(struct relay *relay, uint32_t slot);
+void relay_free_slot(struct relay *relay, uint32_t slot);
 void relay_reserve(struct relay *relay, const uint8_t *taken);
 uint64_t relay_work(struct relay *relay, uint64_t now);
 uint32_t relay_sessions(struct relay *relay);

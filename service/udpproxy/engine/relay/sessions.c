@@ -105,6 +105,7 @@ void free_record(struct record *record)
     begin_change(record);
     record->state = FREE;
     end_change(record);
+    record->sum = UINT64_MAX; // fits nothing
 }
 
 // With the book locked.
@@ -336,17 +337,21 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
     struct record *record = session->record;
     struct listener *listener = listener_of(relay, record->listener);
     int fd = relay->sockets[record->server_size == 16][slot];
-    if (!listener || fd < 0)
+    if (!listener || listener->size != record->client_size || fd < 0)
         return 0;
     make_address(&session->client, record->client, record->client_size, record->client_port,
                  record->scope);
     struct worker *worker = relay->workers + worker_of(relay, &session->client);
     enter(worker);
+    session->fd = fd;
+    if (!poll_session(worker, session)) {
+        leave(worker);
+        return 0;
+    }
     __atomic_store_n(&session->id, record->id, __ATOMIC_RELAXED);
     session->verdict = verdict;
     session->listener = listener;
     use_listener(listener);
-    session->fd = fd;
     session->pinned = record->pinned;
     session->answered = record->downloads > 0;
     session->hash = hash_of(relay, listener, &session->client, record->addressed);
@@ -354,7 +359,6 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
     record->acl = verdict->acl;
     record->generation = verdict->generation;
     end_change(record);
-    poll_session(worker, session);
     begin(worker, session);
     if (record->state == OPEN)
         enter_key(worker, session);
@@ -384,6 +388,14 @@ static void aim(struct worker *worker, struct session *session, const union addr
     pthread_mutex_lock(&relay->book);
     leave_port(relay, session);
     pthread_mutex_unlock(&relay->book);
+    // From here on whoever comes after a crash connects it there anew: it has no port.
+    begin_change(record);
+    record->server_size = (uint8_t)packed_size(server);
+    record->server_port = port_of(server);
+    record->source_port = record->peer_port = record->pinned = 0;
+    memset(record->server, 0, 3 * sizeof record->server); // server, peer, source
+    memcpy(record->server, packed_of(server), packed_size(server));
+    end_change(record);
     reset_socket(session->fd, session->plain);
     session->fd = relay->sockets[is_v6(server)][slot];
     session->pinned = false;
@@ -394,12 +406,7 @@ static void aim(struct worker *worker, struct session *session, const union addr
         return;
     }
     begin_change(record);
-    record->server_size = (uint8_t)packed_size(server);
-    record->server_port = port_of(server);
     record->source_port = port_of(&own);
-    record->peer_port = record->pinned = 0;
-    memset(record->server, 0, 3 * sizeof record->server); // server, peer, source
-    memcpy(record->server, packed_of(server), packed_size(server));
     memcpy(record->source, packed_of(&own), packed_size(&own));
     end_change(record);
     pthread_mutex_lock(&relay->book);

@@ -32,6 +32,7 @@ enum total {
     DROPS_LISTENERS,
     DROPS_SESSIONS,
     RECORDS_DROPPED,
+    SESSIONS_LOST,
     TOTALS
 };
 
@@ -52,12 +53,13 @@ struct record {
     uint64_t last_upload, uploads, upload_bytes;
     uint64_t last_download, downloads, download_bytes;
     uint64_t stray, icmp, send_errors, drops_base;
-    uint64_t spare;
+    uint64_t sum;
 };
 
 _Static_assert(sizeof(struct record) == RECORD_SIZE, "a record has its size");
 _Static_assert(offsetof(struct record, last_upload) == 21 * 8, "what changes stands together");
 _Static_assert(offsetof(struct record, drops_base) == 30 * 8, "what changes stands together");
+_Static_assert(offsetof(struct record, sum) == 31 * 8, "the sum is the last word");
 
 // Between these two a reader sees a half-written record.
 static inline void begin_change(struct record *record)
@@ -66,8 +68,12 @@ static inline void begin_change(struct record *record)
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
+// Over what says whose session it is, as session/sense.py has it; the state is left out.
+uint64_t sum_of(const struct record *record);
+
 static inline void end_change(struct record *record)
 {
+    record->sum = sum_of(record);
     __atomic_store_n(&record->sequence, record->sequence + 1, __ATOMIC_RELEASE);
 }
 
