@@ -160,3 +160,36 @@ def test_a_child_that_floods(
                 exchange(kept, ("127.0.0.1", stage.port), b"goes on")
             time.sleep(0.05)
         ends_in_order(proxy)
+
+
+BROKEN = """
+import sys
+if sys.orig_argv[-3:-1] == ["udpproxy.child", {role!r}]:
+    from udpproxy.process.link import Link
+    real = Link.__init__
+    begun = []
+
+    def broken(self, reactor, sock, **others):
+        real(self, reactor, sock, **others)
+        begun.append(sock)
+        if len(begun) == 2:  # the first is the parent's
+            sock.send(b"nonsense")
+
+    Link.__init__ = broken
+"""
+
+
+@pytest.mark.parametrize("role", ["acr", "apr"])
+def test_a_way_that_was_broken_is_made_anew(
+    tmp_path: Path, zone: NameServer, echo: Echo, role: str
+) -> None:
+    """Both sides live, and know nothing of each other any more."""
+    stage = Stage(tmp_path, zone, echo, role)
+    (stage.lies / "sitecustomize.py").write_text(BROKEN.format(role=role))
+    with stage.proxy as proxy:
+        until(lambda: proxy.said(f"link to {role}: closed: not a message"))
+        until(lambda: answered(stage.named))
+        zone.host("x.test", "127.0.0.2")
+        until(lambda: proxy.said("x.test: 127.0.0.2, before 127.0.0.1"))
+        assert stage.ends() == {"reg": 0, "acr": 0, "apr": 0}
+        ends_in_order(proxy)

@@ -24,13 +24,20 @@ class Apr:
         self.loop = EpollLoop()
         self.answers: list[tuple[str, str, wire.Plain]] = []
         self.nonsense: list[str] = []
+        self.lost: list[bool] = []
         self.asking = self.another(3, self._answered)
         self._ends: list[socket.socket] = []
 
     def another(self, level: int, answered: Answered) -> Asking:
         """REG's side of it, that logs at that level."""
         logs = Logs("test", level)
-        return Asking(self.loop, logs, answered=answered, nonsense=self.nonsense.append)
+        return Asking(
+            self.loop,
+            logs,
+            answered=answered,
+            nonsense=self.nonsense.append,
+            lost=lambda: self.lost.append(True),
+        )
 
     def _answered(self, kind: str, name: str, value: wire.Plain) -> None:
         self.answers.append((kind, name, value))
@@ -116,7 +123,11 @@ def test_another_apr_is_asked_what_the_first_did_not_answer(apr: Apr) -> None:
     apr.asking.want("client", "one")
     first = apr.asked()
     assert list(first) == ["early", "one"]
+    apr.connect()
+    assert apr.lost == []  # another has come
+    first = apr.asked()
     apr.die()
+    assert apr.lost == [True]
     apr.asking.want("client", "two")
     apr.connect()
     assert list(apr.asked()) == ["early", "one", "two"]

@@ -144,11 +144,13 @@ class Children:
         """What a child tells unasked."""
         if news.what == "names" and peer.role == "acr":
             self._naming.heard(news.args.get("found"), self._config())
-        if news.what == "ready":
+        elif news.what == "way" and peer.role == "reg":
+            self._naming.way_lost(str(news.args.get("role")), self.peers)
+        elif news.what == "ready":
             self._supervisor.ready(peer.role)
             if peer.role == "reg":
                 self.running.set()
-                self._relays(str(news.args.get("engine")))
+                self._relays(wire.cut(str(news.args.get("engine"))))
 
     @property
     def words_ignored(self) -> int:

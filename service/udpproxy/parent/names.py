@@ -8,6 +8,7 @@ is not on it.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable, Iterator, Mapping
 
@@ -24,6 +25,8 @@ from udpproxy.resolver import resolved, system
 from udpproxy.resolver.resolved import Resolved
 
 HELPERS = ("acr", "apr")
+_REST = 1.0
+"""Seconds until a way that was lost is made anew."""
 
 
 def check_name_servers(config: Config) -> None:
@@ -53,8 +56,8 @@ class Found(Unresolved):
 
     def parts(self) -> Iterator[wire.Tell]:
         """For a child that starts."""
-        for part in resolved.parts(word for word in self._found.values() if word.addresses):
-            yield wire.Tell("known", {"found": part})
+        words = [word for word in self._found.values() if word.addresses]
+        return (wire.Tell("known", {"found": part}) for part in resolved.parts(words))
 
 
 class Naming:
@@ -64,6 +67,10 @@ class Naming:
         self._logs = logs
         self._resources = resources
         self._damper = Damper()
+        self._joined: dict[str, tuple[Peer, Peer]] = {}
+        """Who had the last way, by the helper's role."""
+        self._again: set[str] = set()
+        """Roles whose way is soon made anew."""
         self.found = Found()
         self.refused = 0
         """Words of ACR's that could not be read, or on names that nobody asked for."""
@@ -89,8 +96,7 @@ class Naming:
 
     def resume(self, link: Link) -> None:
         """What is known already, before the word to begin."""
-        for part in self.found.parts():
-            link.send(part)
+        link.pour((part, ()) for part in self.found.parts())
 
     def reloaded(self, config: Config, peers: Mapping[str, Peer]) -> None:
         """Another configuration: the helpers that are there take it over."""
@@ -103,6 +109,22 @@ class Naming:
                 except (LinkError, OSError) as problem:
                     # Whoever replaces it is told all of it.
                     link.fail(f"not told of another configuration: {problem}")
+
+    def way_lost(self, role: str, peers: Mapping[str, Peer]) -> None:
+        """REG says so. Where a side has ended, its successor gets another way as it comes; where
+        both live, one of them has broken the protocol, and the way is made anew after a rest."""
+        if role in HELPERS and role not in self._again:
+            self._again.add(role)
+            asyncio.get_running_loop().call_later(_REST, self._mend, role, peers)
+
+    def _mend(self, role: str, peers: Mapping[str, Peer]) -> None:
+        self._again.discard(role)
+        if self._joined.get(role) != (peers.get(role), peers.get("reg")):
+            return
+        try:
+            self._connect(role, peers)
+        except OSError:  # no descriptors: later
+            self.way_lost(role, peers)
 
     def look_up_all(self, config: Config) -> None:
         """Single mode: all names, here and now."""
@@ -124,7 +146,8 @@ class Naming:
         if role not in peers or "reg" not in peers:
             return
         ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for peer, end in zip((peers[role], peers["reg"]), ends, strict=True):
+        joined = self._joined[role] = peers[role], peers["reg"]
+        for peer, end in zip(joined, ends, strict=True):
             peer.link.send(wire.Lend("way", [{"role": role}]), [end.fileno()])
             end.close()
 

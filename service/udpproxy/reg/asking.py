@@ -39,11 +39,14 @@ class Asking:
         *,
         answered: Answered,
         nonsense: Callable[[str], None],
+        lost: Callable[[], None],
     ) -> None:
+        """`lost` is told where the way to APR is gone and no other has come."""
         self._reactor = reactor
         self._logs = logs
         self._answered = answered
         self._nonsense = nonsense
+        self._lost = lost
         self._link: Link | None = None
         self._numbers = itertools.count(1)
         self._wanted: dict[Need, float] = {}
@@ -155,3 +158,4 @@ class Asking:
         if link is self._link:
             self._link = None
             self._in_flight.clear()
+            self._lost()

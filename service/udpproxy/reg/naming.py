@@ -51,13 +51,26 @@ class Naming:
     """`known` is what the rules ask; `sessions` are there once REG relays. `blocking` (single mode)
     looks clients up at once."""
 
-    def __init__(self, reactor: Reactor, logs: Logs, blocking: Blocking | None) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        logs: Logs,
+        blocking: Blocking | None,
+        *,
+        lost: Callable[[str], None],
+    ) -> None:
+        """`lost` is told the role to which there is no way any more."""
         self._reactor = reactor
         self._logs = logs
         self.sessions: NamedSessions | None = None
         self._asking = Asking(
-            reactor, logs, answered=self._answered, nonsense=lambda why: self._ignore("apr", why)
+            reactor,
+            logs,
+            answered=self._answered,
+            nonsense=lambda why: self._ignore("apr", why),
+            lost=lambda: lost("apr"),
         )
+        self._way_lost = lost
         self._acr: Link | None = None
         self._room = WaitingRoom()
         self._ready: deque[tuple[Waiter, bool]] = deque()
@@ -105,8 +118,9 @@ class Naming:
         if self.sessions:
             self.sessions.close()
         self._asking.disconnect()
-        if self._acr:
-            self._acr.close()
+        acr, self._acr = self._acr, None
+        if acr:
+            acr.close()
         if self._timer:
             self._timer.cancel()
 
@@ -216,6 +230,7 @@ class Naming:
     def _lost(self, link: Link, reason: str) -> None:
         if link is self._acr:
             self._acr = None
+            self._way_lost("acr")
 
     def _answered(self, kind: str, name: str, value: wire.Plain) -> None:
         match kind, value:

@@ -57,7 +57,7 @@ class Reg:
         self._host: RelayHost | None = None
         self._relayed: Costly[dict[str, int]] | None = None
         """The engine's figures: with many sessions datagrams wait for them."""
-        self._naming = Naming(reactor, logs, blocking)
+        self._naming = Naming(reactor, logs, blocking, lost=self._way_lost)
         self._alive_at = 0.0
         self._followed = 0
         """The log level that the engine knows of."""
@@ -101,6 +101,10 @@ class Reg:
         self._notifier.stopping()
         self.close()
         self._link.close(why)
+
+    def _way_lost(self, role: str) -> None:
+        """The parent makes another, should its end have been no child's end."""
+        self._link.send(wire.Tell("way", {"role": role}))
 
     def _lost(self, link: Link, reason: str) -> None:
         self.close()

@@ -172,7 +172,7 @@ class Acr(Helper):
 
     def _tell(self, changes: list[Change], *, parent: bool = True) -> None:
         words = [Resolved(change.name, change.new, change.ttl) for change in changes]
-        for part in resolved.parts(words):
-            self.tell_reg(wire.Tell("names", {"found": part}))
-            if parent:
-                self.tell_parent(wire.Tell("names", {"found": part}))
+        news = [wire.Tell("names", {"found": part}) for part in resolved.parts(words)]
+        self.tell_reg(news)
+        if parent:
+            self.tell_parent(news)

@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,14 +104,14 @@ class Helper(ABC):
         """A signal came."""
         self.control.signalled(number)
 
-    def tell_reg(self, news: wire.Tell) -> None:
+    def tell_reg(self, news: Sequence[wire.Tell]) -> None:
         """As far as there is a way."""
         if self._way:
-            self._way.send(news)
+            self._way.pour((each, ()) for each in news)
 
-    def tell_parent(self, news: wire.Tell) -> None:
+    def tell_parent(self, news: Sequence[wire.Tell]) -> None:
         """News for whoever comes after us."""
-        self._link.send(news)
+        self._link.pour((each, ()) for each in news)
 
     def start(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """A task that close() cancels; a mistake in it ends the process."""
