@@ -23,7 +23,7 @@ _ROOM = {
     "refused-no-port": "the system gave no port or no route",
     "refused-own-socket": "it comes from a socket of this proxy",
 }
-MOST_CHATTER = 100
+MOST_CHATTER = 1000
 """Lines of level debug a second, of one kind and rule: a flood must not make a line each."""
 _PRESSURE_ON, _PRESSURE_OFF = 0.90, 0.75
 
