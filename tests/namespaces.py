@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -67,6 +68,12 @@ class Network:
     def name(self, host: str) -> str:
         """The namespace's, for `ip -n`."""
         return self._name(host)
+
+    def hardware(self, host: str) -> str:
+        """The address of its eth0 on the wire."""
+        words = [tool("ip"), "-json", "-n", self._name(host), "link", "show", "eth0"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        return str(json.loads(done.stdout)[0]["address"])
 
     def prefix(self, host: str) -> list[str]:
         """What makes a command run on that host."""

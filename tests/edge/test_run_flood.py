@@ -1,7 +1,6 @@
 """Strangers that nobody can stop from sending: the service and its sessions go on.
 
-FLOOD_SECONDS=60 makes each flood that long and tries more of them; each adds a line to the table
-that is printed at the end (-s).
+FLOOD_SECONDS=60 makes each flood that long; each prints a line of a table (-s).
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from namespaces import Network
 from proxy import Proxy, Row, config, until
 
 SECONDS = float(os.environ.get("FLOOD_SECONDS", "8"))
-LONG = SECONDS > 10
 _SLOTS = 4000
 _WHERE = (
     "refused-table-full", "refused-per-client", "refused-no-port", "refused-own-socket",
@@ -141,8 +139,7 @@ def _flooded(
         target, sources, host = ("127.0.0.1", 5000), "127.64.0.0/10", "proxy"
     elif way == "veth6":
         target, sources = ("fd71::1", 5000), "fd71::10:0/112"
-        done = network.on("proxy", lambda: Path("/sys/class/net/eth0/address").read_text())
-        device, hardware = "eth0", done.strip()
+        device, hardware = "eth0", network.hardware("proxy")
     with _served(network), Proxy(directory, text, prefix=network.prefix("proxy")) as proxy:
         known = network.on("proxy", lambda: Known((_LISTEN, 5000), address=_KNOWN))
         known.begin()
@@ -225,4 +222,15 @@ def test_level_debug_does_not_log_a_flood_line_by_line(
     accepted = done.said("UDPP-821-D")
     assert 1000 <= len(accepted) <= 1000 * (SECONDS + 4)
     assert len(done.log) < 3000 * (SECONDS + 4)
+    assert done.unaccounted() == 0
+
+
+@pytest.mark.parametrize("way", ["loopback", "veth", "veth6"])
+def test_the_flood_arrives_by_each_way(
+    way: str, network: Network, program: Path, tmp_path: Path
+) -> None:
+    """The sender itself: else a flood that nobody notices would pass for one that does no harm."""
+    text = _text(NAMES[-1], "", pattern=False)
+    done = _flooded(network, program, tmp_path, text, rate=5000, seconds=2.0, way=way)
+    assert done.reg["sessions-opened"] == _SLOTS
     assert done.unaccounted() == 0
