@@ -10,7 +10,7 @@ import pytest
 
 from system.machine import Machine
 from system.package import Package
-from system.service import CHILDREN, Instance, install, serve_echo
+from system.service import CHILDREN, ROLES, Instance, install, serve_echo
 from system.waiting import until
 
 RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
@@ -140,7 +140,9 @@ def test_our_policy_opens_no_other_service(on_a_bus: Instance) -> None:
 
 
 INTRUDER = """
-import json, os, socket, sys
+import json, os, signal, socket, sys
+
+parent, instance, hello = sys.argv[1:]
 
 def tried(what):
     try:
@@ -148,12 +150,25 @@ def tried(what):
     except OSError as problem:
         return type(problem).__name__
 
-def connect(path):
-    socket.socket(socket.AF_UNIX).connect(path)
+def connect(path, kind=socket.SOCK_STREAM):
+    sock = socket.socket(socket.AF_UNIX, kind)
+    sock.connect(path)
+    return sock
+
+def said_hello():
+    sock = connect(f"/run/udp-proxy/{instance}/children.sock", socket.SOCK_SEQPACKET)
+    sock.settimeout(5)
+    sock.send(hello.encode())
+    return sock.recv(100000)
 
 print(json.dumps({
     "instances": os.listdir("/run/udp-proxy"),
     "bus": tried(lambda: connect("/run/dbus/system_bus_socket")),
+    "command": tried(
+        lambda: connect(f"/run/udp-proxy/{instance}/control.sock", socket.SOCK_SEQPACKET)
+    ),
+    "signal": tried(lambda: os.kill(int(parent), signal.SIGCONT)),
+    "role": tried(said_hello),
     }))
 """
 
@@ -187,8 +202,17 @@ def inside(instance: Instance, role: str, script: str, *words: str) -> dict[str,
 
 
 @pytest.mark.parametrize("role", CHILDREN)
-def test_a_child_sees_no_bus_and_no_other_instance(two_instances: Instance, role: str) -> None:
-    assert inside(two_instances, role, INTRUDER) == {
+def test_a_child_can_only_be_a_child(two_instances: Instance, role: str) -> None:
+    another = "acr" if role == "reg" else "reg"
+    hello = json.dumps({"": "hello", "role": another, "version": "0"}, separators=(",", ":"))
+    before = {each: two_instances.pid(each) for each in ROLES}
+    words = (str(before["parent"]), two_instances.name, f"'{hello}'")
+    assert inside(two_instances, role, INTRUDER, *words) == {
         "instances": ["dns"],
         "bus": "PermissionError",
+        "command": "PermissionError",
+        "signal": "PermissionError",
+        "role": "b''",
     }
+    assert {each: two_instances.pid(each) for each in ROLES} == before
+    assert two_instances.messages("UDPS-205-W")

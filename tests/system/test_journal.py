@@ -97,7 +97,7 @@ def test_a_file_that_is_rotated(host: Machine, dns: Instance, rules: str) -> Non
 
     assert any("UDPS-100-I ready" in line for line in lines())
     mode = host.run("stat", "--format=%U %A", FILE).stdout
-    assert mode == "udp-proxy -rw-------\n"  # UMask=0077
+    assert mode == "udp-proxy -rw-rw----\n"  # the children are of the group
     with load(host, 5, 100):
         host.run("logrotate", "--force", "/etc/logrotate.d/udp-proxy")
         until(lambda: len(lines()) == len(ROLES))

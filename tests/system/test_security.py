@@ -86,7 +86,10 @@ def test_what_a_process_has(dns: Instance, role: str) -> None:
     process = Path("/proc", str(dns.pid(role)))
     status = dns.machine.run("cat", str(process / "status")).stdout
     fields = {line.split(":")[0]: line.split()[1:] for line in status.splitlines()}
-    number = dns.machine.run("id", "--user", "udp-proxy").stdout.strip()
+    user = "udp-proxy" if role == "parent" else "udp-proxy-child"
+    number = dns.machine.run("id", "--user", user).stdout.strip()
+    group = dns.machine.run("id", "--group", "udp-proxy").stdout.strip()
+    assert set(fields["Gid"]) == {group}
     assert set(fields["Uid"]) == {number}
     for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb"):
         assert int(fields[name][0], 16) == 0
@@ -104,7 +107,7 @@ def test_what_others_can_see(dns: Instance) -> None:
     places = ["/etc/udp-proxy", "/var/log/udp-proxy", "/run/udp-proxy/dns"]
     modes = dns.machine.run("stat", "--format=%A %U %G", *places).stdout.splitlines()
     assert modes[0] == "drwxr-x--- root udp-proxy"
-    assert modes[1:] == ["drwxr-x--- udp-proxy udp-proxy"] * 2
+    assert modes[1:] == [f"drwx{rest}--- udp-proxy udp-proxy" for rest in ("rwx", "r-x")]
     for user in ("alice", "bob"):
         words = ["udp-proxy", "ctl", "dns", "terminate", "--runtime-dir", places[2]]
         refused = dns.machine.unit_run(*words, user=user, check=False)

@@ -19,6 +19,8 @@ def test_who_is_trusted() -> None:
     assert [RIGHTS.trusted(each) for each in (ROOT, ALICE, BOB)] == [True, False, True]
     assert Rights(group=None, user=1000).trusted(ALICE)
     assert not Rights(group=None, user=None).trusted(BOB)
+    assert not Rights(group=500, user=None, never=BOB.uid).trusted(BOB)
+    assert Rights(group=500, user=None, never=BOB.uid).trusted(ROOT)
 
 
 def shares(caller: Caller) -> tuple[access.Share, ...]:

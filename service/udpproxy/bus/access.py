@@ -36,9 +36,13 @@ class Rights:
 
     group: int | None
     user: int | None
+    never: int | None = None
+    """The user of children, whose group is the same."""
 
     def trusted(self, caller: Caller) -> bool:
         """May he do everything?"""
+        if caller.uid == self.never is not None:
+            return False
         return caller.uid in (0, self.user) or self.group in caller.groups
 
 

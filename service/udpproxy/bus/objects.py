@@ -92,14 +92,16 @@ class Bus:
         session: bool,
         open_methods: frozenset[str],
         allowed_group: int | None,
+        children: int | None = None,
     ) -> None:
-        """`objects`: paths and the interfaces of each. `open_methods` are for everybody."""
+        """`objects`: paths and the interfaces of each. `open_methods` are for everybody, and
+        nothing else for the user `children`."""
         self._name = name
         self._objects = objects
         self._service = service
         self._type = BusType.SESSION if session else BusType.SYSTEM
         self._open_methods = open_methods
-        self._rights = Rights(allowed_group, os.getuid() if session else None)
+        self._rights = Rights(allowed_group, os.getuid() if session else None, children)
         self._contracts = {each: contract(each) for several in objects.values() for each in several}
         self._bus: Connection | None = None
         self._silent = False

@@ -24,7 +24,7 @@ from udpproxy.process import messages, wire
 from udpproxy.process.control import Control
 from udpproxy.process.logs import SOON, Logs
 from udpproxy.process.notify import Notifier
-from udpproxy.process.privileges import group_number
+from udpproxy.process.privileges import group_number, user_number
 from udpproxy.process.signals import Signals
 
 
@@ -170,6 +170,7 @@ class Parent:
             session=self._setting.session_bus,
             open_methods=OPEN_METHODS,
             allowed_group=group_number("udp-proxy"),
+            children=user_number("udp-proxy-child"),
         )
         self._systemd = Systemd(self._bus, self._setting.instance)
 

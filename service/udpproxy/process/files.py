@@ -16,7 +16,7 @@ from udpproxy.process.sinks import Entry, Sink
 
 # Without O_NONBLOCK a pipe in the file's place could keep us waiting.
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
-_MODE = 0o640
+_MODE = 0o660
 
 
 def give(path: Path, uid: int, gid: int) -> None:

@@ -189,6 +189,14 @@ class Account:
             raise UnitError("user", "only root can become somebody else") from None
 
 
+def user_number(user: str) -> int | None:
+    """The user's number, None where the system does not know him."""
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return None
+
+
 def group_number(group: str) -> int | None:
     """The group's number, None where the system does not know it."""
     try:
