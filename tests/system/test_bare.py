@@ -83,7 +83,7 @@ def test_nothing_of_systemd_is_there(container: Bare) -> None:
     for path in ("/run/systemd", "/run/dbus", "/dev/log"):
         assert container.run("test", "-e", path, check=False).returncode == 1
     shown = container.run("stat", "-c", "%U %G %a", "/var/log/udp-proxy").stdout
-    assert shown == "udp-proxy udp-proxy 750\n"
+    assert shown == "udp-proxy udp-proxy 770\n"
 
 
 @pytest.mark.parametrize("target", ["file", "syslog"])
@@ -186,7 +186,7 @@ def test_the_packages_logrotate(container: Bare) -> None:
     assert ["UDPP-888-I" in text[-1] for text in texts] == [True, True, True, False]
     assert all("UDPS-301-I" in line for text in texts[1:] for line in text[:2])
     shown = container.run("stat", "-c", "%U %G %a", FILE, f"{FILE}.1.gz").stdout
-    assert shown == "udp-proxy udp-proxy 640\n" * 2
+    assert shown == "udp-proxy udp-proxy 660\n" * 2
     container.run("sh", "-c", f"rm -r {FILE}.* /run/udp-proxy/gone")
 
 

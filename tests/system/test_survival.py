@@ -213,7 +213,7 @@ def test_a_child_without_a_parent_leaves_for_good(host: Machine) -> None:
     assert (ghost.state("reg"), ghost.state()) == ("failed", "inactive")
     assert ghost.show("ExecMainStatus", "reg") == "69"
     (said,) = ghost.messages("UDPS-520-E", "reg")
-    assert "/run/udp-proxy/ghost/control.sock" in said
+    assert "/run/udp-proxy/ghost/children.sock" in said
 
 
 def test_stop_in_a_crash_loop_stays_stopped(host: Machine) -> None:
