@@ -16,7 +16,13 @@ from udpproxy.process.sinks import Entry, Sink
 
 # Without O_NONBLOCK a pipe in the file's place could keep us waiting.
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
-_MODE = 0o660
+_MODE, _SHARED_MODE = 0o640, 0o660
+
+
+def _mode(path: Path) -> int:
+    """Of a file that is made: the group may write to it where the group may make files beside it,
+    as it is with units, whose children have a user of their own."""
+    return _SHARED_MODE if path.parent.stat().st_mode & stat.S_IWGRP else _MODE
 
 
 def give(path: Path, uid: int, gid: int) -> None:
@@ -26,7 +32,7 @@ def give(path: Path, uid: int, gid: int) -> None:
         with paths.directory(path.parent) as above:
             if not above.private:
                 return
-            descriptor = paths.open_in(above, path, _FLAGS, _MODE)
+            descriptor = paths.open_in(above, path, _FLAGS, _mode(path))
     except OSError as problem:
         raise type(problem)(problem.errno, problem.strerror, str(path)) from None
     try:
@@ -45,7 +51,7 @@ class FileSink(Sink):
         """OSError where the file cannot be written."""
         super().__init__(who)
         self._path = path
-        self._fd = paths.open_file(path, _FLAGS, _MODE)
+        self._fd = paths.open_file(path, _FLAGS, _mode(path))
 
     @property
     def waiting(self) -> int:
@@ -55,7 +61,7 @@ class FileSink(Sink):
     def reopen(self) -> None:
         """The file by its name; OSError, and the old one stays open, where that fails."""
         self.held = False
-        fresh = paths.open_file(self._path, _FLAGS, _MODE)
+        fresh = paths.open_file(self._path, _FLAGS, _mode(self._path))
         os.close(self._fd)
         self._fd = fresh
         self.flush()
