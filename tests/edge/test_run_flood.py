@@ -114,6 +114,22 @@ class Outcome:
         return self.sent + self.known.lost - opened - counted
 
 
+def settled(proxy: Proxy) -> None:
+    """The last strangers have been dealt with, and REG's figures, which may be a second old, say
+    so: they stand still. The known clients go on, and are never among these."""
+
+    def read() -> dict[str, object]:
+        reg = proxy.info("reg")
+        return {name: reg.get(name) for name in (*_WHERE, "sessions-opened", "sessions-waiting")}
+
+    def stands_still() -> bool:
+        before = read()
+        time.sleep(1.1)
+        return read() == before and before["sessions-waiting"] == 0
+
+    until(stands_still)
+
+
 @contextlib.contextmanager
 def _served(network: Network) -> Iterator[Echo]:
     """The known clients' server; the strangers' takes what comes and says nothing."""
@@ -153,6 +169,7 @@ def _flooded(
                 sent = flood.result(seconds + 60)["sent"]
             time.sleep(0.5)
             until(lambda: proxy.info("reg").get("sessions-waiting") == 0)
+            settled(proxy)
         after = proxy.reg_pid
         info = until(lambda: proxy.info())
         reg = proxy.info("reg")
