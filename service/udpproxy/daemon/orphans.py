@@ -1,28 +1,51 @@
 """Children of a daemon that was killed. The kernel kills them with it; that may take a moment, in
-which they still hold its ports."""
+which they still hold its ports. One that hung before it could ask the kernel for that is killed
+here."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 LIMIT = 3.0
 """Seconds to wait for them."""
+_KILL_LIMIT = 1.0
+"""Seconds that the system may take to end those that were killed."""
 
 
 def wait(session: int, limit: float = LIMIT) -> bool:
-    """Until no child of the daemon with that number is left; False: they are there after `limit`
-    seconds. A session's number is given to nobody else while it has a process."""
-    if not session:
+    """Until no child of the daemon with that number is left; those that are there after `limit`
+    seconds are killed. False: even that was in vain. A session's number is given to nobody else
+    while it has a process."""
+    if not session or _gone(session, limit):
         return True
+    for pid in list(_children(session)):
+        _kill(session, pid)
+    return _gone(session, _KILL_LIMIT)
+
+
+def _gone(session: int, limit: float) -> bool:
     deadline = time.monotonic() + limit
     while any(_children(session)):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.01)
     return True
+
+
+def _kill(session: int, pid: int) -> None:
+    """Only that very process: it is looked at again once nobody else can have its number."""
+    with contextlib.suppress(OSError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            if pid in _children(session):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
 
 
 def _children(session: int) -> Iterator[int]:
