@@ -22,7 +22,11 @@ _MODE, _SHARED_MODE = 0o640, 0o660
 def _mode(path: Path) -> int:
     """Of a file that is made: the group may write to it where the group may make files beside it,
     as it is with units, whose children have a user of their own."""
-    return _SHARED_MODE if path.parent.stat().st_mode & stat.S_IWGRP else _MODE
+    try:
+        shared = path.parent.stat().st_mode & stat.S_IWGRP
+    except OSError:
+        return _MODE  # to open the file says better what is wrong
+    return _SHARED_MODE if shared else _MODE
 
 
 def give(path: Path, uid: int, gid: int) -> None:
