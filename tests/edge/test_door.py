@@ -415,7 +415,7 @@ def test_the_fork_supervisor_knows_its_processes(tmp_path: Path) -> None:
 
 
 def test_a_question_to_one_that_falls(tmp_path: Path) -> None:
-    """It may have fallen by the question: only one that had gone before is replaced."""
+    """It may have fallen by the question: only one that has not read it is replaced."""
 
     async def story(world: World) -> None:
         with await world.connect("children.sock") as sock:
@@ -432,6 +432,24 @@ def test_a_question_to_one_that_falls(tmp_path: Path) -> None:
             await until(lambda: len(world.peers) == 2)
         with pytest.raises(PeerLost):
             await world.peers[1].ask("kill", {"session": 1})
+
+        with await world.connect("children.sock") as sock:
+            sock.send(wire.encode(wire.Hello("reg", "x")))
+            await until(lambda: len(world.peers) == 3)
+            asked = asyncio.ensure_future(world.peers[2].ask("kill", {"session": 1}))
+            await asyncio.sleep(0)  # it is there, and nobody has read it
+        with pytest.raises(PeerLost):
+            await asked
+
+        with await world.connect("children.sock") as sock:
+            sock.send(wire.encode(wire.Hello("reg", "x")))
+            await until(lambda: len(world.peers) == 4)
+            both = [asyncio.ensure_future(world.peers[3].ask("info", {})) for _ in range(2)]
+            await asyncio.get_running_loop().sock_recv(sock, 1000)
+        for one in both:
+            with pytest.raises(LinkError, match="while it was asked") as caught:
+                await one
+            assert not isinstance(caught.value, PeerLost)
 
     lived(tmp_path, story)
 

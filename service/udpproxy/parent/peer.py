@@ -14,8 +14,8 @@ LIMIT = 2.0
 
 
 class PeerLost(LinkError):
-    """It had gone before it was asked: whoever replaces it can be asked. One that was there may
-    have ended of this very question, which its successor is spared."""
+    """It went without having read the question: whoever replaces it can be asked. One that read it
+    may have ended of this very question, which its successor is spared."""
 
 
 class Peer:
@@ -26,10 +26,11 @@ class Peer:
         self.link = link
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[wire.Plain]] = {}
+        self._unread = False
 
     async def ask(self, verb: str, args: dict[str, wire.Plain], limit: float = LIMIT) -> wire.Plain:
         """The answer; InvalidArgument where the child refuses, LinkError where it is silent or
-        goes, PeerLost where it has gone."""
+        goes, PeerLost where it has not read it."""
         number = next(self._numbers)
         gone = self.link.gone
         future = self._asked[number] = asyncio.get_running_loop().create_future()
@@ -39,7 +40,7 @@ class Peer:
         except TimeoutError:
             raise LinkError(f"{self.role} does not answer") from None
         except PeerLost:
-            if gone:
+            if gone or self._unread:
                 raise
             raise LinkError(f"{self.role} ended while it was asked: try again") from None
         finally:
@@ -57,6 +58,8 @@ class Peer:
 
     def lost(self, reason: str) -> None:
         """Nobody will answer any more."""
+        # Of several questions it may have read the first.
+        self._unread = self.link.unread and len(self._asked) == 1
         for future in self._asked.values():
             if not future.done():
                 future.set_exception(PeerLost(f"{self.role}: {reason}"))

@@ -85,6 +85,8 @@ class Link:
         self._counted_at = time.monotonic()
         self._over_since: float | None = None
         self._rest: Timer | None = None
+        self.unread = False
+        """Did the other side leave without having read all that we sent?"""
         self._open = True
         reactor.add_reader(sock.fileno(), self._readable)
 
@@ -233,6 +235,8 @@ class Link:
             except BlockingIOError:
                 return
             except OSError as problem:
+                # So the kernel says it of a UNIX socket that was closed with something to read.
+                self.unread = problem.errno == errno.ECONNRESET
                 self.close(os.strerror(problem.errno or 0))
                 return
             taken += len(packet)
