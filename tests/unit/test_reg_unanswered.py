@@ -7,7 +7,7 @@ from pathlib import Path
 
 from udpproxy.config.model import Log
 from udpproxy.process.logs import Logs
-from udpproxy.reg.unanswered import MOST_TOLD, Unanswered
+from udpproxy.reg.unanswered import MOST_TOLD, TOLD_A_SECOND, Unanswered
 from udpproxy.session.limits import EVICTIONS_AT_ONCE, NS_PER_EVICTION, Evictions
 from udpproxy.session.reasons import Reason
 
@@ -35,7 +35,7 @@ class Shelf:
         self._logs.close()
 
 
-def test_a_flood_leaves_ten_records_and_a_number_a_second(tmp_path: Path) -> None:
+def test_a_flood_leaves_some_records_then_a_few_and_a_number_a_second(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
     assert shelf.end(1000) == MOST_TOLD
     shelf.unanswered.look()
@@ -44,10 +44,22 @@ def test_a_flood_leaves_ten_records_and_a_number_a_second(tmp_path: Path) -> Non
     shelf.unanswered.look()
     shelf.unanswered.look()
     assert shelf.numbers() == [1000 - MOST_TOLD]
-    assert shelf.end(20, Reason.UNREACHABLE) == MOST_TOLD
-    assert shelf.end(20, Reason.UNRESOLVED, rule="another") == MOST_TOLD
+    assert shelf.end(20, Reason.UNREACHABLE) == TOLD_A_SECOND
+    assert shelf.end(30, Reason.UNRESOLVED, rule="another") == MOST_TOLD
     shelf.unanswered.finish()
-    assert shelf.numbers() == [1000 - MOST_TOLD, 10, 10]
+    assert shelf.numbers() == [1000 - MOST_TOLD, 20 - TOLD_A_SECOND, 30 - MOST_TOLD]
+    shelf.now += 3600.0
+    assert shelf.end(1000) == MOST_TOLD
+    shelf.close()
+
+
+def test_a_second_counts_once_however_often_it_is_asked_for(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    told = 0
+    for _ in range(600):
+        told += shelf.end(10)
+        shelf.now += 0.1
+    assert MOST_TOLD + 59 <= told <= MOST_TOLD + 60
     shelf.close()
 
 

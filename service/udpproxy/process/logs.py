@@ -281,33 +281,22 @@ class Logs:
 
 
 class Damper:
-    """At most one line, or `most`, a second for each key; how many were held back comes with the
-    next."""
+    """At most one line a second for each key; how many were held back comes with the next."""
 
-    def __init__(self, interval: float = 1.0, most: int = 1) -> None:
+    def __init__(self, interval: float = 1.0) -> None:
         self._interval = interval
-        self._most = most
-        self._last: dict[object, tuple[float, int]] = {}
-        """Since when, and how many lines there were."""
+        self._last: dict[object, float] = {}
         self._held: dict[object, int] = {}
 
-    def passes(self, key: object, count: int = 1) -> str | None:
+    def passes(self, key: object, count: int = 1, *, always: bool = False) -> str | None:
         """`count` lines; None: hold them back. Else what to append: "" or " (N more held back)"."""
         now = time.monotonic()
-        since, told = self._last.get(key, (-1e9, 0))
-        if now - since >= self._interval:
-            since, told = now, 0
-        if told >= self._most:
+        if not always and now - self._last.get(key, -1e9) < self._interval:
             self._held[key] = self._held.get(key, 0) + count
             return None
-        self._last[key] = since, told + 1
+        self._last[key] = now
         held = self._held.pop(key, 0) + count - 1
         return f" ({held} more held back)" if held else ""
-
-    def holds(self, key: object) -> bool:
-        """Would it hold back a line just now?"""
-        since, told = self._last.get(key, (-1e9, 0))
-        return told >= self._most and time.monotonic() - since < self._interval
 
 
 _REPLACED_PATIENCE = 60.0

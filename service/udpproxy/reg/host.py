@@ -9,6 +9,8 @@ from udpproxy.engine import sockets
 from udpproxy.engine.interface import ListenerSocket, Treatment, Verdict, Wait, Way
 from udpproxy.process import messages
 from udpproxy.process.logs import Damper, Logs
+from udpproxy.process.loop import Reactor
+from udpproxy.reg.chatter import Chatter
 from udpproxy.reg.extensions import Extensions
 from udpproxy.reg.unanswered import Unanswered
 from udpproxy.reg.verdicts import Verdicts
@@ -23,8 +25,6 @@ _ROOM = {
     "refused-no-port": "the system gave no port or no route",
     "refused-own-socket": "it comes from a socket of this proxy",
 }
-MOST_CHATTER = 1000
-"""Lines of level debug a second, of one kind and rule: a flood must not make a line each."""
 _PRESSURE_ON, _PRESSURE_OFF = 0.90, 0.75
 
 Keep = Callable[[Wait, ListenerSocket, tuple[str, int], Way, bytes], None]
@@ -34,7 +34,9 @@ class RelayHost:
     """See engine.interface.Host. `verdicts` changes with a reload; `keep` takes the datagrams
     that wait for a name."""
 
-    def __init__(self, logs: Logs, table: Table, verdicts: Verdicts, keep: Keep) -> None:
+    def __init__(
+        self, reactor: Reactor, logs: Logs, table: Table, verdicts: Verdicts, keep: Keep
+    ) -> None:
         self.verdicts = verdicts
         self.extensions = Extensions(logs, table, self.port)
         self.extensions.configure(verdicts.config)
@@ -42,7 +44,7 @@ class RelayHost:
         self._logs = logs
         self._table = table
         self._damper = Damper()
-        self._chatter = Damper(most=MOST_CHATTER)
+        self._chatter = Chatter(reactor)
         self._unanswered = Unanswered(logs)
         self._ports: dict[int, int] = {}
         self._pressed = False
@@ -113,17 +115,15 @@ class RelayHost:
     def _accepted(self, client: str, name: str) -> None:
         if not self._logs.seen(messages.ACCEPTED):
             return
-        held = self._chatter.passes(("accepted", name))
+        held = self._chatter.passes(("accepted", name), pressed=self._pressed)
         if held is not None:
             self._logs.say(messages.ACCEPTED, client, name, held, CLIENT_ADDR=client, RULE=name)
 
     def lasting(self, listener: ListenerSocket, client: str, addressed: str) -> tuple[int, int]:
         """See engine.interface.Lasting; at level debug each session is asked for, and logged, as
         long as they are few."""
-        if self._logs.seen(messages.ACCEPTED):
-            acl, _ = self.verdicts.decide(listener, client, addressed)
-            if not self._chatter.holds(("accepted", acl.name if acl else "-")):
-                return 0, 0
+        if self._logs.seen(messages.ACCEPTED) and not self._chatter.crowded:
+            return 0, 0
         return self.verdicts.lasting(listener, client, addressed)
 
     def denied(self, listener: ListenerSocket, client: str, addressed: str, count: int) -> None:
@@ -161,7 +161,7 @@ class RelayHost:
         """A session was opened."""
         if not self._logs.seen(messages.OPENED):
             return
-        held = self._chatter.passes(("opened", verdict.rule))
+        held = self._chatter.passes(("opened", verdict.rule), pressed=self._pressed)
         if held is not None:
             self._logs.say(
                 messages.OPENED,

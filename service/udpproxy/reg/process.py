@@ -192,7 +192,7 @@ class Reg:
         self._naming.configure(config)
         table.words[STARTS] = (table.words[STARTS] + 1) % (1 << 63)
         verdicts = Verdicts(config, generation, self._naming.known, self._lent.versions)
-        host = self._host = RelayHost(self._logs, table, verdicts, self._naming.wait)
+        host = self._host = RelayHost(self._reactor, self._logs, table, verdicts, self._naming.wait)
         engine = engines.make(self._reactor, table, Pool(self._lent.carriers), host, config)
         self._engine = engine
         engine.segment(on=segmentation == "auto")

@@ -12,8 +12,10 @@ from udpproxy.process import messages
 from udpproxy.process.logs import Logs
 from udpproxy.session.reasons import Reason
 
-MOST_TOLD = 10
-"""In full, of a rule and second: enough to see who it is."""
+MOST_TOLD = 20
+"""In full, of a rule: enough to see who it is."""
+TOLD_A_SECOND = 1
+"""So many more may be later: a minute of a flood makes less than 100 kB."""
 
 _CHEAP = frozenset((Reason.EVICTED, Reason.UNREACHABLE, Reason.UNRESOLVED))
 """These alone free a slot at once, so that another forged datagram can have it."""
@@ -23,7 +25,7 @@ _SECOND = 1.0
 @dataclass(slots=True)
 class _Count:
     since: float
-    told: int = 0
+    left: int = MOST_TOLD
     held: int = 0
 
 
@@ -41,12 +43,14 @@ class Unanswered:
             return True
         count = self._counts.get(rule)
         now = self._clock()
-        if count is None or now - count.since >= _SECOND:
-            if count:
-                self._say(rule, count)
+        if count is None:
             count = self._counts[rule] = _Count(now)
-        if count.told < MOST_TOLD:
-            count.told += 1
+        elif seconds := int((now - count.since) / _SECOND):
+            self._say(rule, count)
+            count.left = min(MOST_TOLD, count.left + seconds * TOLD_A_SECOND)
+            count.since += seconds * _SECOND
+        if count.left:
+            count.left -= 1
             return True
         count.held += 1
         return False
