@@ -36,6 +36,7 @@ class Peer:
         future = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
             self.link.send(wire.Ask(number, verb, args))
+            gone |= self.link.undelivered
             return await asyncio.wait_for(future, limit)
         except TimeoutError:
             raise LinkError(f"{self.role} does not answer") from None

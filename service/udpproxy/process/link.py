@@ -85,6 +85,8 @@ class Link:
         self._counted_at = time.monotonic()
         self._over_since: float | None = None
         self._rest: Timer | None = None
+        self.undelivered = False
+        """Had the other side left when we sent something?"""
         self.unread = False
         """Did the other side leave without having read all that we sent?"""
         self._open = True
@@ -195,6 +197,7 @@ class Link:
         except BlockingIOError:
             return False
         except ConnectionError:
+            self.undelivered = True
             return True  # the other side is gone; reading will say so in its turn
         except OSError as problem:
             self.fail(os.strerror(problem.errno or 0))
