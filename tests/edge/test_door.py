@@ -414,6 +414,29 @@ def test_the_fork_supervisor_knows_its_processes(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_question_to_one_that_leaves_just_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the look whether it is there, before the question is sent."""
+
+    async def story(world: World) -> None:
+        with await world.connect("children.sock") as sock:
+            sock.send(wire.encode(wire.Hello("reg", "x")))
+            await until(lambda: world.peers)
+            link = world.peers[0].link
+            send = link.send
+
+            def late(message: wire.Message) -> None:
+                sock.close()
+                send(message)
+
+            monkeypatch.setattr(link, "send", late)
+            with pytest.raises(PeerLost):
+                await world.peers[0].ask("kill", {"session": 1})
+
+    lived(tmp_path, story)
+
+
 def test_a_question_to_one_that_falls(tmp_path: Path) -> None:
     """It may have fallen by the question: only one that has not read it is replaced."""
 
