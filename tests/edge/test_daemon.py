@@ -379,6 +379,36 @@ def test_sockets_and_links_are_no_pid_files(daemon: Daemon) -> None:
         assert daemon.result("start") == FAILED
 
 
+@pytest.mark.parametrize("which", ["pid_file", "guard_file"])
+def test_hard_links_are_no_files_of_a_daemon(daemon: Daemon, which: str) -> None:
+    """Where an account can put one, root would write, or lock, what it names."""
+    victim = daemon.directory.parent / "victim"
+    victim.touch()
+    getattr(daemon, which).hardlink_to(victim)
+    done = daemon.do("start")
+    assert (done.returncode, "another name" in done.stderr) == (FAILED, True)
+    assert victim.read_bytes() == b""
+
+
+@pytest.mark.parametrize("action", ["stop", "signal"])
+def test_file_of_an_account_that_names_a_process_of_another(daemon: Daemon, action: str) -> None:
+    """Its descriptor can be sent to anybody, who then has the file open and locked."""
+    with (
+        daemon.pid_file.open("w+b") as file,
+        subprocess.Popen(["sleep", "60"], pass_fds=[file.fileno()]) as victim,
+    ):
+        try:
+            os.fchown(file.fileno(), NOBODY, NOBODY)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            os.pwrite(file.fileno(), b"%d\n" % victim.pid, 0)
+            options = {"stop": ["--timeout", "0.5"], "signal": ["--signal", "TERM"]}[action]
+            done = daemon.do(action, *options)
+            assert (done.returncode, "not by process" in done.stderr) == (FAILED, True)
+            assert victim.poll() is None
+        finally:
+            victim.kill()
+
+
 def test_descriptors_in_flight_of_others_are_not_in_the_way(tmp_path: Path) -> None:
     """All that root has in sockets at the moment would count against a daemon that stays root."""
     with contextlib.ExitStack() as stack, Daemon(tmp_path / "one") as daemon:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import subprocess
 import time
@@ -212,7 +213,8 @@ def test_a_lock_that_somebody_has_is_waited_for(tmp_path: Path) -> None:
     """One that nobody has, of an instance that was killed, is not."""
     proxy = Proxy(tmp_path, config(free_port(), "127.0.0.1:9"))
     proxy.runtime.mkdir()
-    with (proxy.runtime / "lock").open("w") as lock:
+    lock = os.open(proxy.runtime, os.O_RDONLY)
+    try:
         begin = time.monotonic()
         assert proxy.ctl("info").returncode == 3
         assert time.monotonic() - begin < 3.0
@@ -222,3 +224,5 @@ def test_a_lock_that_somebody_has_is_waited_for(tmp_path: Path) -> None:
             assert waits.poll() is None
             fcntl.flock(lock, fcntl.LOCK_UN)
             assert waits.wait(3.0) == 3
+    finally:
+        os.close(lock)

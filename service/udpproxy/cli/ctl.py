@@ -127,7 +127,8 @@ def ask(path: Path, verb: str, arguments: dict[str, wire.Plain], wanted: int = 0
                 raise LinkError(answer.error)
             if not answer.more:
                 return parts + answer.value if isinstance(answer.value, list) else answer.value
-            assert isinstance(answer.value, list)
+            if not isinstance(answer.value, list):
+                raise LinkError("a part of an answer that has no parts")
             parts += answer.value
     return None
 
@@ -143,17 +144,17 @@ def _connect(sock: socket.socket, path: Path) -> None:
             if waited > START_LIMIT:
                 raise LinkError("no answer") from None
         except (ConnectionRefusedError, FileNotFoundError):
-            if waited > START_LIMIT or (waited > MOMENT and not _is_held(path.parent / "lock")):
+            if waited > START_LIMIT or (waited > MOMENT and not _is_held(path.parent)):
                 raise
         else:
             return
         time.sleep(0.02)
 
 
-def _is_held(lock: Path) -> bool:
-    """Has a proxy locked that file? Not by trying: it might be starting at this very moment."""
+def _is_held(directory: Path) -> bool:
+    """Has a proxy locked its directory? Not by trying: it might be starting at this very moment."""
     try:
-        inode = lock.stat().st_ino
+        inode = directory.stat().st_ino
         held = Path("/proc/locks").read_text("ascii").splitlines()
     except OSError:
         return False

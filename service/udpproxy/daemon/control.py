@@ -184,7 +184,7 @@ def _opened(file: PidFile, look: Look) -> int:
         pidfd = os.pidfd_open(look.pid)
     except OSError:
         return -1
-    if file.look() == look and file.is_open_in(look.pid):
+    if file.look() == look and file.is_open_in(look.pid) and file.speaks_for(look.pid):
         return pidfd
     os.close(pidfd)
     return -1
