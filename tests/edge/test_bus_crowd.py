@@ -122,9 +122,9 @@ def proxy(tmp_path: Path, bus_log: Path) -> Iterator[Proxy]:
 
 
 @contextlib.asynccontextmanager
-async def caller(place: Path) -> AsyncIterator[MessageBus]:
+async def caller(place: Path, *, descriptors: bool = False) -> AsyncIterator[MessageBus]:
     """Somebody new on the bus. The library leaves the socket to the collection of garbage."""
-    bus = MessageBus(bus_address=f"unix:path={place}/bus")
+    bus = MessageBus(bus_address=f"unix:path={place}/bus", negotiate_unix_fd=descriptors)
     try:
         yield await bus.connect()
     finally:
@@ -314,3 +314,25 @@ def test_wrong_arguments(proxy: Proxy, tmp_path: Path) -> None:
         assert answer.error_name is not None
         assert len(answer.body[0]) <= 500
     assert not proxy.said("UDPS-530-C")
+
+
+def test_descriptors_that_callers_send_are_not_kept(proxy: Proxy, tmp_path: Path) -> None:
+    """Nor does anybody hang up on us because we could not have them."""
+
+    def opened() -> int:
+        return len(list(Path(f"/proc/{proxy.pid}/fd").iterdir()))
+
+    async def run() -> int:
+        await on_bus(tmp_path)
+        async with caller(tmp_path, descriptors=True) as bus, caller(tmp_path) as other:
+            owner = (await ask(bus, call("Info"))).sender
+            before = opened()
+            for _ in range(50):
+                message = call("Info", "ah", list(range(8)))
+                message.unix_fds = [0] * 8
+                assert (await ask(bus, message)).sender == owner
+            assert (await ask(other, call("Info"))).error_name is None
+            return opened() - before
+
+    assert asyncio.run(run()) == 0
+    assert proxy.said("UDPS-320") == []

@@ -41,7 +41,9 @@ class Connection(MessageBus):  # type: ignore[misc]  # it has no types
     ) -> None:
         """`welcome` says of each call, by its sender and its flags, if it is to be read;
         a stranger can send far more than can be. `ignored` hears why one is not."""
-        super().__init__(bus_type=bus_type)
+        # dbus-broker tells of a caller by a descriptor, too, and hangs up on whoever cannot have
+        # one. We read without room for any, so that the kernel closes what comes.
+        super().__init__(bus_type=bus_type, negotiate_unix_fd=True)
         self._welcome = welcome
         self._unsent: set[asyncio.Future[None]] = set()
         self._ignored = ignored
