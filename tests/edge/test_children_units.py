@@ -52,8 +52,7 @@ def test_who_is_no_unit_of_ours(tmp_path: Path) -> None:
         words = command("run", file, "--units")
         parent = stack.enter_context(subprocess.Popen(words, env=environment))
         stack.callback(parent.terminate)
-        until(path.exists)
-        assert path.stat().st_mode & 0o777 == 0o660
+        until(lambda: path.exists() and path.stat().st_mode & 0o777 == 0o660)
         reg, apr, another = map(inside, groups)
         assert lent("reg") == 0
         assert lent("reg", *apr) == 0

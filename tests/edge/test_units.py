@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
 from udpproxy.process.logs import Logs
+from udpproxy.supervisor import groups
 from udpproxy.supervisor.lifecycle import Life
-from udpproxy.supervisor.units import UnitSupervisor, unit_of
+from udpproxy.supervisor.units import UnitSupervisor
 
 
 class World:
@@ -175,28 +177,61 @@ def test_ourselves_are_no_unit() -> None:
     lived(None, story)
 
 
-def test_a_unit_in_a_container_of_somebody() -> None:
-    """Where it sees the host's groups."""
-    place = "0::/user.slice/user-1.slice/user@1.service/box.scope/system.slice"
-    theirs = f"{place}/udp-proxy-reg@one.service\n"
-    assert unit_of(theirs) == ""
-    assert unit_of(theirs, f"{place}/udp-proxy@one.service\n") == "udp-proxy-reg@one.service"
+OURS = "udpproxy.slice/udpproxy-one.slice/udp-proxy@one.service"
+
+
+@pytest.fixture
+def groups_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes systemd's tree of groups, with us in one of them and process 4711 in another."""
+
+    def make(theirs: str, ours: str = OURS) -> None:
+        read_text = Path.read_text
+        own = f"5:cpu:/\n0::/{ours}\n"
+        for group, members in ((ours, f"{os.getpid()}\n"), (theirs, "12\n4711\n47110\n")):
+            (tmp_path / group).mkdir(parents=True, exist_ok=True)
+            (tmp_path / group / "cgroup.procs").write_text(members)
+        monkeypatch.setattr(groups, "_ROOT", tmp_path)
+        monkeypatch.setattr(
+            Path,
+            "read_text",
+            lambda path, *how: own if path == Path("/proc/self/cgroup") else read_text(path, *how),
+        )
+
+    return make
 
 
 @pytest.mark.parametrize(
-    ("groups", "unit"),
+    ("group", "expected"),
     [
-        ("0::/udpproxy.slice/udpproxy-one.slice/udp-proxy-reg@one.service\n", True),
-        ("0::/udp-proxy-reg@one.service\n", True),
-        ("5:cpu:/\n1:name=systemd:/system.slice/udp-proxy-reg@one.service\n0::/\n", True),
-        ("0::/user.slice/user-1.slice/user@1.service/app.slice/udp-proxy-reg@one.service\n", False),
-        ("0::/x/user@1.service/udp-proxy-reg@one.service\n", False),
-        ("0::/udp-proxy-reg@one.service/below\n", False),
-        ("5:cpu:/udp-proxy-reg@one.service\n", False),
-        ("0::/\n", False),
-        ("", False),
-        ("nonsense", False),
+        ("udpproxy.slice/udpproxy-one.slice/udp-proxy-reg@one.service", "reg"),
+        ("udp-proxy-reg@one.service", "reg"),
+        ("system.slice/fast.slice/udp-proxy-reg@one.service", "reg"),
+        ("user.slice/user-1.slice/user@1.service/app.slice/udp-proxy-reg@one.service", ""),
+        ("x/user@1.service/udp-proxy-reg@one.service", ""),
+        ("udp-proxy-reg@one.service/below", ""),
+        ("udpproxy.slice/udpproxy-one.slice/udp-proxy-acr@one.service", ""),
+        ("udpproxy.slice/udpproxy-one.slice/udp-proxy-reg@another.service", ""),
     ],
 )
-def test_the_unit_of_a_process(groups: str, *, unit: bool) -> None:
-    assert unit_of(groups) == ("udp-proxy-reg@one.service" if unit else "")
+def test_whose_unit_a_process_is_of(
+    groups_of: Callable[..., None], group: str, expected: str
+) -> None:
+    async def story(world: World) -> None:
+        groups_of(group)
+        assert world.supervisor.vouch(4711, os.getuid() + 1) == expected
+        assert world.supervisor.vouch(471, os.getuid()) == ""
+
+    lived(None, story)
+
+
+def test_a_unit_in_a_container_of_somebody(groups_of: Callable[..., None]) -> None:
+    """Where it sees the host's groups."""
+    box = "user.slice/user-1.slice/user@1.service/box.scope/system.slice"
+
+    async def story(world: World) -> None:
+        groups_of(f"{box}/udp-proxy-reg@one.service")
+        assert world.supervisor.vouch(4711, 0) == ""
+        groups_of(f"{box}/udp-proxy-reg@one.service", f"{box}/udp-proxy@one.service")
+        assert world.supervisor.vouch(4711, 0) == "reg"
+
+    lived(None, story)

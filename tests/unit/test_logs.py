@@ -201,6 +201,24 @@ def test_a_file_is_reopened_after_a_rotation(tmp_path: Path) -> None:
     assert log.stat().st_mode & 0o777 & ~0o640 == 0
 
 
+@pytest.mark.parametrize(("directory", "expected"), [(0o750, 0o600), (0o770, 0o660)])
+def test_a_file_is_the_groups_where_the_directory_is(
+    tmp_path: Path, directory: int, expected: int
+) -> None:
+    """Whatever the umask, which is ours again afterwards."""
+    before = os.umask(0o077)
+    try:
+        tmp_path.chmod(directory)
+        sink = FileSink("who", tmp_path / "log")
+        (tmp_path / "log").rename(tmp_path / "log.1")
+        sink.reopen()
+        sink.close()
+        assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {expected}
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+
+
 def test_where_a_file_cannot_be_reopened_the_old_one_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "log.d"
     folder.mkdir()

@@ -19,14 +19,21 @@ _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
 _MODE, _SHARED_MODE = 0o640, 0o660
 
 
-def _mode(path: Path) -> int:
-    """Of a file that is made: the group may write to it where the group may make files beside it,
-    as it is with units, whose children have a user of their own."""
+def _open(path: Path) -> int:
+    """A file that is made is the group's to write, whatever the umask, where the group may make
+    files beside it: so it is with units, whose children have a user of their own."""
     try:
-        shared = path.parent.stat().st_mode & stat.S_IWGRP
+        shared = bool(path.parent.stat().st_mode & stat.S_IWGRP)
     except OSError:
-        return _MODE  # to open the file says better what is wrong
-    return _SHARED_MODE if shared else _MODE
+        shared = False  # to open the file says better what is wrong
+    if not shared:
+        return paths.open_file(path, _FLAGS, _MODE)
+    # Not by fchmod(2) afterwards: another process of ours opens it at the same time.
+    before = os.umask(0o007)
+    try:
+        return paths.open_file(path, _FLAGS, _SHARED_MODE)
+    finally:
+        os.umask(before)
 
 
 def give(path: Path, uid: int, gid: int) -> None:
@@ -36,7 +43,7 @@ def give(path: Path, uid: int, gid: int) -> None:
         with paths.directory(path.parent) as above:
             if not above.private:
                 return
-            descriptor = paths.open_in(above, path, _FLAGS, _mode(path))
+            descriptor = paths.open_in(above, path, _FLAGS, _MODE)
     except OSError as problem:
         raise type(problem)(problem.errno, problem.strerror, str(path)) from None
     try:
@@ -55,7 +62,7 @@ class FileSink(Sink):
         """OSError where the file cannot be written."""
         super().__init__(who)
         self._path = path
-        self._fd = paths.open_file(path, _FLAGS, _mode(path))
+        self._fd = _open(path)
 
     @property
     def waiting(self) -> int:
@@ -65,7 +72,7 @@ class FileSink(Sink):
     def reopen(self) -> None:
         """The file by its name; OSError, and the old one stays open, where that fails."""
         self.held = False
-        fresh = paths.open_file(self._path, _FLAGS, _mode(self._path))
+        fresh = _open(self._path)
         os.close(self._fd)
         self._fd = fresh
         self.flush()

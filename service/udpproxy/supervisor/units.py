@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs
+from udpproxy.supervisor import groups
 from udpproxy.supervisor.lifecycle import Do, Life, State
 
 STOP_DELAY = 0.5
@@ -81,14 +81,10 @@ class UnitSupervisor:
     def vouch(self, pid: int, uid: int) -> str:
         """The role whose unit that process is in, "" for none. Its user does not matter: units may
         have one of their own."""
-        try:
-            theirs, ours = (
-                Path(f"/proc/{who}/cgroup").read_text("utf-8", "replace") for who in (pid, "self")
-            )
-        except OSError:
-            return ""
-        names = {f"udp-proxy-{role}@{self._instance}.service": role for role in self._units}
-        return names.get(unit_of(theirs, ours), "")
+        for role in self._units:
+            if pid > 0 and groups.is_in(pid, f"udp-proxy-{role}@{self._instance}.service"):
+                return role
+        return ""
 
     def knows(self, role: str, pid: int) -> bool:
         """One process in each role, while we want any; the door knows already whose it is."""
@@ -220,21 +216,3 @@ class UnitSupervisor:
         elif away and self._loop.time() - unit.missed_since > PATIENCE:
             unit.missed_since = self._loop.time()
             self._count(unit)
-
-
-def unit_of(groups: str, ours: str = "") -> str:
-    """The system's unit of a process, by its /proc/PID/cgroup; "" for none. A user's own manager
-    can name units as it likes, but only below its user, and not where we are (`ours`) ourselves, as
-    in a container that somebody started."""
-    known = {part for line in ours.splitlines() for part in line.split("/")}
-    for line in groups.splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if (number, controllers) == ("0", "") or controllers == "name=systemd":
-            *above, last = path.split("/")
-            theirs = any(
-                one == "user.slice" or one.startswith("user@") for one in above if one not in known
-            )
-            if last.endswith(".service") and not theirs:
-                return last
-    return ""
