@@ -13,7 +13,7 @@ TEST_PACKAGES = $(RUN_PACKAGES) tftp-hpa tftpd-hpa rsyslog bsdutils logrotate ip
 DEB_PACKAGES = build-essential debhelper dh-python pybuild-plugin-pyproject python3-all-dev cython3 \
 	python3-setuptools python3-pytest python3-hypothesis python3-dnspython fakeroot
 
-.PHONY: build run test autopkgtest check deb install uninstall bench bench-full clean
+.PHONY: build run test test-long autopkgtest check deb install uninstall bench bench-full clean
 
 build: .venv/built
 
@@ -39,6 +39,19 @@ test: build
 	$(AS_ROOT) tests/reachable $(BIN)/pytest -p no:cacheprovider tests/peers $(PYTEST)
 	$(SUDO) tests/system/install-tools.sh
 	$(AS_ROOT) tests/system/side-by-side.sh $(BIN)/pytest -p no:cacheprovider $(PYTEST)
+
+# Two hours: floods of a minute in every variant, a hundred thousand lies of each child, ten thousand
+# damages of the session table, a million requests, ten minutes of traffic under the sanitizers.
+LONG = FLOOD_SECONDS=60 UDPPROXY_LIES=100000 TABLE_DAMAGES=10000 BORDERS_REQUESTS=1000000 SOAK_SECONDS=600
+
+test-long: build
+	@tools/need $(TEST_PACKAGES)
+	$(AS_ROOT) $(LONG) tests/reachable $(BIN)/pytest -p no:cacheprovider -s -m "long or not long" \
+		tests/edge/test_run_flood.py tests/edge/test_lying_children.py \
+		tests/edge/test_inherited_table.py tests/edge/test_run_borders.py \
+		tests/edge/test_bus_storm.py $(PYTEST)
+	$(AS_ROOT) $(LONG) tools/sanitize -s tests/edge/test_native_soak.py tests/edge/test_inherited_table.py
+	$(AS_ROOT) tools/sanitize --thread 60
 
 # debian/tests as Debian runs them, in a machine of each release; it needs apt's network.
 autopkgtest: build

@@ -1,6 +1,7 @@
 """Strangers that nobody can stop from sending: the service and its sessions go on.
 
-FLOOD_SECONDS=60 makes each flood that long; each prints a line of a table (-s).
+FLOOD_SECONDS=60 makes each flood that long; each prints a line of a table (-s). `make test-long`
+does that, in every variant.
 """
 
 from __future__ import annotations
@@ -93,6 +94,8 @@ class Outcome:
     reg: Row
     log: list[str] = field(repr=False)
     bytes: int
+    memory: tuple[int, int]
+    """Of REG, in KiB: half-way, and at the end."""
 
     def said(self, what: str) -> list[str]:
         """The log's lines with that."""
@@ -103,7 +106,7 @@ class Outcome:
         ends, lines = self.info["reg-ends"], len(self.log)
         print(
             f"| {what} | {self.sent} | {self.known.summary()} | {ends} | {lines} lines, "
-            f"{self.bytes} bytes | {self.unaccounted()} |"
+            f"{self.bytes} bytes | {self.memory[0]}, {self.memory[1]} KiB | {self.unaccounted()} |"
         )
 
     def unaccounted(self) -> int:
@@ -139,6 +142,12 @@ def _served(network: Network) -> Iterator[Echo]:
         yield stack.enter_context(made)
 
 
+def _memory(pid: int) -> int:
+    """KiB that a process has of it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])
+
+
 def _flooded(
     network: Network,
     program: Path,
@@ -166,7 +175,10 @@ def _flooded(
                 program, target, sources, rate=rate, seconds=seconds, prefix=words,
                 device=device, hardware=hardware,
             ) as flood:  # fmt: skip
+                time.sleep(seconds / 2)
+                halfway = _memory(before)
                 sent = flood.result(seconds + 60)["sent"]
+                memory = halfway, _memory(before)
             time.sleep(0.5)
             until(lambda: proxy.info("reg").get("sessions-waiting") == 0)
             settled(proxy)
@@ -175,7 +187,7 @@ def _flooded(
         reg = proxy.info("reg")
         log = proxy.log
         size = proxy.stderr.stat().st_size
-    return Outcome(sent, known, before, after, info, reg, log, size)
+    return Outcome(sent, known, before, after, info, reg, log, size, memory)
 
 
 @pytest.mark.parametrize("engine", NAMES)
@@ -241,6 +253,34 @@ def test_level_debug_does_not_log_a_flood_line_by_line(
     chatter = [line for line in done.log if "UDPP-821-D" in line or "UDPP-820-D" in line]
     assert 200 <= len(chatter) <= 700 + 4 * SECONDS
     assert done.bytes < 100_000 * max(1.0, SECONDS / 60)
+    assert done.unaccounted() == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["loopback", "veth", "veth6"])
+@pytest.mark.parametrize("level", [6, 7])
+@pytest.mark.parametrize("pattern", [False, True], ids=["addresses", "names"])
+@pytest.mark.parametrize("overflow", ["refuse", "evict-idlest"])
+@pytest.mark.parametrize("engine", NAMES)
+def test_every_variant(
+    engine: str,
+    overflow: str,
+    *,
+    pattern: bool,
+    level: int,
+    way: str,
+    network: Network,
+    program: Path,
+    tmp_path: Path,
+) -> None:
+    rate = 60_000 if engine == "native" else 20_000
+    text = _text(engine, f"[log]\nlevel = {level}", top=f'overflow = "{overflow}"', pattern=pattern)
+    done = _flooded(network, program, tmp_path, text, rate=rate, way=way)
+    done.print_row(f"{engine}, {overflow}, {'names' if pattern else '-'}, {level}, {way}, {rate}/s")
+    assert done.after == done.before
+    assert done.known.lost == 0
+    assert done.bytes < 100_000
+    assert done.memory[1] < done.memory[0] * 1.1 + 4096
     assert done.unaccounted() == 0
 
 
