@@ -155,6 +155,7 @@ class Witness:
         """What lost() got, by slot."""
         self.refusals: list[str] = []
         self.strays: list[Endpoint] = []
+        self.unable: list[int] = []
         self.failures: list[str] = []
 
     def decide(
@@ -203,6 +204,9 @@ class Witness:
 
     def failed(self, what: str, problem: OSError) -> None:
         self.failures.append(what)
+
+    def unsegmented(self, sessions: int) -> None:
+        self.unable.append(sessions)
 
     def datagram(self, number: int, direction: str, payload: memoryview) -> None:
         self.on_datagram(direction, bytes(payload))

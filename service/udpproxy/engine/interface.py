@@ -17,6 +17,9 @@ from udpproxy.session.limits import Budget
 from udpproxy.session.reasons import Reason
 from udpproxy.session.table import Record
 
+SEGMENTATION_REST = 600_000_000_000
+"""Nanoseconds until runs of datagrams are tried again where a device could not cut them."""
+
 Socket = socket.socket
 
 
@@ -126,6 +129,10 @@ class Host(Protocol):
 
     def failed(self, what: str, problem: OSError) -> None:
         """The system refused to carry a datagram, which is lost and counted."""
+
+    def unsegmented(self, sessions: int) -> None:
+        """A device cannot cut runs of datagrams, as so many sessions have found out: all do without
+        for SEGMENTATION_REST."""
 
     def datagram(self, number: int, direction: str, payload: memoryview) -> None:
         """Called for each datagram, but only while the host has asked for it (level full)."""

@@ -25,7 +25,7 @@ import time
 from udpproxy.config.model import SessionType
 from udpproxy.engine import sockets
 from udpproxy.engine.adopting import Stock
-from udpproxy.engine.interface import Wait, Way
+from udpproxy.engine.interface import SEGMENTATION_REST, Wait, Way
 from udpproxy.session.reasons import Reason
 from udpproxy.session.table import TOTALS, Record
 
@@ -58,7 +58,8 @@ cdef class NativeEngine(_News):
     cdef dict _drops
     cdef bint _mapped
     cdef uint32_t _workers
-    cdef object _next_second
+    cdef object _next_second, _retry_at
+    cdef bint _segmented
 
     def __cinit__(self):
         self._relay = NULL
@@ -78,6 +79,8 @@ cdef class NativeEngine(_News):
         self._threads = threads
         self._workers = workers
         self._next_second = 0
+        self._segmented = True
+        self._retry_at = 0
         # Of the mapping itself: the collector clears a memoryview that a cycle holds, whoever else
         # still has its buffer, and Python crashes when that view is freed.
         PyObject_GetBuffer(table.memory.obj, &self._memory, PyBUF_WRITABLE)
@@ -124,6 +127,7 @@ cdef class NativeEngine(_News):
 
     def segment(self, *, on):
         """UDP_SEGMENT, from now on."""
+        self._segmented, self._retry_at = on, 0
         relay_segment(self._relay, on)
         return True
 
@@ -273,7 +277,22 @@ cdef class NativeEngine(_News):
         if now >= self._next_second:
             self._next_second = now + _SECOND
             self._count_drops()
+            self._look_at_segmentation(now)
         return min(due, self._next_second)
+
+    def _look_at_segmentation(self, now):
+        """The relay does without where the device cannot; the device may be another one day."""
+        cdef relay_figures_ figures
+        if not self._segmented:
+            return
+        if self._retry_at and now >= self._retry_at:
+            self._retry_at = 0
+            relay_segment(self._relay, True)
+            return
+        relay_figures(self._relay, &figures)
+        if not figures.segmentation and not self._retry_at:
+            self._retry_at = now + SEGMENTATION_REST
+            self._host.unsegmented(figures.unable)
 
     def _count_drops(self):
         for number, listener in self._listeners.items():

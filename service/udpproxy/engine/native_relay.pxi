@@ -58,7 +58,7 @@ cdef extern from "relay/relay.h" nogil:
     cdef struct portion:
         uint32_t events, questions, ended
     cdef struct relay_figures_ "relay_figures":
-        uint64_t segmentation, unsegmented, waiting_dropped, events_dropped
+        uint64_t segmentation, unsegmented, unable, waiting_dropped, events_dropped
     cdef struct relay_ "relay":
         pass
     int OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN, HANDED

@@ -66,6 +66,11 @@ RESTART_UNKNOWN = Message(
 LISTENER_MENDED = Message("UDPS-124-W", "listener on %s was put right: %s")
 RECORD_LOST = Message("UDPS-217-E", "the session in slot %d of the table is lost: %s%s")
 LISTENER_REMADE = Message("UDPS-218-E", "listener on %s is made anew: %s")
+UNSEGMENTED = Message(
+    "UDPS-224-N",
+    "a network device cannot cut runs of datagrams (%d sessions were refused): all are sent "
+    "singly, and it is tried again in %d minutes",
+)
 CHILD_LEFT = Message("UDPS-220-D", "%s (process %d) left: %s")
 CHILD_LEFT_BADLY = Message("UDPS-221-W", "%s (process %d) did not leave in order: %s")
 LINK_LOST = Message("UDPS-204-D", "link to %s closed: %s")

@@ -6,7 +6,14 @@ import time
 from collections.abc import Callable
 
 from udpproxy.engine import sockets
-from udpproxy.engine.interface import ListenerSocket, Treatment, Verdict, Wait, Way
+from udpproxy.engine.interface import (
+    SEGMENTATION_REST,
+    ListenerSocket,
+    Treatment,
+    Verdict,
+    Wait,
+    Way,
+)
 from udpproxy.process import messages
 from udpproxy.process.logs import Damper, Logs
 from udpproxy.process.loop import Reactor
@@ -222,6 +229,10 @@ class RelayHost:
         held = self._damper.passes(("failed", what, problem.errno))
         if held is not None:
             self._logs.say(messages.CARRY_FAILED, what, problem.strerror or problem, held)
+
+    def unsegmented(self, sessions: int) -> None:
+        """A device cannot cut runs of datagrams: for a while all go singly."""
+        self._logs.say(messages.UNSEGMENTED, sessions, SEGMENTATION_REST // 60_000_000_000)
 
     def datagram(self, number: int, direction: str, payload: memoryview) -> None:
         """At level full only."""

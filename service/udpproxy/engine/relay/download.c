@@ -109,7 +109,7 @@ static void send_down(struct worker *worker, int fd, struct session **who, struc
         if (passed < 0) {
             uint32_t held = (uint32_t)messages[sent++].msg_hdr.msg_iovlen;
             if (held > 1 && means_unsegmented(errno)) {
-                refuse_segments(worker->relay, who[done]);
+                refuse_segments(worker->relay, who[done], errno);
                 send_singly(worker, who[done], iov + done, held);
             } else {
                 for (uint32_t i = 0; i < held; i++)

@@ -242,6 +242,7 @@ void relay_figures(struct relay *relay, struct relay_figures *figures)
 {
     figures->segmentation = (uint64_t)__atomic_load_n(&relay->segmentation, __ATOMIC_RELAXED);
     figures->unsegmented = __atomic_load_n(&relay->unsegmented, __ATOMIC_RELAXED);
+    figures->unable = __atomic_load_n(&relay->unable, __ATOMIC_RELAXED);
     figures->waiting_dropped = __atomic_load_n(&relay->waiting_dropped, __ATOMIC_RELAXED);
     figures->events_dropped = __atomic_load_n(&relay->events_dropped, __ATOMIC_RELAXED);
 }

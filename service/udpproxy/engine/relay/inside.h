@@ -188,7 +188,7 @@ struct relay {
     uint32_t listener_count;
     uint64_t key[2];
     int stop, watched, openings, segmentation;
-    uint64_t unsegmented, waiting_dropped, events_dropped;
+    uint64_t unsegmented, unable, waiting_dropped, events_dropped;
     seen seen;
     void *context;
 
@@ -395,6 +395,6 @@ bool may_segment(const struct relay *relay, const struct session *session);
 uint32_t run_of(const struct iovec *iov, uint32_t count);
 void add_segment(struct msghdr *message, uint8_t *control, size_t size);
 bool means_unsegmented(int problem);
-void refuse_segments(struct relay *relay, struct session *session);
+void refuse_segments(struct relay *relay, struct session *session, int problem);
 
 #endif

@@ -179,7 +179,7 @@ void make_address(union address *address, const uint8_t *packed, unsigned size, 
                   uint32_t scope);
 
 struct relay_figures {
-    uint64_t segmentation, unsegmented, waiting_dropped, events_dropped;
+    uint64_t segmentation, unsegmented, unable, waiting_dropped, events_dropped;
 };
 void relay_figures(struct relay *relay, struct relay_figures *figures);
 

@@ -147,7 +147,7 @@ static uint32_t resend(struct worker *worker, struct session *session, const str
     enum outcome outcome = SENT;
     uint32_t i = 0;
     if (count > 1 && means_unsegmented(problem)) {
-        refuse_segments(worker->relay, session);
+        refuse_segments(worker->relay, session, problem);
     } else {
         outcome = after_failed_send(worker, session, iov, problem);
         i = outcome != UNSENT;
