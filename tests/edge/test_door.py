@@ -394,7 +394,7 @@ def test_the_fork_supervisor_knows_its_processes(tmp_path: Path) -> None:
             "one",
             tmp_path,
             given_up=lambda role: None,
-            ended=lambda role, count: None,
+            ended=lambda role, killed: None,
         )
         supervisor.start("reg", Life(limit=4, window=60, stop_on_death=False))
         try:

@@ -32,7 +32,7 @@ class World:
             restarts=self._restarts,
             dismiss=lambda role: None,
             given_up=self.given_up.append,
-            ended=lambda role, count: None,
+            ended=lambda role, killed: None,
             broken=self._broken,
         )
         self.life = Life(limit=limit, window=60.0, stop_on_death=False)

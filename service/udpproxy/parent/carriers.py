@@ -133,13 +133,23 @@ class Rows:
                 self._store.keep_carrier(family, len(row) - 1, count, row[-1].socket)
             have += count
 
+    def renew(self) -> None:
+        """Other sockets for every slot: no session is left. OSError where the system has no more:
+        those that are missing are made before they are lent."""
+        for family, row in self._rows.items():
+            for place, carrier in enumerate(row):
+                self._remake(family, place, carrier)
+
     def _mend(self, family: Family) -> None:
         """A child that went mad may have read a carrier instead of peeking."""
         for place, carrier in enumerate(self._rows[family]):
-            if not pool.is_full(carrier.socket):
+            if carrier.socket.fileno() < 0 or not pool.is_full(carrier.socket):
                 self._logs.say(messages.POOL_REMADE, place)
-                carrier.socket.close()
-                carrier.socket = pool.make_carrier(family, carrier.count)
-                if self._store:
-                    self._store.drop_carrier(family, place, carrier.count)
-                    self._store.keep_carrier(family, place, carrier.count, carrier.socket)
+                self._remake(family, place, carrier)
+
+    def _remake(self, family: Family, place: int, carrier: Carrier) -> None:
+        carrier.socket.close()
+        carrier.socket = pool.make_carrier(family, carrier.count)
+        if self._store:
+            self._store.drop_carrier(family, place, carrier.count)
+            self._store.keep_carrier(family, place, carrier.count, carrier.socket)

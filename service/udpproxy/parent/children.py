@@ -10,6 +10,7 @@ from udpproxy.config.model import Config
 from udpproxy.config.names import needed
 from udpproxy.errors import InvalidArgument, LinkError
 from udpproxy.parent.door import Door
+from udpproxy.parent.inheritance import Inheritance
 from udpproxy.parent.names import HELPERS, Naming, client_look_up
 from udpproxy.parent.peer import Peer
 from udpproxy.parent.resources import Resources
@@ -35,6 +36,7 @@ class Children:
         logs: Logs,
         resources: Resources,
         naming: Naming,
+        inheritance: Inheritance,
         config: Callable[[], Config],
         *,
         relays: Callable[[str], None],
@@ -49,6 +51,7 @@ class Children:
         self._logs = logs
         self._resources = resources
         self._naming = naming
+        self._inheritance = inheritance
         self._config = config
         self._relays = relays
         self._ended = ended
@@ -79,7 +82,7 @@ class Children:
                     broken=self._broken,
                     dismiss=self._dismiss,
                     given_up=self._give_up,
-                    ended=self._ended,
+                    ended=self._unasked,
                 )
             case Mode.FORK:
                 self._supervisor = ForkSupervisor(
@@ -87,7 +90,7 @@ class Children:
                     setting.instance,
                     setting.directory,
                     given_up=self._give_up,
-                    ended=self._ended,
+                    ended=self._unasked,
                 )
         self._start("reg")
         self.start_helpers()
@@ -133,6 +136,7 @@ class Children:
         self.peers[peer.role] = peer
         self._supervisor.entered(peer.role, peer.link.peer[0])
         if peer.role == "reg":
+            self._inheritance.handed_over()
             self._resources.lend_all(peer.link)
             self._naming.resume(peer.link)
             peer.link.send(
@@ -146,9 +150,12 @@ class Children:
             self._naming.heard(news.args.get("found"), self._config())
         elif news.what == "way" and peer.role == "reg":
             self._naming.way_lost(str(news.args.get("role")), self.peers)
+        elif news.what == "leaving" and peer.role == "reg":
+            self._inheritance.leaves()
         elif news.what == "ready":
             self._supervisor.ready(peer.role)
             if peer.role == "reg":
+                self._inheritance.relays()
                 self.running.set()
                 self._relays(wire.cut(str(news.args.get("engine"))))
 
@@ -183,6 +190,12 @@ class Children:
             stop_on_death=config.stop_on_child_death,
         )
         self._supervisor.start(role, life)
+
+    def _unasked(self, role: str, killed: bool) -> None:  # noqa: FBT001
+        life = self.all()[role].life
+        if role == "reg":
+            self._inheritance.ended(life.limit - life.recent, killed=killed)
+        self._ended(role, life.ends_counted)
 
     def _dismiss(self, role: str) -> None:
         with contextlib.suppress(LinkError, OSError):

@@ -30,10 +30,30 @@ class TableMemory:
         self._logs = logs
         self._store = store
         self._rows = rows
+        self.descriptor: int
+        self.table: Table
         self.cut_off: list[Record] = []
         found = store.take_table() if store else None
         if found is None or not self._adopt(found, capacity):
             self._make(capacity)
+
+    def renew(self) -> int:
+        """Another table and other sockets, for nobody can be trusted with these; how many sessions
+        are lost with what nobody could read. OSError, and at least the table is a new one."""
+        old, before = self.descriptor, self.table
+        lost = before.count_live()
+        capacity = before.capacity
+        descriptor = _sealed_memory(table.size(capacity))
+        self.descriptor = descriptor
+        self.table = Table(self._map(), capacity, fresh=True)
+        self.table.go_on_counting(before)
+        self.table.count("sessions-lost", lost)
+        os.close(old)
+        self._rows.renew()
+        if self._store:
+            self._store.drop_table()
+            self._store.keep_table(descriptor)
+        return lost
 
     def close(self) -> None:
         """Our descriptor; the memory lives as long as anybody has it."""

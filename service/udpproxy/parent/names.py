@@ -9,6 +9,7 @@ is not on it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Iterator, Mapping
 
@@ -49,6 +50,10 @@ class Found(Unresolved):
     def put(self, *words: Resolved) -> None:
         """From ACR, or found out here (single mode)."""
         self._found |= {word.name: word for word in words}
+
+    def clear(self) -> None:
+        """Nothing is known."""
+        self._found.clear()
 
     def keep(self, wanted: tuple[str, ...]) -> None:
         """Another configuration."""
@@ -97,6 +102,13 @@ class Naming:
     def resume(self, link: Link) -> None:
         """What is known already, before the word to begin."""
         link.pour((part, ()) for part in self.found.parts())
+
+    def forget(self, peers: Mapping[str, Peer]) -> None:
+        """What was found is given up: ACR, who tells each new REG as well, begins anew."""
+        self.found.clear()
+        if "acr" in peers:
+            with contextlib.suppress(LinkError, OSError):  # its successor knows nothing
+                peers["acr"].link.send(wire.Tell("forget"))
 
     def reloaded(self, config: Config, peers: Mapping[str, Peer]) -> None:
         """Another configuration: the helpers that are there take it over."""

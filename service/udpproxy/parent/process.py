@@ -10,6 +10,7 @@ from udpproxy.parent.children import Children
 from udpproxy.parent.commands import Commands
 from udpproxy.parent.door import Door
 from udpproxy.parent.ending import CleanUps, Ending
+from udpproxy.parent.inheritance import Inheritance
 from udpproxy.parent.names import Naming
 from udpproxy.parent.records import Records
 from udpproxy.parent.reload import Current
@@ -26,6 +27,7 @@ from udpproxy.process.logs import SOON, Logs
 from udpproxy.process.notify import Notifier
 from udpproxy.process.privileges import group_number, user_number
 from udpproxy.process.signals import Signals
+from udpproxy.session.reasons import Reason
 
 
 class Parent:
@@ -81,11 +83,21 @@ class Parent:
         clean_ups.add("sockets", self._resources.close)
         setting.account.become(setting.keep)
         self._naming = Naming(self._logs, self._resources)
+        self._sessions = Sessions(self._resources, self._config)
+        inheritance = Inheritance(
+            self._logs,
+            self._resources,
+            self._naming,
+            self._sessions,
+            self._records,
+            lambda: self._children.peers,
+        )
         self._children = Children(
             setting,
             self._logs,
             self._resources,
             self._naming,
+            inheritance,
             self._config,
             relays=self._relays,
             ended=self._child_ended,
@@ -95,7 +107,6 @@ class Parent:
         self._state = State(
             setting, self._resources, self._children, self._config, lambda: self._door.refused
         )
-        self._sessions = Sessions(self._resources, self._config)
         self._make_bus()
         clean_ups.add("session records", self._last_records)
         self._records.write(self._sessions.cut_off())
@@ -158,7 +169,7 @@ class Parent:
             self._logs,
             config=self._config,
             figures=self._state.brief,
-            totals=self._resources.table.totals,
+            totals=lambda: self._resources.table.totals(),
             process=self._state.process,
             perform=lambda verb, args: self._commands.perform(verb, args),
             known=self._naming.found,
@@ -194,7 +205,7 @@ class Parent:
         if self._ending.kept:
             self._logs.say(messages.SESSIONS_KEPT, self._state.sessions)
         else:
-            self._records.write(self._sessions.last_records())
+            self._records.write(self._sessions.last_records(Reason.TERMINATED))
             self._resources.give_back()
 
     def _pulse(self) -> None:

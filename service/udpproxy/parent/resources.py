@@ -175,6 +175,31 @@ class Resources:
         self.listeners[place] = _listen(self._logs, place, listener.number, self._workers)
         self._keep(self.listeners[place])
 
+    def renew_table(self) -> int:
+        """Another one, without sessions; how many are lost that nobody could read."""
+        assert self._memory
+        try:
+            return self._memory.renew()
+        finally:
+            self._watch_table()
+
+    def renew_listeners(self) -> int:
+        """Other sockets in the same places, as far as we may have them again; how many."""
+        renewed = 0
+        for place, listener in list(self.listeners.items()):
+            try:
+                # First: without rights for a low port the old one is better than none.
+                for sock in listening_sockets(*place, 1, [listener.socket, *listener.others]):
+                    sock.close()
+                self._bind_again(listener)
+            except UnitError as problem:
+                self._logs.say(messages.LISTENER_REMADE, f"{place[0]} port {place[1]}", problem)
+                if place not in self.listeners:
+                    self._lost[place] = listener
+            else:
+                renewed += 1
+        return renewed
+
     def _keep(self, listener: ListenerSocket) -> None:
         if self._store:
             self._store.keep_listener(listener.number, [listener.socket, *listener.others])

@@ -44,11 +44,11 @@ class Sessions:
         rows = (self._row(record, now) for _, record in self._resources.table.records())
         return [row for row in rows if all(_fits(row, *item) for item in wanted.items())]
 
-    def last_records(self) -> Iterator[dict[str, str]]:
-        """Of the sessions that nobody carries any more: they end now, with the proxy."""
+    def last_records(self, reason: Reason) -> Iterator[dict[str, str]]:
+        """Of the sessions that nobody carries any more: they end now."""
         now = time.monotonic_ns()
         for slot, record in list(self._resources.table.records()):
-            yield session_record.fields(record, self._rule(record), Reason.TERMINATED, now)
+            yield session_record.fields(record, self._rule(record), reason, now)
             self._resources.table.add(record)
             self._resources.table.free(slot)
 

@@ -11,6 +11,11 @@ def in_order(end: os.waitid_result) -> bool:
     return end.si_code == os.CLD_EXITED and end.si_status == 0
 
 
+def was_killed(end: os.waitid_result) -> bool:
+    """By SIGKILL, which somebody must have sent?"""
+    return end.si_code == os.CLD_KILLED and end.si_status == signal.SIGKILL
+
+
 def describe(end: os.waitid_result) -> str:
     """How a process ended, in words."""
     if end.si_code == os.CLD_EXITED:

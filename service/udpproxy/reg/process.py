@@ -99,6 +99,7 @@ class Reg:
     def leave(self, why: str) -> None:
         """Go; the sessions stay in the table, for the next one or for the last records."""
         self._notifier.stopping()
+        self._link.send(wire.Tell("leaving"))
         self.close()
         self._link.close(why)
 

@@ -72,6 +72,12 @@ class Acr(Helper):
         """Nothing: REG is told."""
         raise LinkError("ACR is not asked")
 
+    def forget(self) -> None:
+        """All names are looked up as at first."""
+        if self.config:
+            self._names = None
+            self.configured({})
+
     def resolve_now(self) -> wire.Plain:
         """All names at once; how many."""
         if not self._names or not self.works:

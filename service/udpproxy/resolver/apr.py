@@ -47,6 +47,9 @@ class Apr(Helper):
     def configured(self, known: dict[str, Resolved]) -> None:
         """The next question finds it."""
 
+    def forget(self) -> None:
+        """There is nothing."""
+
     def connected(self, link: Link) -> None:
         """It asks when it wants to know."""
 

@@ -96,6 +96,10 @@ class Helper(ABC):
     def connected(self, link: Link) -> None:
         """A new way to REG."""
 
+    @abstractmethod
+    def forget(self) -> None:
+        """What was found out is given up."""
+
     def resolve_now(self) -> wire.Plain:
         """The command."""
         raise InvalidArgument(f"{self.role} has no names to resolve")
@@ -178,6 +182,8 @@ class Helper(ABC):
                 self._connect(socket.socket(fileno=descriptors[0]))
             case wire.Tell("known", {"found": found}):
                 self._known |= read(found).words
+            case wire.Tell("forget", _):
+                self.forget()
             case wire.Tell("resolve", {"level": int(level)}) if self._lent:
                 self._configure(self._lent, level)
             case wire.Ask(number, verb, args):

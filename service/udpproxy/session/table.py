@@ -181,6 +181,12 @@ class Table:
         """All of TOTALS; sessions that still live are not in the datagram counters."""
         return {name: self.words[_TOTALS_AT + i] for name, i in _TOTAL_INDEX.items()}
 
+    def go_on_counting(self, before: Table) -> None:
+        """Totals and numbers go on where another table's end."""
+        for at in (STARTS, NEXT_ID, *range(_TOTALS_AT, _TOTALS_AT + len(TOTALS))):
+            self.words[at] = before.words[at] & _SENSIBLE
+        self.repair_ids(0)
+
     def write(self, slot: int, record: Record) -> None:
         """The whole record; counters as they are in it."""
         words, at = self.words, self.at(slot)

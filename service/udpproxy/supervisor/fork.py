@@ -18,7 +18,7 @@ from pathlib import Path
 
 from udpproxy.errors import UnitError
 from udpproxy.process import messages
-from udpproxy.process.ends import describe, in_order
+from udpproxy.process.ends import describe, in_order, was_killed
 from udpproxy.process.logs import Logs
 from udpproxy.supervisor.forked import Forked, NoRoom
 from udpproxy.supervisor.lifecycle import Do, Life, State
@@ -41,7 +41,7 @@ _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "PYTHONUNBUFFERED", 
 
 class ForkSupervisor:
     """Starts and replaces the children; `given_up` is called where that makes no sense,
-    `ended` at each end that nobody asked for."""
+    `ended` at each end that nobody asked for: was it killed, and not by us?"""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class ForkSupervisor:
         directory: Path,
         *,
         given_up: Callable[[str], None],
-        ended: Callable[[str, int], None],
+        ended: Callable[[str, bool], None],
     ) -> None:
         self._logs = logs
         self._instance = instance
@@ -98,7 +98,7 @@ class ForkSupervisor:
 
     def discard(self, role: str) -> None:
         """Kill it; its end is seen like any other."""
-        self._children[role].signal(signal.SIGKILL)
+        self._children[role].kill()
 
     async def stop(self, limit: float) -> bool:
         """End all children: asked first, killed and named after `limit` seconds. False: not every
@@ -191,7 +191,7 @@ class ForkSupervisor:
             self._logs.say(message, child.role, pid, describe(end), PROCESS=child.role)
             return
         self._logs.say(messages.CHILD_ENDED, child.role, pid, describe(end), PROCESS=child.role)
-        self._ended(child.role, child.life.ends_counted)
+        self._ended(child.role, was_killed(end) and not child.killed)
         self._do(what, child)
 
     def _again(self, child: Forked) -> None:
@@ -236,7 +236,7 @@ class ForkSupervisor:
             child.looks += 1
             if child.looks > patience:
                 self._logs.say(messages.CHILD_SILENT, child.role, child.pid)
-                child.signal(signal.SIGKILL)
+                child.kill()
 
 
 def _sender(control: list[tuple[int, int, bytes]]) -> int:

@@ -34,6 +34,8 @@ class Forked:
         self.life = life
         self.pid = 0
         self.pidfd = -1
+        self.killed = False
+        """By us, for what it did."""
         self.looks = 0
         """How often, once a second, it was looked at since its last sign of life."""
         self.why_not = ""
@@ -57,6 +59,7 @@ class Forked:
             kind = NoRoom if problem.errno in _NO_ROOM else UnitError
             raise kind(self.role, f"{where}{problem.strerror}") from None
         self.pid = self._process.pid
+        self.killed = False
         self.gone.clear()
 
     def _started(self, instance: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -68,6 +71,11 @@ class Forked:
             stdin=subprocess.DEVNULL,
             process_group=0,
         )
+
+    def kill(self) -> None:
+        """It cannot go on."""
+        self.killed = True
+        self.signal(signal.SIGKILL)
 
     def signal(self, number: int) -> None:
         """To this very process, if it is still there."""

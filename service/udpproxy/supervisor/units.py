@@ -52,7 +52,7 @@ class UnitSupervisor:
         restarts: Callable[[str], Awaitable[int | None]],
         dismiss: Callable[[str], None],
         given_up: Callable[[str], None],
-        ended: Callable[[str, int], None],
+        ended: Callable[[str, bool], None],
         broken: Callable[[asyncio.Future[None]], None],
     ) -> None:
         self._logs = logs
@@ -167,7 +167,7 @@ class UnitSupervisor:
 
     def _count(self, unit: Unit) -> None:
         what = unit.life.exited(self._loop.time())
-        self._ended(unit.role, unit.life.ends_counted)
+        self._ended(unit.role, False)  # noqa: FBT003 only systemd knows
         if what is Do.GIVE_UP:
             self._given_up(unit.role)
 
