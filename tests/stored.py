@@ -14,7 +14,17 @@ from pathlib import Path
 from groups import inside, unit
 from proxy import command, until
 
-_FIRST = 3
+_HAND_OVER = """
+import fcntl, os, sys
+fds = [int(number) for number in sys.argv[1].split(",") if number]
+high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 500) for fd in fds]
+os.closerange(3, 500)
+for place, fd in enumerate(high, 3):
+    os.dup2(fd, place)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+"""The stored descriptors stand from 3 on, whatever their numbers are here."""
 
 
 class Units:
@@ -119,13 +129,9 @@ class Units:
     def _launch(
         self, words: list[str], environment: dict[str, str], fds: list[int]
     ) -> subprocess.Popen[bytes]:
-        places = " ".join(f"{_FIRST + at}<&{100 + at} {100 + at}<&-" for at in range(len(fds)))
-        moved = " ".join(f"{100 + at}<&{fd}" for at, fd in enumerate(fds))
-        script = f"{f'exec {moved};' if fds else ''} {f'exec {places};' if fds else ''} "
-        script += 'LISTEN_PID=$$ exec "$@"'
         with self.stderr.open("ab") as stderr:
             process = subprocess.Popen(
-                ["bash", "-c", script, "bash", *words],
+                [sys.executable, "-ISc", _HAND_OVER, ",".join(map(str, fds)), *words],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,

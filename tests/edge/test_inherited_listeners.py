@@ -20,6 +20,7 @@ from host import free_port
 from proxy import Proxy, config, until
 from stored import Units
 from udpproxy.engine.interface import ListenerSocket
+from udpproxy.engine.pool import make_carrier
 from udpproxy.parent.listening import listening_sockets, refuse_all
 from udpproxy.parent.mending import Spoilt, mend
 
@@ -235,3 +236,81 @@ def test_the_next_parent_hears_after_a_stop(tmp_path: Path, engine: str, workers
             exchange(sock, ("127.0.0.1", port), b"after")
         assert {data for data, _ in echo.received[before:]} == {b"after"}
         units.terminate()
+
+
+def wrong_ones() -> dict[str, socket.socket]:
+    """What must not be taken for a listener or a carrier; whom the test keeps open."""
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    right.close()
+    lone = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    tcp = socket.socket()
+    tcp.bind(("127.0.0.1", 0))
+    raw = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    return {
+        "listener-2": tcp,
+        "listener-3": raw,
+        "carrier-2-7-20": make_carrier(socket.AF_INET6, 20),
+        "carrier-2-8-19": make_carrier(socket.AF_INET, 20),
+        "carrier-2-9-0": left,
+        "carrier-999-0-20": socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+        "carrier-2-10-20": lone,
+        "carrier-2-11-20": socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+        "listener-99999999999999999999": socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+    }
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_what_is_not_what_its_name_says_is_thrown_out(tmp_path: Path, engine: str) -> None:
+    port = free_port()
+    with Echo() as echo, udp() as client, ExitStack() as stack:
+        text = config(port, str(echo), top=f'max-sessions = 20\nengine = "{engine}"')
+        units = stack.enter_context(Units(tmp_path, text))
+        units.start()
+        exchange(client, ("127.0.0.1", port), b"before")
+        assert units.stop() == 0
+        right = sorted(name for name, _ in units.store)
+        wrong = wrong_ones()
+        for name, sock in wrong.items():
+            units.keep(name, stack.enter_context(sock).fileno())
+        with open("/dev/null") as null:  # noqa: PTH123
+            units.keep("carrier-2-12-20", null.fileno())
+        units.start()
+        exchange(client, ("127.0.0.1", port), b"after")
+        assert len(echo.sources) == 1
+        said = units.said("UDPS-123-W")
+        assert {line.split("UDPS-123-W ")[1].split()[0] for line in said} == {
+            *(name for name in wrong if len(name) < 20),
+            "carrier-2-12-20",
+        }
+        until(lambda: units.listen() and sorted(name for name, _ in units.store) == right)
+        units.terminate()
+
+
+@pytest.mark.parametrize("engine", NAMES)
+@pytest.mark.parametrize("name", ["listener-1", "carrier-2-0-20", "table"])
+def test_a_name_that_is_stored_twice(tmp_path: Path, engine: str, name: str) -> None:
+    """One of the two holds, nothing stays open, and it is stored once."""
+    port = free_port()
+    with Echo() as echo, udp() as client, ExitStack() as stack:
+        text = config(port, str(echo), top=f'max-sessions = 20\nengine = "{engine}"')
+        units = stack.enter_context(Units(tmp_path, text))
+        units.start()
+        exchange(client, ("127.0.0.1", port), b"before")
+        before = open_files(units.parent.pid)
+        assert units.stop() == 0
+        units.keep(name, units.stored(name))
+        units.start()
+        exchange(client, ("127.0.0.1", port), b"after")
+        assert len(echo.sources) == 1
+        assert len(units.said(f"UDPS-123-W {name} in systemd's store is there twice")) == 1
+        until(lambda: units.listen() and [one for one, _ in units.store].count(name) == 1)
+        assert open_files(units.parent.pid) == before
+        assert units.stop() == 0
+        units.start()
+        exchange(client, ("127.0.0.1", port), b"again")
+        assert len(echo.sources) == 1
+        units.terminate()
+
+
+def open_files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208

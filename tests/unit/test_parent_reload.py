@@ -207,7 +207,7 @@ def test_a_store_that_does_not_listen(tmp_path: Path, monkeypatch: pytest.Monkey
         systemd.settimeout(0)
         notifier = Notifier()
         stack.callback(notifier._notifier.socket.close)
-        lab = stack.enter_context(contextlib.closing(Lab(tmp_path, Store(notifier))))
+        lab = stack.enter_context(contextlib.closing(Lab(tmp_path, Store(Logs("test"), notifier))))
 
         async def run() -> None:
             before = lab.state()

@@ -11,7 +11,6 @@ import errno
 import os
 import select
 import socket
-import stat
 
 from udpproxy.config.model import Address
 from udpproxy.engine import sockets
@@ -46,15 +45,6 @@ def empty(listener: ListenerSocket) -> None:
     """What was queued before an end is nobody's."""
     for sock in (listener.socket, *listener.others):
         sockets.drain(sock)
-
-
-def is_udp(fd: int, family: socket.AddressFamily | None = None) -> bool:
-    """A UDP socket, of that family or either?"""
-    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-        return False
-    with socket.socket(fileno=os.dup(fd)) as sock:
-        fits = sock.family in sockets.FAMILIES if family is None else sock.family == family
-        return fits and sock.type == socket.SOCK_DGRAM and sock.proto == socket.IPPROTO_UDP
 
 
 DEAF = "it dropped what came"

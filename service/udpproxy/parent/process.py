@@ -76,7 +76,7 @@ class Parent:
     def _make(self, clean_ups: CleanUps) -> None:
         """All but the children."""
         setting = self._setting
-        store = Store(self._notifier) if setting.mode is Mode.UNITS else None
+        store = Store(self._logs, self._notifier) if setting.mode is Mode.UNITS else None
         self._resources = Resources(
             self._logs, self._current.config, self._text, str(setting.path), store
         )

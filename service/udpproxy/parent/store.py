@@ -2,7 +2,8 @@
 
 Names: `table`, `listener-NUMBER` (`listener-NUMBER-WORKER` for workers after the first),
 `carrier-FAMILY-PLACE-COUNT` (the family's number, the carrier's place in its row, how many sockets
-it holds). What the new configuration does not claim is given back.
+it holds). What the new configuration does not claim is given back, and so is what is not what its
+name says.
 """
 
 from __future__ import annotations
@@ -10,26 +11,52 @@ from __future__ import annotations
 import os
 import re
 import socket
+import stat
 
 from systemd import daemon
 
+from udpproxy.engine import pool, sockets
+from udpproxy.process import messages
+from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
 
 TABLE = "table"
-_LISTENER = re.compile(r"listener-(\d+)(?:-(\d+))?")
-_CARRIER = re.compile(r"carrier-(\d+)-(\d+)-(\d+)")
+_LISTENER = re.compile(r"listener-([0-9]{1,9})(?:-([0-9]{1,4}))?")
+_KIND = (39, socket.SO_TYPE, 38)
+"""SO_DOMAIN, SO_TYPE, SO_PROTOCOL."""
+_CARRIER = re.compile(r"carrier-([0-9]{1,4})-([0-9]{1,9})-([0-9]{1,9})")
 
 
 class Store:
     """The descriptors found at start, and what is stored from now on."""
 
-    def __init__(self, notifier: Notifier) -> None:
+    def __init__(self, logs: Logs, notifier: Notifier) -> None:
+        self._logs = logs
         self._notifier = notifier
-        self._found: dict[str, int] = {
-            name: fd for fd, name in daemon.listen_fds_with_names(unset_environment=True).items()
-        }
-        for fd in self._found.values():
+        self._found: dict[str, int] = {}
+        refused: set[str] = set()
+        for fd, name in daemon.listen_fds_with_names(unset_environment=True).items():
             os.set_inheritable(fd, False)  # noqa: FBT003
+            why = "is there twice" if name in self._found else _mistake(name, fd)
+            if why:
+                logs.say(messages.STORED_WRONGLY, name, why)
+                os.close(fd)
+                refused.add(name)
+            else:
+                self._found[name] = fd
+        self._throw_out(refused)
+
+    def _throw_out(self, refused: set[str]) -> None:
+        """All of these names; what was right among them is stored again."""
+        for name in refused:
+            try:
+                self._notifier.unstore(name)
+                if name in self._found:
+                    self._notifier.store(name, self._found[name])
+            except OSError as problem:
+                # The next start sees it again. Each try waits: no second one.
+                self._logs.say(messages.STORE_SILENT, name, problem)
+                return
 
     def take_table(self) -> int | None:
         """The descriptor of the session table."""
@@ -94,6 +121,46 @@ class Store:
             self._notifier.unstore(name)
             os.close(fd)
         self._found.clear()
+
+
+def _mistake(name: str, fd: int) -> str:
+    """Why that cannot be what its name says; of the table its reader knows more."""
+    listener, carrier = _LISTENER.fullmatch(name), _CARRIER.fullmatch(name)
+    if not listener and not carrier:
+        return ""
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return "is no socket"
+    # Whatever kind it is of: only questions are asked of it.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=os.dup(fd)) as sock:
+        if carrier:
+            family, _, count = map(int, carrier.groups())
+            return _mistake_of_carrier(sock, family, count)
+        return "" if _is_udp(sock, *sockets.FAMILIES) else "is no UDP socket"
+
+
+def _mistake_of_carrier(carrier: socket.socket, family: int, count: int) -> str:
+    if family not in sockets.FAMILIES or not 1 <= count <= pool.BATCH:
+        return "is of another version"
+    if _kind(carrier) != (socket.AF_UNIX, socket.SOCK_SEQPACKET, 0):
+        return "is no carrier"
+    try:
+        batch = pool.peek_carrier(carrier)
+    except OSError:
+        return "is no carrier"
+    right = len(batch) == count and all(_is_udp(sock, family) for sock in batch)
+    for sock in batch:
+        sock.close()
+    # An empty one is made anew, as at any time.
+    return "" if right or not batch else "holds other sockets"
+
+
+def _is_udp(sock: socket.socket, *families: int) -> bool:
+    kinds = [(family, socket.SOCK_DGRAM, socket.IPPROTO_UDP) for family in families]
+    return _kind(sock) in kinds
+
+
+def _kind(sock: socket.socket) -> tuple[int, ...]:
+    return tuple(sock.getsockopt(socket.SOL_SOCKET, option) for option in _KIND)
 
 
 def _listener_name(number: int, worker: int) -> str:

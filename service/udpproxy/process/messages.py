@@ -63,6 +63,7 @@ CHILD_NOT_STARTED = Message("UDPS-208-E", "%s cannot be started: %s")
 RESTART_UNKNOWN = Message(
     "UDPS-122-W", "systemd does not say whether this is a restart: the sessions are kept"
 )
+STORED_WRONGLY = Message("UDPS-123-W", "%s in systemd's store %s: it is thrown out")
 LISTENER_MENDED = Message("UDPS-124-W", "listener on %s was put right: %s")
 RECORD_LOST = Message("UDPS-217-E", "the session in slot %d of the table is lost: %s%s")
 LISTENER_REMADE = Message("UDPS-218-E", "listener on %s is made anew: %s")
