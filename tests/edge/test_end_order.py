@@ -18,8 +18,8 @@ import pytest
 from echo import Echo, exchange, udp
 from host import free_port
 from proxy import Proxy, config, until
-from udpproxy.parent.ending import CleanUps
 from udpproxy.process import messages
+from udpproxy.process.clean_up import CleanUps
 from udpproxy.process.ends import describe, in_order
 from udpproxy.process.logs import Logs
 from udpproxy.supervisor.fork import WATCHDOG
@@ -191,14 +191,14 @@ def test_clean_ups_run_in_reverse_order_each_once(capfd: pytest.CaptureFixture[s
         raise RuntimeError("on purpose")
 
     async def run() -> float:
-        clean_ups = CleanUps(Logs("test"))
+        clean_ups = CleanUps(Logs("test"), limit=0.2)
         clean_ups.add("first", lambda: done.append("first"))
         clean_ups.add("slow one", slow)
         clean_ups.add("broken one", broken)
         clean_ups.add("last", lambda: done.append("last"))
         begun = time.monotonic()
-        await clean_ups.run(limit=0.2)
-        await clean_ups.run(limit=0.2)
+        await clean_ups.finish()
+        await clean_ups.finish()
         return time.monotonic() - begun
 
     assert 0.2 <= asyncio.run(run()) < 0.2 + SLACK
@@ -212,11 +212,11 @@ def test_clean_ups_run_in_reverse_order_each_once(capfd: pytest.CaptureFixture[s
 
 HANGS = """
 import asyncio, time
-from udpproxy.parent.ending import CleanUps
+from udpproxy.process.clean_up import CleanUps
 from udpproxy.process.logs import Logs
-clean_ups = CleanUps(Logs("test"))
+clean_ups = CleanUps(Logs("test"), hang=0.3)
 clean_ups.add("one that hangs", lambda: time.sleep(600))
-asyncio.run(clean_ups.run(hang=0.3))
+asyncio.run(clean_ups.finish())
 """
 
 

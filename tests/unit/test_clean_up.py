@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import signal
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -101,3 +103,58 @@ def test_an_end_within_an_end_keeps_the_outer_limit(
     err = capfd.readouterr().err
     assert "inner hanging failed: not done within 0.1 s" in err
     assert "outer failed: not done within 0.2 s" in err
+
+
+async def waits() -> None:
+    await asyncio.sleep(30)
+
+
+async def hangs() -> None:
+    """The loop does not turn meanwhile."""
+    hang()
+
+
+@pytest.mark.parametrize("work", [waits, hangs, hang])
+def test_whatever_hangs_in_a_loop_keeps_nobody_from_his_turn(
+    clean_ups: CleanUps,
+    done: list[str],
+    capfd: pytest.CaptureFixture[str],
+    work: Callable[[], object],
+) -> None:
+    async def later() -> None:
+        await asyncio.sleep(0)
+        done.append("later")
+
+    clean_ups.add("after it", later)
+    clean_ups.add("it", work)
+    clean_ups.add("before it", later)
+    begun = time.monotonic()
+    asyncio.run(clean_ups.finish())
+    assert 0.2 <= time.monotonic() - begun < 4
+    assert done == ["later", "later", "first"]
+    assert capfd.readouterr().err.count("UDPS-120-E") == 1
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_an_error_in_a_loop_is_said(
+    clean_ups: CleanUps, done: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def broken() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("on purpose")
+
+    clean_ups.add("it", broken)
+    asyncio.run(clean_ups.finish())
+    assert done == ["first"]
+    assert "clean-up of it failed: ValueError('on purpose')" in capfd.readouterr().err
+
+
+def test_without_a_loop_nothing_is_waited_for(
+    clean_ups: CleanUps, done: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    loop = asyncio.new_event_loop()
+    clean_ups.add("it", lambda: loop.create_future())
+    clean_ups.run()
+    loop.close()
+    assert done == ["first"]
+    assert "clean-up of it failed: RuntimeError('no running event loop')" in capfd.readouterr().err

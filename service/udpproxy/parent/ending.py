@@ -1,10 +1,8 @@
-"""How the proxy ends: the first reason holds, and what was opened is closed in reverse order."""
+"""How the proxy comes to its end: the first reason holds."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-import signal
 from collections.abc import Awaitable, Callable, Coroutine
 
 from udpproxy.errors import LinkError
@@ -14,8 +12,6 @@ from udpproxy.process.logs import Logs
 
 CLEAN_UP_LIMIT = 10.0
 """Seconds that all clean-ups together may wait for others."""
-HANG_LIMIT = 60.0
-"""Seconds after which clean-ups that hang altogether end with the process, by SIGALRM."""
 
 
 class Ending:
@@ -100,36 +96,3 @@ class Ending:
             self._logs.say(messages.RESTART_UNKNOWN)
         self.kept = restarts is not False
         self.finish(OK, why)
-
-
-class CleanUps:
-    """What is to be done at the end, whatever brings it about: once, the last added first."""
-
-    def __init__(self, logs: Logs) -> None:
-        self._logs = logs
-        self._works: list[tuple[str, Callable[[], object]]] = []
-
-    def add(self, name: str, work: Callable[[], object]) -> None:
-        """`work` may return something to wait for; `name` says in the log what failed."""
-        self._works.append((name, work))
-
-    async def run(self, limit: float = CLEAN_UP_LIMIT, hang: float = HANG_LIMIT) -> None:
-        """One that fails, or still waits after `limit` seconds, does not keep the next from its
-        turn. Nothing else can be done against one that does not even wait."""
-        deadline = asyncio.get_running_loop().time() + limit
-        signal.setitimer(signal.ITIMER_REAL, hang)
-        while self._works:
-            name, work = self._works.pop()
-            try:
-                await self._run(work, deadline)
-            except TimeoutError:
-                self._logs.say(messages.CLEAN_UP_FAILED, name, f"not done within {limit:g} s")
-            except Exception as problem:
-                self._logs.say(messages.CLEAN_UP_FAILED, name, repr(problem))
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-    async def _run(self, work: Callable[[], object], deadline: float) -> None:
-        result = work()
-        if inspect.isawaitable(result):
-            left = deadline - asyncio.get_running_loop().time()
-            await asyncio.wait_for(result, max(0.0, left))

@@ -9,7 +9,7 @@ from udpproxy.config.model import Config
 from udpproxy.parent.children import Children
 from udpproxy.parent.commands import Commands
 from udpproxy.parent.door import Door
-from udpproxy.parent.ending import CleanUps, Ending
+from udpproxy.parent.ending import CLEAN_UP_LIMIT, Ending
 from udpproxy.parent.inheritance import Inheritance
 from udpproxy.parent.names import Naming
 from udpproxy.parent.records import Records
@@ -22,6 +22,7 @@ from udpproxy.parent.state import State
 from udpproxy.parent.store import Store
 from udpproxy.parent.systemd import Systemd
 from udpproxy.process import messages, wire
+from udpproxy.process.clean_up import CleanUps
 from udpproxy.process.control import Control
 from udpproxy.process.logs import SOON, Logs
 from udpproxy.process.notify import Notifier
@@ -62,13 +63,13 @@ class Parent:
             restarts_us=lambda: self._systemd.restarts_us(),
             leaves=lambda: self._children.expect_end(),
         )
-        clean_ups = CleanUps(self._logs)
+        clean_ups = CleanUps(self._logs, CLEAN_UP_LIMIT)
         clean_ups.add("signals", self._last_signals)
         try:
             self._make(clean_ups)
             status = await self._live()
         finally:
-            await clean_ups.run()
+            await clean_ups.finish()
         if not self._ending.kept:
             self._logs.say(messages.STOPPED, self._records.written)
         return status
