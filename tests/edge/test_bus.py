@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
+import itertools
+import signal
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -15,7 +17,12 @@ import pytest
 from dbus_next import Message, MessageType
 from dbus_next._private.unmarshaller import Unmarshaller
 
+from echo import Echo, exchange, udp
+from host import free_port
+from proxy import Proxy, config, until
 from udpproxy.bus import Bus
+from udpproxy.process.lasting import lasting
+from udpproxy.process.logs import Logs
 
 NAME, PATH, INTERFACE = "org.udpproxy1.test", "/org/udpproxy1", "org.udpproxy1.Proxy"
 
@@ -153,3 +160,63 @@ def test_a_bus_that_goes_while_we_speak(address: Path) -> None:
         fake.signalled.set()
 
     assert asyncio.run(connected(address, work)) == ["disconnected"]
+
+
+MISTAKEN = """
+import sys
+if "--runtime-dir" in sys.orig_argv and "run" in sys.orig_argv:
+    from udpproxy.bus import Bus
+    run, mistakes = Bus.run, iter("ab")
+    async def mistaken(self, **words):
+        for which in mistakes:
+            raise KeyError(f"on purpose, {which}")
+        await run(self, **words)
+    Bus.run = mistaken
+    from udpproxy.parent.commands import Commands
+    signalled = Commands.signalled
+    async def confused(self, number):
+        if number == 10:
+            raise KeyError("on purpose, of a signal")
+        await signalled(self, number)
+    Commands.signalled = confused
+"""
+
+
+def test_a_mistake_of_ours_ends_nothing(tmp_path: Path) -> None:
+    """It is said, and after a moment the bus is tried again; so it is with a signal's verb."""
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "sitecustomize.py").write_text(MISTAKEN)
+    port = free_port()
+    with Echo() as echo, udp() as client:
+        text = config(port, str(echo), more='[log]\nlevel = "debug"')
+        proxy = Proxy(tmp_path, text)
+        proxy.environment["PYTHONPATH"] = str(tmp_path / "first")
+        with proxy:
+            exchange(client, ("127.0.0.1", port), b"before")
+            until(lambda: proxy.said("UDPS-323-D"))  # no bus is there, and that is known by asking
+            assert len(proxy.said("KeyError: 'on purpose, a'")) == 1
+            assert len(proxy.said("KeyError: 'on purpose, b'")) == 1
+            proxy.kill(signal.SIGUSR1)
+            until(lambda: proxy.said("KeyError: 'on purpose, of a signal'"))
+            exchange(client, ("127.0.0.1", port), b"after")
+            assert len(echo.sources) == 1
+            assert proxy.stop() == 0
+
+
+def test_work_that_fails_begins_again_later_each_time(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[float] = []
+    monkeypatch.setattr("udpproxy.process.lasting.SHORTEST", 0.05)
+    monkeypatch.setattr("udpproxy.process.lasting.LONGEST", 0.2)
+
+    async def work() -> None:
+        begun.append(asyncio.get_running_loop().time())
+        if len(begun) < 6:
+            raise KeyError("on purpose")
+
+    asyncio.run(lasting(Logs("test"), work))
+    pauses = [after - before for before, after in itertools.pairwise(begun)]
+    for pause, least in zip(pauses, [0.05, 0.1, 0.2, 0.2, 0.2], strict=True):
+        assert least <= pause < least + 1
+    assert capfd.readouterr().err.count("KeyError: 'on purpose'") == 5

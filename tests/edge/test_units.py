@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,6 @@ class World:
         self.told = told
         self.asked = 0
         self.given_up: list[str] = []
-        self.broken: list[BaseException | None] = []
         self.supervisor = UnitSupervisor(
             Logs("udp-proxy/one"),
             "one",
@@ -33,7 +33,6 @@ class World:
             dismiss=lambda role: None,
             given_up=self.given_up.append,
             ended=lambda role, killed: None,
-            broken=self._broken,
         )
         self.life = Life(limit=limit, window=60.0, stop_on_death=False)
         self.supervisor.start("reg", self.life)
@@ -43,10 +42,6 @@ class World:
         if self.told is not None and self.told < 0:
             raise ValueError("nonsense")
         return self.told
-
-    def _broken(self, task: asyncio.Future[None]) -> None:
-        if not task.cancelled():
-            self.broken.append(task.exception())
 
     async def looked(self, times: int = 2) -> None:
         """Wait until it has asked so many times more."""
@@ -131,9 +126,30 @@ def test_a_question_that_fails_ends_nothing(capfd: pytest.CaptureFixture[str]) -
         await world.looked()
 
     world = lived(-1, story)
-    assert world.broken == []
     assert world.life.ends_counted == 2
     assert capfd.readouterr().err.count("ValueError('nonsense')") == 1
+
+
+def test_a_mistake_in_the_watch_ends_nothing(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = UnitSupervisor._compare
+    mistakes = iter([True])
+
+    def mistaken(self: UnitSupervisor, *words: Any) -> None:
+        if next(mistakes, False):
+            raise KeyError("on purpose")
+        compare(self, *words)
+
+    monkeypatch.setattr(UnitSupervisor, "_compare", mistaken)
+
+    async def story(world: World) -> None:
+        await world.looked(3)
+        world.told = 42
+        await world.looked()
+
+    assert lived(40, story).life.ends_counted == 1
+    assert "KeyError('on purpose')" in capfd.readouterr().err
 
 
 def test_a_number_without_measure_ends_no_turn() -> None:

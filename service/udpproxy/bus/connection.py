@@ -121,6 +121,10 @@ class Connection(MessageBus):  # type: ignore[misc]  # it has no types
                 self._take(raw)
         except (ValueError, LookupError, struct.error) as problem:
             self._finalize(problem)
+        except Exception as problem:
+            # Of nothing that others send: the mistake is ours, and costs this connection.
+            self._ignored(repr(problem))
+            self._finalize(problem)
 
     def _whole(self) -> bytes | None:
         """The next message, once all of it is there; b"" for one that was too large."""

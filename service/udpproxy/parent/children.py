@@ -41,12 +41,10 @@ class Children:
         *,
         relays: Callable[[str], None],
         ended: Callable[[str, int], None],
-        broken: Callable[[asyncio.Future[None]], None],
         given_up: Callable[[str], None],
     ) -> None:
         """`relays` is told REG's engine each time that it is ready; `ended` of each end that
-        nobody asked for; `broken` gets the watch over units when it is over; `given_up` is told
-        where a child cannot be kept alive."""
+        nobody asked for; `given_up` is told where a child cannot be kept alive."""
         self._setting = setting
         self._logs = logs
         self._resources = resources
@@ -55,7 +53,6 @@ class Children:
         self._config = config
         self._relays = relays
         self._ended = ended
-        self._broken = broken
         self._given_up = given_up
         self._supervisor: ForkSupervisor | SingleSupervisor | UnitSupervisor
         self._segmentation = config().segmentation
@@ -79,7 +76,6 @@ class Children:
                     self._logs,
                     setting.instance,
                     restarts=systemd.restarts,
-                    broken=self._broken,
                     dismiss=self._dismiss,
                     given_up=self._give_up,
                     ended=self._unasked,

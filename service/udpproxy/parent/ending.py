@@ -52,7 +52,7 @@ class Ending:
             self.finish(OK, why)
 
     def do(self, work: Coroutine[object, object, None]) -> None:
-        """Work that nobody waits for; a mistake of ours in it ends us."""
+        """Work that nobody waits for; a mistake of ours in it is said."""
         task = asyncio.ensure_future(self._careful(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -74,23 +74,23 @@ class Ending:
             self.kept = self._mode is Mode.UNITS
             self.finish(INTERNAL, "internal error")
 
-    def watch(self, task: asyncio.Future[None]) -> None:
-        """Of a task that is to last as long as we do: nobody else would see why it ended."""
-        if not task.cancelled() and (problem := task.exception()):
-            self.broken(self._loop, {"exception": problem})
-
     async def _careful(self, work: Coroutine[object, object, None]) -> None:
         try:
             await work
         except LinkError as problem:
             self._logs.say(messages.SIGNAL_UNANSWERED, problem)
         except Exception as problem:
-            self.broken(self._loop, {"exception": problem})
+            self._logs.failure(problem)
 
     async def _leave_or_restart(self, why: str) -> None:
         """A restart keeps table and sockets in systemd's store; a stop ends every session."""
         self._leaves()
-        restarts = await self._restarts_us()
+        try:
+            restarts = await self._restarts_us()
+        except Exception as problem:
+            # Whatever it is: we are to leave.
+            self._logs.failure(problem)
+            restarts = None
         if restarts is None:
             # On a real stop systemd throws its store away itself: what is kept harms nobody.
             self._logs.say(messages.RESTART_UNKNOWN)

@@ -24,6 +24,7 @@ from udpproxy.parent.systemd import Systemd
 from udpproxy.process import messages, wire
 from udpproxy.process.clean_up import CleanUps
 from udpproxy.process.control import Control
+from udpproxy.process.lasting import lasting
 from udpproxy.process.logs import SOON, Logs
 from udpproxy.process.notify import Notifier
 from udpproxy.process.privileges import group_number, user_number
@@ -102,7 +103,6 @@ class Parent:
             self._config,
             relays=self._relays,
             ended=self._child_ended,
-            broken=lambda task: self._ending.watch(task),
             given_up=lambda role: self._ending.finish(GAVE_UP, f"{role} cannot be kept alive"),
         )
         self._state = State(
@@ -188,12 +188,14 @@ class Parent:
 
     def _join_bus(self, clean_ups: CleanUps) -> None:
         connection = asyncio.ensure_future(
-            self._bus.run(
-                joined=lambda: self._logs.say(messages.BUS_READY, self._bus_name),
-                lost=self._bus_lost,
+            lasting(
+                self._logs,
+                lambda: self._bus.run(
+                    joined=lambda: self._logs.say(messages.BUS_READY, self._bus_name),
+                    lost=self._bus_lost,
+                ),
             )
         )
-        connection.add_done_callback(self._ending.watch)
         clean_ups.add("connection to D-Bus", connection.cancel)
         clean_ups.add("D-Bus name", self._bus.close)
 

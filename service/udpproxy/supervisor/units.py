@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from udpproxy.process import messages
+from udpproxy.process.lasting import lasting
 from udpproxy.process.logs import Logs
 from udpproxy.supervisor import groups
 from udpproxy.supervisor.lifecycle import Do, Life, State
@@ -41,8 +42,7 @@ class Unit:
 
 class UnitSupervisor:
     """`restarts` asks systemd how often it has restarted a role's unit, None: cannot say;
-    `dismiss` tells a child that has said hello to leave; `broken` gets the watch's task when it
-    is over."""
+    `dismiss` tells a child that has said hello to leave."""
 
     def __init__(
         self,
@@ -53,7 +53,6 @@ class UnitSupervisor:
         dismiss: Callable[[str], None],
         given_up: Callable[[str], None],
         ended: Callable[[str, bool], None],
-        broken: Callable[[asyncio.Future[None]], None],
     ) -> None:
         self._logs = logs
         self._instance = instance
@@ -67,8 +66,7 @@ class UnitSupervisor:
         self._failure = ""
         """The last one of the question to systemd: it may come once a second."""
         self._gone = asyncio.Event()
-        self._watch = asyncio.ensure_future(self._look())
-        self._watch.add_done_callback(broken)
+        self._watch = asyncio.ensure_future(lasting(logs, self._look))
 
     def start(self, role: str, life: Life) -> None:
         """The unit was started with ours, or will be."""
