@@ -184,6 +184,23 @@ def test_an_end_from_outside_costs_no_session(tmp_path: Path, echo: Echo, engine
         assert given_up(proxy.log) == []
 
 
+def test_killed_as_a_unit(tmp_path: Path, echo: Echo) -> None:
+    """Nobody says by whom: nothing is given up as long as it could take everything over."""
+    port = free_port()
+    text = config(port, str(echo), top="max-sessions = 20\ncrash-limit = 50")
+    with clients(1) as (sock,), Units(tmp_path, text) as units:
+        units.start()
+        for number in range(6):
+            exchange(sock, ("127.0.0.1", port), b"%d" % number)
+            units.reg.kill()
+            units.reg.wait()
+            units.start_reg()
+        exchange(sock, ("127.0.0.1", port), b"after")
+        assert len(echo.sources) == 1
+        assert given_up(units.log) == []
+        units.terminate()
+
+
 @pytest.mark.parametrize("engine", NAMES)
 def test_as_units(tmp_path: Path, echo: Echo, engine: str) -> None:
     """What systemd keeps is the new table and the new sockets."""

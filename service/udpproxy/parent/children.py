@@ -187,7 +187,7 @@ class Children:
         )
         self._supervisor.start(role, life)
 
-    def _unasked(self, role: str, killed: bool) -> None:  # noqa: FBT001
+    def _unasked(self, role: str, killed: bool | None) -> None:  # noqa: FBT001
         life = self.all()[role].life
         if role == "reg":
             self._inheritance.ended(life.limit - life.recent, killed=killed)

@@ -69,9 +69,10 @@ class Inheritance:
         """It goes because somebody told it to."""
         self._leaves = True
 
-    def ended(self, left: int, *, killed: bool) -> None:
+    def ended(self, left: int, *, killed: bool | None) -> None:
         """It has, unasked, or whoever came to replace it before it was given anything; after `left`
-        more ends the proxy itself ends. `killed`: by somebody else, whatever it was doing."""
+        more ends the proxy itself ends. `killed`: by somebody else, whatever it was doing; None:
+        that cannot be told, as of units."""
         handed, self._handed = self._handed, False
         if not handed or left <= 0:
             return
@@ -80,7 +81,9 @@ class Inheritance:
             self._row, self._given_up = int(settled), 0
             return
         self._row += 1
-        if self._row < _ENOUGH:
+        relayed = self._ready_at is not None
+        # A few kills in a row must not cost sessions that each REG could take over.
+        if self._row < _ENOUGH or (killed is None and relayed and left > 1):
             return
         rest = self._parts[self._given_up :]
         for what, give_up in rest if left == 1 else rest[:1]:

@@ -52,7 +52,7 @@ class UnitSupervisor:
         restarts: Callable[[str], Awaitable[int | None]],
         dismiss: Callable[[str], None],
         given_up: Callable[[str], None],
-        ended: Callable[[str, bool], None],
+        ended: Callable[[str, bool | None], None],
     ) -> None:
         self._logs = logs
         self._instance = instance
@@ -165,7 +165,7 @@ class UnitSupervisor:
 
     def _count(self, unit: Unit) -> None:
         what = unit.life.exited(self._loop.time())
-        self._ended(unit.role, False)  # noqa: FBT003 only systemd knows
+        self._ended(unit.role, None)  # only systemd knows how
         if what is Do.GIVE_UP:
             self._given_up(unit.role)
 
