@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from random import randrange
 
@@ -50,3 +52,19 @@ def is_bound(port: int) -> bool:
     """Does somebody listen on that UDP port (IPv4)?"""
     table = Path("/proc/net/udp").read_text()
     return re.search(f":{port:04X} [0-9A-F]{{8}}:0000", table) is not None
+
+
+@contextlib.contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """No more than so many can be opened."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    gaps = []
+    with contextlib.ExitStack() as stack:
+        highest = max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
+        while (fd := os.dup(0)) < highest:
+            gaps.append(fd)
+        for one in (*gaps, fd):
+            stack.callback(os.close, one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (fd + 1 + count, before[1]))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        yield

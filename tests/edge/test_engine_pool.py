@@ -8,6 +8,7 @@ from socket import AF_INET, AF_INET6
 
 import pytest
 
+from host import descriptors_left
 from namespaces import Network
 from rig import Rig, has_nothing, verdict
 from udpproxy.config.model import SessionType
@@ -141,8 +142,20 @@ def test_a_carrier_stays_full_however_often_it_is_peeked() -> None:
         assert peek_carrier(carrier) == []
 
 
+def test_a_carrier_that_does_not_fit_is_no_shorter_one() -> None:
+    carriers = [make_carrier(AF_INET, 20) for _ in range(3)]
+    pool = Pool([])
+    with descriptors_left(50), pytest.raises(UnitError, match="10 of 20 sockets of a carrier"):
+        pool.extend(carriers)
+    assert (len(carriers), pool.size(AF_INET)) == (3, 0)
+    with descriptors_left(60):
+        pool.extend(carriers)
+        assert (len(carriers), pool.size(AF_INET)) == (0, 60)
+    pool.close()
+
+
 def test_an_empty_carrier_is_a_clear_error() -> None:
-    carrier = make_carrier(AF_INET, 1)
-    carrier.recv(1)
-    with pytest.raises(UnitError, match="empty"):
-        Pool([carrier])
+    with make_carrier(AF_INET, 1) as carrier:
+        carrier.recv(1)
+        with pytest.raises(UnitError, match="empty"):
+            Pool([carrier])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,11 @@ import pytest
 
 import udpproxy
 from built import of_native
+from host import descriptors_left
+from rig import Witness
+from udpproxy.engine.pool import Pool
+from udpproxy.process.loop import EpollLoop
+from udpproxy.session.table import Table, size
 
 pytestmark = of_native
 
@@ -42,3 +48,17 @@ def test_the_module_shows_nothing_of_the_relay() -> None:
     command = ["nm", "--dynamic", "--defined-only", "--format=just-symbols", native.__file__]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["PyInit_native"]
+
+
+@pytest.mark.parametrize("left", range(4))
+def test_what_it_lacks_is_said(left: int) -> None:
+    from udpproxy.engine.native import NativeEngine
+
+    table = Table(memoryview(mmap.mmap(-1, size(10))), 10, fresh=True)
+    reactor, pool, host = EpollLoop(), Pool([]), Witness()
+    with descriptors_left(left), pytest.raises(OSError, match="Too many open files"):
+        NativeEngine(
+            reactor, table, pool, host,
+            per_client=0, evict=False, workers=2, threads=True, lasting=None,
+        )  # fmt: skip
+    reactor.close()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from built import NAMES
 from daemons import USER
 from echo import Echo, clients, exchange
 from host import free_port
@@ -23,6 +24,7 @@ from proxy import Proxy, config, until
 from udpproxy.parent.door import Door
 from udpproxy.process import wire
 from udpproxy.process.logs import Logs
+from udpproxy.supervisor.fork import START_LIMIT
 
 
 @contextlib.contextmanager
@@ -172,3 +174,77 @@ def test_a_command_that_breaks_is_answered(
     answer = asyncio.run(ask())
     assert answer == wire.Answer(7, error="internal error, see the log")
     assert "a mistake of ours" in capfd.readouterr().err
+
+
+FEW = """
+import os, resource, sys
+if os.path.exists({here!r} + "/few") and sys.orig_argv[-3:-1] == ["udpproxy.child", "reg"]:
+    from udpproxy.process import privileges
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (400, hard))
+    privileges.raise_descriptor_limit = lambda: (400, "")
+"""
+"""Python runs it before anything else in each process."""
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_reg_comes_and_has_no_descriptors(tmp_path: Path, engine: str) -> None:
+    """It waits for them instead of ending: none of its sockets becomes another session's."""
+    with Echo() as echo, clients(2) as (client, other):
+        there = ("127.0.0.1", free_port())
+        top = f'max-sessions = 600\nengine = "{engine}"'
+        (tmp_path / "sitecustomize.py").write_text(FEW.format(here=str(tmp_path)))
+        proxy = Proxy(tmp_path, config(there[1], str(echo), top=top))
+        proxy.environment["PYTHONPATH"] = str(tmp_path)
+        with proxy:
+            exchange(client, there, b"before")
+            exchange(other, there, b"before")
+            most = resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE)
+            (tmp_path / "few").touch()
+            old = proxy.kill(signal.SIGKILL, "reg")
+            (said,) = until(lambda: proxy.said("UDPS-225-E"))
+            assert "of 250 sockets of a carrier could be had: raise the limit" in said
+            reg = until(lambda: proxy.reg_pid)
+            assert reg != old
+            deadline = time.monotonic() + START_LIMIT + 3
+            until(lambda: time.monotonic() > deadline, limit=START_LIMIT + 10)
+            assert proxy.reg_pid == reg, "it gives its sign of life"
+            assert proxy.info()["reg-state"] == "starting"
+            for sock in (client, other):
+                sock.sendto(b"meanwhile", there)
+            resource.prlimit(reg, resource.RLIMIT_NOFILE, most)
+            assert [sock.recv(100) for sock in (client, other)] == [b"meanwhile"] * 2
+            exchange(client, there, b"after")
+            info = proxy.info()
+            assert (info["reg-ends"], info["reg-state"], info["sessions"]) == (1, "ready", 2)
+            assert len(proxy.said("UDPS-225-E")) == 1
+            assert len(echo.sources) == 2
+            assert proxy.stop() == 0
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_a_reload_that_reg_has_no_descriptors_for(tmp_path: Path, engine: str) -> None:
+    """It is refused, and nothing has changed."""
+    with Echo() as echo, Echo("::1") as other, clients(1) as (client,):
+        there = ("127.0.0.1", free_port())
+        top = f'max-sessions = 600\nengine = "{engine}"'
+        rule = f'\n[[session-acl]]\nname = "six"\nplug-to = "{other}"\n'
+        six = f'[[listen]]\naddress = "::1"\nport = {free_port("::1")}\n{rule}'
+        text = config(there[1], str(echo), top=top)
+        with Proxy(tmp_path, text) as proxy:
+            exchange(client, there, b"before")
+            most = resource.prlimit(proxy.reg_pid, resource.RLIMIT_NOFILE)
+            opened = len(descriptors(proxy.reg_pid))
+            resource.prlimit(proxy.reg_pid, resource.RLIMIT_NOFILE, (opened + 300, most[1]))
+            proxy.write(f"{text}\n{six}")
+            for _ in range(3):
+                done = proxy.ctl("reload")
+                assert done.returncode == 1
+                assert "reg can open 300 more and needs 600: raise the limit" in done.stderr
+                exchange(client, there, b"as before")
+            assert len(descriptors(proxy.reg_pid)) == opened
+            resource.prlimit(proxy.reg_pid, resource.RLIMIT_NOFILE, most)
+            assert proxy.ctl("reload").returncode == 0
+            exchange(client, there, b"after")
+            assert len(echo.sources) == 1
+            assert proxy.info()["reg-ends"] == 0

@@ -85,7 +85,7 @@ class Lab:
     async def reload(self) -> int:
         """As a command does it."""
         children = cast(Children, self.family)
-        return await self.current.reload(Mode.FORK, self.resources, self.naming, children)
+        return await self.current.reload(Mode.FORK, self.resources, self.naming, children, None)
 
     def state(self) -> tuple[object, ...]:
         """All that a reload may change."""

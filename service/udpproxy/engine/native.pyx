@@ -88,7 +88,7 @@ cdef class NativeEngine(_News):
         relay_spare_descriptors(2 * table.capacity + _SPARE)
         self._relay = relay_new(self._memory.buf, table.capacity, workers, per_client, evict)
         if self._relay == NULL:
-            raise MemoryError("the native engine's tables")
+            raise OSError(errno, os.strerror(errno))
         self._lend_sockets()
         self._reactor.add_reader(relay_notice(self._relay), self._noticed)
         if threads:

@@ -8,6 +8,9 @@ sockets, bound and connected as the last one left them.
 from __future__ import annotations
 
 import array
+import errno
+import itertools
+import os
 import socket
 from collections.abc import Callable
 
@@ -32,7 +35,7 @@ def make_carrier(family: socket.AddressFamily, count: int) -> socket.socket:
     made: list[socket.socket] = []
     try:
         made.extend(_make(family) for _ in range(count))
-        socket.send_fds(fill, [bytes([family])], [sock.fileno() for sock in made])
+        socket.send_fds(fill, [bytes([family, count])], [sock.fileno() for sock in made])
     except OSError:
         keep.close()
         raise
@@ -54,20 +57,27 @@ def _make(family: socket.AddressFamily) -> socket.socket:
 
 
 def peek_carrier(carrier: socket.socket) -> list[socket.socket]:
-    """Duplicates of the batch, which stays where it is; [] where somebody has read it."""
+    """Duplicates of the batch, which stays where it is; [] where somebody has read it. OSError
+    where the system has no descriptors for all of them: without one each of the others would be
+    that of another slot."""
     flags = socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
     try:
         # socket.recv_fds() forgets its flags in Python 3.11 and would empty the carrier.
-        family, control, _, _ = carrier.recvmsg(1, socket.CMSG_LEN(BATCH * 4), flags)
+        made, control, _, _ = carrier.recvmsg(2, socket.CMSG_LEN(BATCH * 4), flags)
     except BlockingIOError:
         return []
     fds = array.array("i")
     for level, kind, data in control:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    if not family or not fds:
+    if len(made) < 2:
         return []
-    kind = socket.AddressFamily(family[0])
+    family, count = made
+    if len(fds) != count:
+        for fd in fds:
+            os.close(fd)
+        raise OSError(errno.EMFILE, f"{len(fds)} of {count} sockets of a carrier could be had")
+    kind = socket.AddressFamily(family)
     return [socket.socket(kind, socket.SOCK_DGRAM, 0, fileno=fd) for fd in fds]
 
 
@@ -104,14 +114,28 @@ class Pool:
         self.extend(carriers)
 
     def extend(self, carriers: list[socket.socket]) -> None:
-        """Peek into all carriers and close our ends of them; UnitError where one is empty."""
-        while carriers:
-            carrier = carriers.pop(0)
-            batch = peek_carrier(carrier)
-            carrier.close()
-            if not batch:
-                raise UnitError("socket pool", "a carrier is empty: too few descriptors?")
+        """Peek into all carriers and close our ends of them. UnitError where one is empty or the
+        system lacks descriptors: then nothing has changed."""
+        found: list[list[socket.socket]] = []
+        try:
+            for carrier in carriers:
+                found.append(peek_carrier(carrier))
+                if not found[-1]:
+                    raise UnitError("socket pool", "a carrier is empty")
+        except (OSError, UnitError) as problem:
+            for sock in itertools.chain(*found):
+                sock.close()
+            if isinstance(problem, UnitError):
+                raise
+            raise UnitError(
+                "socket pool",
+                f"{problem.strerror}: raise the limit of descriptors or lower max-sessions",
+            ) from None
+        for batch in found:
             self._sockets[batch[0].family].extend(batch)
+        for carrier in carriers:
+            carrier.close()
+        carriers.clear()
 
     def get(self, family: socket.AddressFamily, slot: int) -> socket.socket:
         """The slot's socket towards a server of that family."""
@@ -186,6 +210,6 @@ def _name(sock: socket.socket) -> Endpoint:
 def is_full(carrier: socket.socket) -> bool:
     """Does it still hold its batch?"""
     try:
-        return bool(carrier.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        return len(carrier.recv(2, socket.MSG_PEEK | socket.MSG_DONTWAIT)) == 2
     except BlockingIOError:
         return False

@@ -99,13 +99,17 @@ class Rows:
                 yield wire.Lend("carriers", [int(family)] * len(fds)), fds
 
     def sockets(self, slots: range) -> Iterator[socket.socket]:
-        """Duplicates of the sockets of these slots, of every family."""
+        """Duplicates of the sockets of these slots, of every family. UnitError where the system
+        has no descriptors for them."""
         for row in self._rows.values():
             first = 0
             for carrier in row:
                 inside = range(max(first, slots.start), min(first + carrier.count, slots.stop))
                 if inside:
-                    batch = pool.peek_carrier(carrier.socket)
+                    try:
+                        batch = pool.peek_carrier(carrier.socket)
+                    except OSError as problem:
+                        raise UnitError("descriptors", problem.strerror or "") from None
                     yield from batch[inside.start - first : inside.stop - first]
                     for sock in batch:
                         sock.close()

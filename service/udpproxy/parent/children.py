@@ -166,6 +166,14 @@ class Children:
             peer.link.fail(why)
             self._supervisor.discard(peer.role)
 
+    async def room(self) -> int | None:
+        """How many descriptors more REG can open; None: there is none that says so."""
+        if reg := self.peers.get("reg"):
+            with contextlib.suppress(InvalidArgument, LinkError):
+                room = await reg.ask("room", {})
+                return room if type(room) is int else None
+        return None
+
     def segmented(self, mode: str) -> None:
         """What every REG that comes is told, until the configuration says something else."""
         self._segmentation = mode

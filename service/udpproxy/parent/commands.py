@@ -16,6 +16,8 @@ from udpproxy.process.wire import Plain
 ROLES = ("parent", "reg", "acr", "apr")
 READY_LIMIT = 10.0
 """Seconds that a command waits for a proxy that is still starting."""
+_MOMENT = 0.5
+"""The same where it can be carried out without a relay."""
 _TRIES, _PAUSE = 100, 0.02
 """How often, and each how many seconds, a command waits for a child that is not there yet."""
 _MOST_NUMBER = (1 << 64) - 1
@@ -25,6 +27,8 @@ _OF_CHILDREN = ("info", "loglevel", "reopen", "hold", "terminate", "resolve-now"
 _CHECKED_HERE = ("kill", "segmentation")
 """Verbs of REG whose words must make sense; they mean the same whichever process is named."""
 _AT_ONCE = ("terminate",)
+_OF_PARENT = ("info", "sessions")
+"""What it knows itself, and says even where no relay comes to be."""
 _WHILE_STOPPING = ("terminate", "info", "sessions", "loglevel", "reopen", "hold")
 """What changes nothing, or is asked of a log."""
 
@@ -67,7 +71,7 @@ class Commands:
             raise InvalidArgument(f"no process {process!r}: give one of {', '.join(ROLES)}")
         self._refuse_late(verb)
         if verb not in _AT_ONCE or process != "parent":
-            await self._ready()
+            await self._ready(needed=process != "parent" or verb not in _OF_PARENT)
         if process != "parent" and verb not in _CHECKED_HERE:
             if verb not in _OF_CHILDREN:
                 raise InvalidArgument(f"this process knows no verb {verb!r}")
@@ -127,11 +131,13 @@ class Commands:
         await self._ask_all("loglevel", {"level": word})
         return name
 
-    async def _ready(self) -> None:
+    async def _ready(self, *, needed: bool) -> None:
         try:
-            await asyncio.wait_for(self._running.wait(), READY_LIMIT)
+            limit = READY_LIMIT if needed else _MOMENT
+            await asyncio.wait_for(self._running.wait(), limit)
         except TimeoutError:
-            raise LinkError("the proxy is still starting: try again") from None
+            if needed:
+                raise LinkError("the proxy is still starting: try again") from None
 
     async def _to_child(self, role: str, verb: str, args: Args) -> Plain:
         rest = {key: value for key, value in args.items() if key != "process"}

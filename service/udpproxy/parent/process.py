@@ -6,6 +6,7 @@ import asyncio
 
 from udpproxy.bus import PROXY, Bus
 from udpproxy.config.model import Config
+from udpproxy.errors import LinkError
 from udpproxy.parent.children import Children
 from udpproxy.parent.commands import Commands
 from udpproxy.parent.door import Door
@@ -247,8 +248,11 @@ class Parent:
     async def _reload(self) -> wire.Plain:
         self._notifier.reloading()
         try:
+            room = await self._children.room()
+            if self._stopping():
+                raise LinkError("the proxy is stopping")
             ended = await self._current.reload(
-                self._setting.mode, self._resources, self._naming, self._children
+                self._setting.mode, self._resources, self._naming, self._children, room
             )
         finally:
             # After a mistake, too: systemd would wait for it until the reload times out.

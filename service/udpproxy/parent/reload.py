@@ -56,8 +56,9 @@ class Change:
         self._path = path
         self._undo = contextlib.ExitStack()
 
-    def prepare(self, old: Config) -> None:
-        """ConfigError, InvalidArgument, UnitError or OSError, and rollback() must follow."""
+    def prepare(self, old: Config, room: int | None) -> None:
+        """ConfigError, InvalidArgument, UnitError or OSError, and rollback() must follow. `room`:
+        how many descriptors REG can open, if it says so."""
         self._text = load.read_text(self._path)
         new = load.parse(self._text, str(self._path), ephemeral=load.ephemeral_ports())
         installed.check(new, str(self._path))
@@ -73,6 +74,13 @@ class Change:
             self._naming.look_up_all(new)
         families = self._resources.fill_pool(new)
         self._undo.callback(self._resources.drop_pool, families)
+        needed = len(families) * self._resources.table.capacity
+        if room is not None and room < needed:
+            raise UnitError(
+                "descriptors",
+                f"reg can open {room} more and needs {needed}: raise the limit of descriptors of "
+                "its unit, or lower max-sessions",
+            )
         wanted, bound = places(new), self._resources.listeners
         added = [place for place in wanted if place not in bound]
         self._removed = [place for place in bound if place not in wanted]
@@ -101,13 +109,18 @@ class Current:
         self.config = config
 
     async def reload(
-        self, mode: Mode, resources: Resources, naming: Naming, children: Children
+        self,
+        mode: Mode,
+        resources: Resources,
+        naming: Naming,
+        children: Children,
+        room: int | None,
     ) -> int:
         """The file as it is now takes its place; how many sessions that ended. InvalidArgument
-        and nothing changed where it has mistakes."""
+        and nothing changed where it has mistakes. `room`: see Children.room()."""
         change = Change(mode, self._logs, resources, naming, self._path)
         try:
-            change.prepare(self.config)
+            change.prepare(self.config, room)
         except (ConfigError, InvalidArgument, UnitError, OSError) as problem:
             change.rollback()
             self._logs.say(messages.RELOAD_FAILED, problem)

@@ -59,6 +59,10 @@ class Notifier:
         """The work can begin, or goes on after reloading()."""
         self._insist(f"READY=1\nSTATUS={_ascii(status)}")
 
+    def starting(self, seconds: float) -> None:
+        """It takes so much longer."""
+        self._insist(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
+
     def reloading(self) -> None:
         """A new configuration is tried; ready() must follow, whatever comes of it."""
         moment = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import time
 from collections.abc import Callable
 
 from udpproxy.engine.interface import Engine
 from udpproxy.engine.pool import Pool
-from udpproxy.errors import InvalidArgument, LinkError
+from udpproxy.errors import InvalidArgument, LinkError, UnitError
 from udpproxy.process import messages, wire
 from udpproxy.process.clean_up import CleanUps
 from udpproxy.process.control import Control, Figures
@@ -30,6 +31,15 @@ from udpproxy.session.table import STARTS
 
 _BUSY_TICK, _IDLE_TICK = 0.1, 1.0
 """Seconds between two looks at what is due, with and without sessions."""
+_RETRY = 1.0
+"""Seconds until the relay is tried again where the system lacked something."""
+
+
+def room() -> int:
+    """How many descriptors more we may open."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208 - thousands, at times
+    return max(0, limit - used)
 
 
 class Reg:
@@ -55,6 +65,8 @@ class Reg:
         self._lent = Lent()
         self._engine: Engine | None = None
         self._host: RelayHost | None = None
+        self._pool = Pool([])
+        self._waits_for = ""
         self._relayed: Costly[dict[str, int]] | None = None
         """The engine's figures: with many sessions datagrams wait for them."""
         self._naming = Naming(reactor, logs, blocking, lost=self._way_lost)
@@ -139,7 +151,7 @@ class Reg:
             case wire.Ask(number, verb, args):
                 try:
                     value = self._perform(verb, args)
-                except InvalidArgument as problem:
+                except (InvalidArgument, UnitError) as problem:
                     link.send(wire.Answer(number, error=str(problem)))
                 except Exception as problem:
                     # Whatever it is, it is a refusal: the sessions have nothing to do with it.
@@ -158,6 +170,8 @@ class Reg:
                 if not self._engine or not self._engine.kill(number):
                     raise InvalidArgument(f"there is no session {number}")
                 return None
+            case "room", _:
+                return room()
             case "segmentation", {"mode": str(mode)}:
                 if not self._engine or not self._engine.segment(on=mode == "auto"):
                     raise InvalidArgument("the Python engine sends every datagram singly")
@@ -185,16 +199,35 @@ class Reg:
 
     def _relay(self, segmentation: str) -> None:
         """Everything is here."""
-        table = self._lent.table
-        if self._lent.config is None or table is None or self._engine:
+        if self._lent.config is None or self._lent.table is None or self._engine:
             raise LinkError("told to relay without what it takes")
-        config, generation = self._lent.config
+        config, _ = self._lent.config
         self._logs.follow(config.log)
         self._naming.configure(config)
+        self._begin(segmentation)
+
+    def _begin(self, segmentation: str) -> None:
+        """At once, or as soon as the system has what it takes: our end would not bring it."""
+        table = self._lent.table
+        if self._lent.config is None or table is None:
+            return  # told to leave meanwhile
+        config, generation = self._lent.config
+        if self._host is None:
+            verdicts = Verdicts(config, generation, self._naming.known, self._lent.versions)
+            keep = self._naming.wait
+            self._host = RelayHost(self._reactor, self._logs, table, verdicts, keep)
+        host = self._host
+        try:
+            self._pool.extend(self._lent.carriers)
+            engine = engines.make(self._reactor, table, self._pool, host, config)
+        except (UnitError, OSError, MemoryError) as problem:
+            if self._waits_for != str(problem):
+                self._waits_for = str(problem)
+                self._logs.say(messages.NOT_RELAYING, problem)
+            self._notifier.starting(10 * _RETRY)
+            self._reactor.call_later(_RETRY, lambda: self._begin(segmentation))
+            return
         table.words[STARTS] = (table.words[STARTS] + 1) % (1 << 63)
-        verdicts = Verdicts(config, generation, self._naming.known, self._lent.versions)
-        host = self._host = RelayHost(self._reactor, self._logs, table, verdicts, self._naming.wait)
-        engine = engines.make(self._reactor, table, Pool(self._lent.carriers), host, config)
         self._engine = engine
         engine.segment(on=segmentation == "auto")
         self._clean_ups.limit = config.stop_timeout / 2
@@ -228,6 +261,8 @@ class Reg:
         if not self._engine or not self._host or not self._lent.config:
             raise InvalidArgument("still starting: try again")
         config, generation = self._lent.config
+        if self._lent.carriers:  # first, for this alone can fail
+            self._engine.extend(self._lent.carriers)
         self._logs.follow(config.log)
         self._clean_ups.limit = config.stop_timeout / 2
         self._naming.configure(config)
@@ -236,8 +271,6 @@ class Reg:
         self._host.verdicts = Verdicts(
             config, generation, self._naming.known, self._lent.versions, before
         )
-        if self._lent.carriers:
-            self._engine.extend(self._lent.carriers)
         sessions = self._engine.sessions
         for number in removed:
             self._engine.remove_listener(number)

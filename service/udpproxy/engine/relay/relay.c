@@ -118,7 +118,9 @@ struct relay *relay_new(void *table, uint32_t capacity, uint32_t workers, uint32
     for (uint32_t i = 0; made && i < workers; i++)
         made = make_worker(relay, i);
     if (!made) {
+        int problem = errno;
         relay_free(relay);
+        errno = problem;
         return NULL;
     }
     for (uint32_t slot = 0; slot < capacity; slot++)
