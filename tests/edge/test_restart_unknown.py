@@ -98,10 +98,16 @@ def test_the_sessions_go_on(tmp_path: Path, engine: str) -> None:
             assert units.stop() == 0
             assert len(units.said("UDPS-122-W")) == 1
             assert units.said("UDPP-888-I") == units.said("UDPS-201-W") == []
+            notes = units.said("UDPP-887-I")
+            assert [part.rpartition("SESSION=")[2] for part in notes] == ["1", "2", "3"]
+            for note in notes:
+                assert " BYTES_CIN=6 " in note
+                assert "REASON" not in note
+                assert "RESULT" not in note
             units.start()
             for sock in socks:
                 exchange(sock, ("127.0.0.1", port), b"after")
             assert len(echo.sources) == 3
             assert units.said("UDPS-124-W") == []
             units.terminate()
-            assert len(units.said("UDPP-888-I")) == 3
+            assert len(units.said("UDPP-888-I")) == len(units.said("UDPP-887-I")) == 3

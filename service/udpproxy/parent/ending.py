@@ -34,6 +34,8 @@ class Ending:
         self._decided: asyncio.Future[tuple[int, str]] = self._loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self.kept = False
+        self.in_doubt = False
+        """Kept, and nobody knows whether that helps."""
 
     async def decided(self) -> tuple[int, str]:
         """Status and reason, once there is one."""
@@ -93,6 +95,7 @@ class Ending:
             restarts = None
         if restarts is None:
             # On a real stop systemd throws its store away itself: what is kept harms nobody.
+            self.in_doubt = True
             self._logs.say(messages.RESTART_UNKNOWN)
         self.kept = restarts is not False
         self.finish(OK, why)

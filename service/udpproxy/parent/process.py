@@ -208,6 +208,8 @@ class Parent:
     def _last_records(self) -> None:
         if self._ending.kept:
             self._logs.say(messages.SESSIONS_KEPT, self._state.sessions)
+            if self._ending.in_doubt:
+                self._records.note(self._sessions.as_they_are())
         else:
             self._records.write(self._sessions.last_records(Reason.TERMINATED))
             self._resources.give_back()

@@ -22,6 +22,7 @@ _STATES = {
     State.UPLOAD_CLOSED: "upload-closed",
     State.CLOSING: "closing",
 }
+_OF_ENDS = ("RESULT", "REASON")
 
 Row = dict[str, Plain]
 
@@ -51,6 +52,13 @@ class Sessions:
             yield session_record.fields(record, self._rule(record), reason, now)
             self._resources.table.add(record)
             self._resources.table.free(slot)
+
+    def as_they_are(self) -> Iterator[dict[str, str]]:
+        """Records without an end."""
+        now = time.monotonic_ns()
+        for _, record in self._resources.table.records():
+            fields = session_record.fields(record, self._rule(record), Reason.TERMINATED, now)
+            yield {name: text for name, text in fields.items() if name not in _OF_ENDS}
 
     def cut_off(self) -> Iterator[dict[str, str]]:
         """Of the sessions that a smaller table had no place for."""

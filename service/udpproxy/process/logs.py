@@ -183,7 +183,16 @@ class Logs:
 
     def record(self, text: str, fields: dict[str, str]) -> None:
         """A session's record: at every level."""
-        entry = Entry(messages.RECORD.id, messages.RECORD.severity, text, _RECORD_ID, fields)
+        self._record(messages.RECORD, _RECORD_ID, text, fields)
+
+    def note(self, text: str, fields: dict[str, str]) -> None:
+        """What may be the last that is heard of a session, in the place of its record."""
+        self._record(messages.KEPT_IN_DOUBT, messages.KEPT_IN_DOUBT.journal_id, text, fields)
+
+    def _record(
+        self, message: messages.Message, journal_id: str, text: str, fields: dict[str, str]
+    ) -> None:
+        entry = Entry(message.id, message.severity, text, journal_id, fields)
         if self._records:
             self._records.emit(entry)
         else:

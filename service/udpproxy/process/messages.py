@@ -119,6 +119,7 @@ PRESSURE_OFF = Message("UDPS-642-N", "session table relieved: %d of %d in use")
 OPENED = Message("UDPP-820-D", "session %d of %s opened by %s to %s%s")
 ACCEPTED = Message("UDPP-821-D", "session of %s accepted by %s%s")
 REFUSED = Message("UDPP-821-I", "session of %s to %s refused by %s%s")
+KEPT_IN_DOUBT = Message("UDPP-887-I", "%s")
 RECORD = Message("UDPP-888-I", "%s")
 UNANSWERED = Message(
     "UDPP-889-W", "%d more sessions of %s ended without any reply and have no records of their own"
