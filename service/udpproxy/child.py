@@ -108,7 +108,11 @@ def _relay(logs: Logs, sock: socket.socket, caught: signals.Signals, clean_ups: 
             part.signalled(number)
 
     loop.add_reader(caught.fileno(), deliver)
-    loop.run()
+    try:
+        loop.run()
+    except Exception:
+        part.fail()
+        raise
     loop.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -27,6 +28,8 @@ if sys.orig_argv[-3:-1] == ["udpproxy.child", "reg"]:
     from udpproxy.reg.process import Reg
     here, what, when = Path({here!r}), {what!r}, {when!r}
     def die():
+        if when == "by a mistake":
+            raise KeyError("on purpose")
         os.kill(os.getpid(), signal.SIGSEGV)
     def poisoned(reg):
         if what == "table":
@@ -201,6 +204,13 @@ def test_killed_as_a_unit(tmp_path: Path, echo: Echo) -> None:
         units.terminate()
 
 
+def begun_again(units: Units) -> bool:
+    """As systemd would; has it been told something?"""
+    if units.reg.poll() is not None:
+        units.start_reg()
+    return bool(units.listen())
+
+
 @pytest.mark.parametrize("engine", NAMES)
 def test_as_units(tmp_path: Path, echo: Echo, engine: str) -> None:
     """What systemd keeps is the new table and the new sockets."""
@@ -220,13 +230,7 @@ def test_as_units(tmp_path: Path, echo: Echo, engine: str) -> None:
         (here / "bad").touch()
         units.reg.kill()
 
-        def again() -> bool:
-            if units.reg.poll() is not None:
-                units.start_reg()
-            units.listen()
-            return len(given_up(units.log)) == 2
-
-        until(again)
+        until(lambda: begun_again(units) and len(given_up(units.log)) == 2)
         assert len(units.said("UDPP-888-I")) == SESSIONS
         for sock in socks:
             until(lambda: units.reg.poll() is None)
@@ -241,3 +245,37 @@ def test_as_units(tmp_path: Path, echo: Echo, engine: str) -> None:
         assert len(units.said("UDPP-888-I")) == SESSIONS
         units.terminate()
         assert len(units.said("UDPP-888-I")) == 2 * SESSIONS
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_as_units_nobody_tells_who_has_killed_it(
+    tmp_path: Path, echo: Echo, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that relayed is not taken for one that dies of what it took over, unless it says so."""
+    here, port = poison(tmp_path, "table", "by a mistake"), free_port()
+    top = f'max-sessions = 20\nengine = "{engine}"\ncrash-limit = 50'
+    text = config(port, str(echo), top=top)
+    monkeypatch.setenv("PYTHONPATH", str(here))
+    with clients(1) as (sock,), Units(tmp_path, text) as units:
+        units.start()
+        exchange(sock, ("127.0.0.1", port), b"before")
+        for number in range(5):
+            units.reg.kill()
+            units.reg.wait()
+            units.start_reg()
+            exchange(sock, ("127.0.0.1", port), b"%d" % number)
+        assert len(echo.sources) == 1
+        assert given_up(units.log) == []
+        (here / "bad").touch()
+        units.reg.kill()
+        sock.settimeout(0.1)
+
+        def table_is_gone() -> bool:
+            with contextlib.suppress(TimeoutError):
+                sock.sendto(b"in between", ("127.0.0.1", port))
+                sock.recv(100)
+            return begun_again(units) and "the session table" in given_up(units.log)
+
+        until(table_is_gone)
+        (here / "bad").unlink()
+        units.terminate()

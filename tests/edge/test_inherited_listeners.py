@@ -314,3 +314,38 @@ def test_a_name_that_is_stored_twice(tmp_path: Path, engine: str, name: str) -> 
 
 def open_files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
+
+
+@pytest.mark.parametrize("engine", NAMES)
+@pytest.mark.parametrize("workers", [1] if WITHOUT else [1, 3])
+def test_one_is_made_anew_while_systemd_has_the_old_one(
+    tmp_path: Path, engine: str, workers: int
+) -> None:
+    """Its store lets go later; nobody may be without a listener until then."""
+    if engine == "python":
+        workers = 1
+    port = free_port()
+    top = f'max-sessions = 20\nengine = "{engine}"\nworkers = {workers}'
+    with (
+        Echo() as echo,
+        clients(8) as socks,
+        Units(tmp_path, config(port, str(echo), top=top)) as units,
+    ):
+        units.start()
+        for sock in socks:
+            exchange(sock, ("127.0.0.1", port), b"before")
+        with socket.socket(fileno=os.dup(units.stored("listener-1"))) as sock:
+            deafen_for_good(sock)
+        units.reg.kill()
+        units.reg.wait()
+        units.start_reg()
+        until(lambda: len(units.said("UDPS-218-E")) == 1)  # its store is not emptied yet
+        for sock in socks:
+            exchange(sock, ("127.0.0.1", port), b"after")
+        assert len(echo.sources) == 8
+        units.listen()
+        assert [name for name, _ in units.store].count("listener-1") == 1
+        for sock in socks:
+            exchange(sock, ("127.0.0.1", port), b"later")
+        assert len(units.said("UDPS-218-E")) == 1
+        units.terminate()

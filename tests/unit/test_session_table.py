@@ -231,3 +231,26 @@ def test_a_table_can_change_its_size() -> None:
     table.resize(8)
     table.write(7, RECORD)
     assert [slot for slot, _ in Table(memory, 8, fresh=False).records()] == [1, 7]
+
+
+def test_another_table_goes_on_counting() -> None:
+    before, after = fresh(), fresh(2)
+    before.count("sessions-opened", 7)
+    before.count("upload-bytes", (1 << 64) - 1)
+    before.words[t.STARTS], before.words[t.NEXT_ID] = 3, 41
+    after.go_on_counting(before)
+    assert after.totals()["sessions-opened"] == 7
+    assert after.totals()["upload-bytes"] < 1 << 63  # it was written over
+    assert (after.words[t.STARTS], after.new_id(), after.capacity) == (3, 41, 2)
+    before.words[t.NEXT_ID] = 0
+    after.go_on_counting(before)
+    assert after.new_id() == 1
+
+
+@pytest.mark.parametrize("word", [t.LAST_UPLOAD, t.LAST_DOWNLOAD])
+def test_has_carried(word: int) -> None:
+    table = fresh(4)
+    assert not table.has_carried(10, 20)
+    for moment, carried in ((9, False), (10, True), (20, True), (21, False)):
+        table.words[table.at(3) + word] = moment
+        assert table.has_carried(10, 20) == carried

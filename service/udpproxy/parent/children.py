@@ -146,8 +146,8 @@ class Children:
             self._naming.heard(news.args.get("found"), self._config())
         elif news.what == "way" and peer.role == "reg":
             self._naming.way_lost(str(news.args.get("role")), self.peers)
-        elif news.what == "leaving" and peer.role == "reg":
-            self._inheritance.leaves()
+        elif news.what in ("leaving", "failing") and peer.role == "reg":
+            self._inheritance.told(news.what)
         elif news.what == "ready":
             self._supervisor.ready(peer.role)
             if peer.role == "reg":

@@ -23,7 +23,7 @@ SETTLED = 2.0
 """Seconds of relaying after which an end says nothing of what was taken over."""
 _ENOUGH = 2
 """Ends in a row from which on something is given up; the first may be that of a REG that had
-settled, and is why there was something to take over."""
+settled or that was killed, and is why there was something to take over."""
 
 
 class Inheritance:
@@ -46,7 +46,8 @@ class Inheritance:
         self._peers = peers
         self._loop = asyncio.get_running_loop()
         self._handed = False
-        self._leaves = False
+        self._told = ""
+        """Its last word."""
         self._ready_at: float | None = None
         self._row = 0
         self._given_up = 0
@@ -58,32 +59,29 @@ class Inheritance:
 
     def handed_over(self) -> None:
         """A REG gets all of it."""
-        self._handed, self._leaves, self._ready_at = True, False, None
+        self._handed, self._told, self._ready_at = True, "", None
 
     def relays(self) -> None:
         """It has taken it over."""
         if self._ready_at is None:
             self._ready_at = self._loop.time()
 
-    def leaves(self) -> None:
-        """It goes because somebody told it to."""
-        self._leaves = True
+    def told(self, what: str) -> None:
+        """`leaving`: somebody has told it to go; `failing`: it ends by a mistake."""
+        self._told = what
 
     def ended(self, left: int, *, killed: bool | None) -> None:
         """It has, unasked, or whoever came to replace it before it was given anything; after `left`
         more ends the proxy itself ends. `killed`: by somebody else, whatever it was doing; None:
-        that cannot be told, as of units."""
+        nobody knows."""
         handed, self._handed = self._handed, False
         if not handed or left <= 0:
             return
-        settled = self._ready_at is not None and self._loop.time() - self._ready_at >= SETTLED
-        if killed or self._leaves or settled:
-            self._row, self._given_up = int(settled), 0
+        if not self._is_to_blame(killed):
+            self._row, self._given_up = 1, 0
             return
         self._row += 1
-        relayed = self._ready_at is not None
-        # A few kills in a row must not cost sessions that each REG could take over.
-        if self._row < _ENOUGH or (killed is None and relayed and left > 1):
+        if self._row < _ENOUGH:
             return
         rest = self._parts[self._given_up :]
         for what, give_up in rest if left == 1 else rest[:1]:
@@ -94,6 +92,18 @@ class Inheritance:
                 # What there is of it is handed on as it is.
                 how = f"not all could be made anew: {problem}"
             self._logs.say(messages.GIVEN_UP, self._row, what, how)
+
+    def _is_to_blame(self, killed: bool | None) -> bool:  # noqa: FBT001
+        """What it had taken over, for its end."""
+        if self._ready_at is not None and self._loop.time() - self._ready_at >= SETTLED:
+            return False
+        if self._told:
+            return self._told == "failing"
+        if killed is None and self._ready_at is not None:
+            # One that relayed was killed, as far as anybody can tell.
+            since, now = (int(moment * 1e9) for moment in (self._ready_at, self._loop.time()))
+            return not self._resources.table.has_carried(since, now)
+        return not killed
 
     def _give_up_names(self) -> str:
         self._naming.forget(self._peers())

@@ -164,16 +164,24 @@ class Resources:
             self._mend(listener)
         except UnitError as problem:
             self._logs.say(messages.LISTENER_REMADE, f"{place[0]} port {place[1]}", problem)
+            self._forget(self.listeners.pop(place))
             self._lost[place] = listener
 
     def _bind_again(self, listener: ListenerSocket) -> None:
-        """The same place and number, other sockets. UnitError, and there is none, where somebody
-        else has the place."""
+        """The same place and number, other sockets. UnitError, and nothing has changed, where we
+        may not have them. systemd's store, and a REG that does not go, hold the old ones for a
+        while: they are bound beside each other."""
         place = listener.address, listener.port
-        del self.listeners[place]
+        old = [one for one in (listener.socket, *listener.others) if one.fileno() >= 0]
+        try:
+            _share(old, on=False)  # the new ones are to be a group of their own, in their order
+            new = _listen(self._logs, place, listener.number, self._workers, old)
+        except UnitError:
+            _share(old, on=len(old) > 1)
+            raise
         self._forget(listener)
-        self.listeners[place] = _listen(self._logs, place, listener.number, self._workers)
-        self._keep(self.listeners[place])
+        self.listeners[place] = new
+        self._keep(new)
 
     def renew_table(self) -> int:
         """Another one, without sessions; how many are lost that nobody could read."""
@@ -188,14 +196,10 @@ class Resources:
         renewed = 0
         for place, listener in list(self.listeners.items()):
             try:
-                # First: without rights for a low port the old one is better than none.
-                for sock in listening_sockets(*place, 1, [listener.socket, *listener.others]):
-                    sock.close()
                 self._bind_again(listener)
             except UnitError as problem:
+                # Without rights for a low port the old one is better than none.
                 self._logs.say(messages.LISTENER_REMADE, f"{place[0]} port {place[1]}", problem)
-                if place not in self.listeners:
-                    self._lost[place] = listener
             else:
                 renewed += 1
         return renewed
@@ -358,6 +362,12 @@ def text_file(text: str) -> int:
         os.close(memory)
         raise
     return memory
+
+
+def _share(each: Sequence[socket.socket], *, on: bool) -> None:
+    """Are they a group between whose members clients are divided?"""
+    for sock in each:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, on)
 
 
 def _listen(

@@ -115,6 +115,10 @@ class Reg:
         self.close()
         self._link.close(why)
 
+    def fail(self) -> None:
+        """A mistake ends us: the parent is to know that nobody else did."""
+        self._link.send(wire.Tell("failing"))
+
     def _way_lost(self, role: str) -> None:
         """The parent makes another, should its end have been no child's end."""
         self._link.send(wire.Tell("way", {"role": role}))

@@ -341,6 +341,16 @@ class Table:
             if state != State.FREE and (record := self.read(slot)):
                 yield slot, record
 
+    def has_carried(self, since: int, now: int) -> bool:
+        """Any datagram between these moments, for a session that there is?"""
+        first = HEADER_SIZE // 8
+        end = first + self.capacity * WORDS
+        return any(
+            since <= moment <= now
+            for word in (LAST_UPLOAD, LAST_DOWNLOAD)
+            for moment in self.words[first + word : end : WORDS].tolist()
+        )
+
     def of_rules(self, acls: set[int]) -> list[int]:
         """The slots of the live sessions of these ACLs, whatever their generation; cheap."""
         first = HEADER_SIZE // 8 + _STATE_AT // 8

@@ -50,7 +50,7 @@ class ForkSupervisor:
         directory: Path,
         *,
         given_up: Callable[[str], None],
-        ended: Callable[[str, bool], None],
+        ended: Callable[[str, bool | None], None],
     ) -> None:
         self._logs = logs
         self._instance = instance
