@@ -38,6 +38,8 @@ class FakeBus:
         """One connection, to its end."""
         await reader.readuntil(b"\r\n")
         writer.write(b"OK 1234deadbeef1234deadbeef12345678\r\n")
+        await reader.readuntil(b"NEGOTIATE_UNIX_FD\r\n")
+        writer.write(b"AGREE_UNIX_FD\r\n")
         await reader.readuntil(b"BEGIN\r\n")
         while head := await reader.read(16):
             head += await reader.readexactly(16 - len(head))
