@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from echo import udp
-from namespaces import Network
+from namespaces import Network, ip
 from proxy import Endpoint, Proxy, config, until
 
 PORT = 9_999
@@ -83,8 +83,15 @@ def lab() -> Iterator[Lab]:
 
 
 @contextmanager
-def proxy_in(lab: Lab, directory: Path, more: str = "") -> Iterator[Proxy]:
-    text = config(PORT, f"10.99.0.255:{PORT}", listen="10.99.0.1", acl=BROADCAST + more)
+def proxy_in(
+    lab: Lab,
+    directory: Path,
+    more: str = "",
+    *,
+    listen: str = "10.99.0.1",
+    to: str = "10.99.0.255",
+) -> Iterator[Proxy]:
+    text = config(PORT, f"{to}:{PORT}", listen=listen, acl=BROADCAST + more)
     with Proxy(directory, text, prefix=lab.network.prefix("proxy")) as proxy:
         yield proxy
 
@@ -116,3 +123,21 @@ def test_reply_port_any(lab: Lab, tmp_path: Path) -> None:
             *(b"from another port", b"responder 0", b"responder 1", b"responder 2")
         ]
         assert proxy.info()["stray-replies"] == 1
+
+
+@pytest.mark.parametrize("to", ["10.99.0.255", "255.255.255.255"])
+def test_the_port_that_is_listened_on_everywhere(lab: Lab, tmp_path: Path, to: str) -> None:
+    """As where DHCP is relayed: our own copy of the broadcast opens nothing."""
+    ip("-n", lab.network.name("proxy"), "route", "add", "255.255.255.255", "dev", "eth0")
+    with proxy_in(lab, tmp_path, listen="0.0.0.0", to=to) as proxy:
+        assert everybody_answers(lab) == [b"responder 0", b"responder 1", b"responder 2"]
+        assert len(proxy.sessions()) == 1
+        until(lambda: proxy.info()["refused-own-socket"] == 1)
+
+
+def test_ourselves_are_no_network(lab: Lab, tmp_path: Path) -> None:
+    text = config(PORT, f"10.99.0.1:{PORT}", listen="0.0.0.0")
+    proxy = Proxy(tmp_path, text, prefix=lab.network.prefix("proxy"))
+    with pytest.raises(AssertionError, match="ended with 71"), proxy:
+        pass
+    assert "plug-to 10.99.0.1 is this host" in proxy.said("UDPS-520-E")[0]

@@ -4,6 +4,7 @@ session table and the text of the configuration."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import socket
@@ -382,11 +383,14 @@ def _listen(
 
 
 def is_local(address: Address) -> bool:
-    """Is that an address of this host?"""
+    """Is that an address of this host? Those of many hosts, multicast and broadcast, can be bound,
+    too; to a broadcast address nobody may connect without SO_BROADCAST (EACCES)."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    if ip_address(str(address)).is_multicast or ip_address(str(address)).is_unspecified:
+        return False
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         try:
             sock.bind((str(address), 0))
         except OSError:
             return False
-    return not ip_address(str(address)).is_unspecified
+        return sock.connect_ex((str(address), 9)) != errno.EACCES
