@@ -15,9 +15,10 @@ import pytest
 from dbus_next import Message, Variant
 from dbus_next.aio import MessageBus
 
-from echo import Echo
+from echo import Echo, clients, exchange
 from host import free_port
 from proxy import Proxy, config, until
+from udpproxy.parent.service import MOST_ROWS
 
 NAME, ROOT = "org.udpproxy1.one", "/org/udpproxy1"
 PROXY, PROCESS = "org.udpproxy1.Proxy", "org.udpproxy1.Process"
@@ -314,6 +315,27 @@ def test_wrong_arguments(proxy: Proxy, tmp_path: Path) -> None:
         assert answer.error_name is not None
         assert len(answer.body[0]) <= 500
     assert not proxy.said("UDPS-530-C")
+
+
+def test_more_sessions_than_go_over_the_bus(tmp_path: Path, bus_log: Path) -> None:
+    """The error says so; a filter, and the command, have them."""
+    top = f"max-sessions = {MOST_ROWS + 1}"
+    with (
+        Echo() as echo,
+        Echo() as other,
+        Proxy(tmp_path, config(port := free_port(), str(echo), top=top)) as proxy,
+        clients(MOST_ROWS + 1) as socks,
+    ):
+        asyncio.run(on_bus(tmp_path))
+        for sock in socks:
+            exchange(sock, ("127.0.0.1", port), b"x")
+        one = f"127.0.0.1:{socks[0].getsockname()[1]}"
+        wanted = [{}, {"client": Variant("s", one)}, {"server": Variant("s", str(other))}]
+        calls = [call("ListSessions", "a{sv}", each) for each in wanted]
+        many, found, none = asyncio.run(several(tmp_path, calls))
+        assert f"{MOST_ROWS + 1} sessions are more" in many.body[0]
+        assert [len(answer.body[0]) for answer in (found, none)] == [1, 0]
+        assert len(proxy.sessions()) == MOST_ROWS + 1
 
 
 def test_descriptors_that_callers_send_are_not_kept(proxy: Proxy, tmp_path: Path) -> None:

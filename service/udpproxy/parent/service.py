@@ -52,6 +52,8 @@ _TOTALS = {
     "StrayReplies": ("stray-replies",),
     "Drops": ("drops-listeners", "drops-sessions"),
 }
+MOST_ROWS = 2000
+"""Sessions in one answer: some tenths of a second, in which nobody else is answered."""
 _SYSLOG_NAMES = {3: "err", 4: "warning", 5: "notice", 6: "info"}
 _LEVELS = {
     "emerg": "3",
@@ -152,6 +154,11 @@ class BusService:
             case "Info", dict(state):
                 return [variants({**state})]
             case "ListSessions", list(rows):
+                if len(rows) > MOST_ROWS:
+                    raise InvalidArgument(
+                        f"{len(rows)} sessions are more than the {MOST_ROWS} that go over the bus: "
+                        "filter them, or ask udp-proxy ctl"
+                    )
                 return [[variants({**row}) for row in rows if isinstance(row, dict)]]
             case _:
                 return []
