@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
-from dbus_next import Variant
+from dbus_next import Message, Variant
 
 from udpproxy.bus import access, arguments
 from udpproxy.bus.access import Caller, Places, Rights
+from udpproxy.bus.values import variants
 from udpproxy.errors import InvalidArgument
 
 ROOT = Caller(":1.1", 0, (0,))
@@ -101,3 +104,16 @@ def test_arguments() -> None:
 )
 def test_what_is_told(text: str, sent: str) -> None:
     assert arguments.told(text) == sent
+
+
+def test_whatever_a_child_says_can_be_sent() -> None:
+    said: dict[str, object] = {
+        "most": 2**64 - 1, "more": 2**64, "less": -1, "much": 10**400, "flag": True,
+        "nan": math.nan,
+        "nul\0": "\0", "half": "\ud800", "list": [1], "long": "x" * 10**6, "": None,
+    }  # fmt: skip
+    sent = variants(said)
+    kinds = {key: one.signature for key, one in sent.items()}
+    assert kinds == dict.fromkeys(kinds, "s") | {"most": "t", "flag": "b", "nan": "d"}
+    message = Message(path="/", interface="a.b", member="c", signature="a{sv}", body=[sent])
+    assert 0 < len(message._marshall()) < 10_000

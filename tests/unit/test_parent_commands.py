@@ -23,13 +23,14 @@ class Child:
         self.role = role
         self.problem = problem
         self.asked: list[str] = []
+        self.answers: dict[str, Plain] = {"info": {"pid": 1}, "loglevel": "normal"}
 
     async def ask(self, verb: str, args: dict[str, Plain], limit: float = 2.0) -> Plain:
         """As a Peer."""
         self.asked.append(verb)
         if self.problem:
             raise self.problem
-        return "done"
+        return self.answers.get(verb)
 
 
 class World:
@@ -97,6 +98,37 @@ def test_a_reload_that_waited_for_another_is_refused_at_the_end() -> None:
         with pytest.raises(LinkError, match="the proxy is stopping"):
             await second
         assert world.reloads == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("verb", "answer"),
+    [
+        ("info", None),
+        ("info", [{"pid": 1}]),
+        ("info", "x" * 100_000),
+        ("loglevel", 10**30),
+        ("loglevel", {"a": float("nan")}),
+        ("reopen", [[[[]]]]),
+        ("hold", True),
+        ("kill", {}),
+        ("segmentation", 0),
+        ("resolve-now", 1.5),
+        ("terminate", "no"),
+    ],
+)
+def test_an_answer_that_makes_no_sense_goes_no_further(verb: str, answer: Plain) -> None:
+    async def run() -> None:
+        world = World()
+        world.children[0].answers = {verb: answer}
+        args: dict[str, Plain] = {"process": "reg", "session": 1, "mode": "off", "level": "6"}
+        if verb == "terminate":
+            assert await world.commands.perform(verb, args) is None
+            return
+        with pytest.raises(LinkError, match=f"reg gave an answer to {verb} that makes no") as said:
+            await world.commands.perform(verb, args)
+        assert len(str(said.value)) < 600
 
     asyncio.run(run())
 

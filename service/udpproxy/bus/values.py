@@ -28,15 +28,20 @@ class Failure(Exception):
 
 
 def variants(values: dict[str, object]) -> dict[str, Variant]:
-    """Plain values as a{sv}; numbers that are never negative go as 64 bits."""
-    kinds = {bool: "b", int: "t", float: "d"}
-    return {
-        key: Variant(
-            kinds.get(type(value), "s"),
-            value if type(value) in kinds else arguments.told(str(value), _MOST_VALUE),
-        )
-        for key, value in values.items()
-    }
+    """Plain values as a{sv}; numbers that are never negative go as 64 bits, others as text."""
+    return {arguments.told(key): _variant(value) for key, value in values.items()}
+
+
+def _variant(value: object) -> Variant:
+    match value:
+        case bool():
+            return Variant("b", value)
+        case int() if 0 <= value < 1 << 64:
+            return Variant("t", value)
+        case float():
+            return Variant("d", value)
+        case _:
+            return Variant("s", arguments.told(str(value), _MOST_VALUE))
 
 
 def plain(value: object) -> object:

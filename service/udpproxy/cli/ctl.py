@@ -17,6 +17,7 @@ from udpproxy import __version__
 from udpproxy.errors import LinkError, UnitError
 from udpproxy.parent.place import runtime_directory
 from udpproxy.process import link, wire
+from udpproxy.process.logs import clean
 
 DONE, FAILED, NOT_RUNNING = 0, 1, 3
 PATIENCE = 15.0
@@ -192,12 +193,13 @@ def _print(verb: str, value: wire.Plain, *, as_json: bool) -> None:
     elif isinstance(value, dict):
         lines = value.pop("last-lines", None)
         width = max(map(len, value), default=0)
+        # Some of it is a child's own word, and the terminal is root's.
         for key, item in value.items():
-            print(f"{key:<{width}}  {item}")
+            print(clean(f"{key:<{width}}  {item}"))
         if isinstance(lines, list) and lines:
-            print("last-lines", *lines, sep="\n  ")
+            print("last-lines", *(clean(str(line)) for line in lines), sep="\n  ")
     elif value is not None:
-        print(value)
+        print(clean(str(value)))
 
 
 def _table(rows: list[wire.Plain]) -> Iterator[str]:

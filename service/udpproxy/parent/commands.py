@@ -11,7 +11,7 @@ from udpproxy.parent.peer import Peer, PeerLost
 from udpproxy.parent.sessions import Sessions
 from udpproxy.process import signals
 from udpproxy.process.control import Control
-from udpproxy.process.wire import Plain
+from udpproxy.process.wire import Plain, cut
 
 ROLES = ("parent", "reg", "acr", "apr")
 READY_LIMIT = 10.0
@@ -143,11 +143,11 @@ class Commands:
         rest = {key: value for key, value in args.items() if key != "process"}
         peer = await self._peer(role)
         try:
-            return await peer.ask(verb, rest)
+            return _sound(role, verb, await peer.ask(verb, rest))
         except PeerLost:
             # It was dead when it was asked: its end is heard of a moment later.
             if verb != "terminate":
-                return await (await self._peer(role)).ask(verb, rest)
+                return _sound(role, verb, await (await self._peer(role)).ask(verb, rest))
         except LinkError:
             if verb != "terminate":
                 raise
@@ -193,6 +193,19 @@ class Commands:
         ):
             raise InvalidArgument(f"{number!r} is no session's number")
         return await self._to_child("reg", "kill", {"session": number})
+
+
+def _sound(role: str, verb: str, value: Plain) -> Plain:
+    """A child's answer, as whoever asked can take it; LinkError for another."""
+    match verb, value:
+        case ("info", dict()) | ("resolve-now", dict() | None) | ("loglevel", str()):
+            return value
+        case ("info" | "loglevel", _) | (_, [*_] | dict() | str() | int() | float()):
+            raise LinkError(
+                f"{role} gave an answer to {verb} that makes no sense: {cut(repr(value))}"
+            )
+        case _:
+            return None
 
 
 def _filters(args: Args) -> Args:
