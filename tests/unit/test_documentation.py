@@ -248,3 +248,15 @@ def test_files_of_the_readme_exist() -> None:
 def test_smallest_configuration_of_the_readme_is_right() -> None:
     (text,) = re.findall(r"^```toml\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     assert load.parse(text, "README.md").warnings == ()
+
+
+def test_a_flood_is_counted_where_the_manual_says() -> None:
+    """The very counters with which tests/edge/test_run_flood.py finds every datagram again."""
+    text = (ROOT / "man/udp-proxy.8").read_text()
+    _, _, section = text.partition(".SS Where a datagram of a flood is counted")
+    table = section.partition("_\n")[2].partition(".TE")[0]
+    named = {line.split("\t")[0] for line in table.splitlines()}
+    source = (ROOT / "tests/edge/test_run_flood.py").read_text()
+    counted = re.search(r"^_WHERE = \((.*?)^\)", source, re.DOTALL | re.MULTILINE)
+    assert counted
+    assert named == set(re.findall(r'"(.*?)"', counted[1]))
