@@ -46,6 +46,7 @@ class Inheritance:
         self._peers = peers
         self._loop = asyncio.get_running_loop()
         self._handed = False
+        self._handed_at = 0.0
         self._told = ""
         """Its last word."""
         self._ready_at: float | None = None
@@ -60,6 +61,7 @@ class Inheritance:
     def handed_over(self) -> None:
         """A REG gets all of it."""
         self._handed, self._told, self._ready_at = True, "", None
+        self._handed_at = self._loop.time()
 
     def relays(self) -> None:
         """It has taken it over."""
@@ -99,9 +101,10 @@ class Inheritance:
             return False
         if self._told:
             return self._told == "failing"
-        if killed is None and self._ready_at is not None:
-            # One that relayed was killed, as far as anybody can tell.
-            since, now = (int(moment * 1e9) for moment in (self._ready_at, self._loop.time()))
+        if killed is None:
+            # One that relayed was killed, as far as anybody can tell. Its word that it is ready
+            # comes later than its first datagram.
+            since, now = (int(moment * 1e9) for moment in (self._handed_at, self._loop.time()))
             return not self._resources.table.has_carried(since, now)
         return not killed
 
