@@ -85,7 +85,7 @@ def run(words: argparse.Namespace) -> int:
         sys.stderr.write(f"udp-proxy: {words.name} is not running ({directory})\n")
         return NOT_RUNNING
     except (LinkError, UnitError, OSError) as problem:
-        sys.stderr.write(f"udp-proxy: {words.name}: {problem}\n")
+        sys.stderr.write(f"udp-proxy: {words.name}: {clean(str(problem))}\n")
         return FAILED
     _print(words.verb, value, as_json=words.json)
     return DONE

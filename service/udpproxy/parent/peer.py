@@ -55,7 +55,7 @@ class Peer:
         if answer.error is None:
             future.set_result(answer.value)
         else:
-            future.set_exception(InvalidArgument(answer.error))
+            future.set_exception(InvalidArgument(wire.cut(answer.error)))
 
     def lost(self, reason: str) -> None:
         """Nobody will answer any more."""

@@ -98,10 +98,15 @@ def encode(message: Message) -> bytes:
     return packet
 
 
+def _no_number(word: str) -> float:
+    """NaN and the infinities, which JSON does not have and nobody could print as JSON."""
+    raise ValueError(f"{word} is no number")
+
+
 def decode(packet: bytes) -> Message:
     """The message, or LinkError."""
     try:
-        body = json.loads(packet)
+        body = json.loads(packet, parse_constant=_no_number)
     except (ValueError, RecursionError) as problem:
         raise LinkError(f"not a message: {problem}") from None
     if not isinstance(body, dict):
