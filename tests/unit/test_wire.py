@@ -16,7 +16,7 @@ KINDS = (Hello, Lend, Ask, Answer, Tell)
 WORDS = st.text(max_size=20)
 NUMBERS = st.integers(-(1 << 70), 1 << 70)
 PLAIN = st.recursive(
-    st.none() | st.booleans() | NUMBERS | st.floats(allow_nan=False, allow_infinity=False) | WORDS,
+    st.none() | st.booleans() | NUMBERS | st.floats(allow_nan=False) | WORDS,
     lambda deeper: st.lists(deeper, max_size=3) | st.dictionaries(WORDS, deeper, max_size=3),
     max_leaves=8,
 )
@@ -91,8 +91,6 @@ def test_any_object(body: dict[str, object], kind: str) -> None:
         (b'{"":"lend","what":"table","items":{}}', "items is a dict"),
         (b'{"":"answer","number":1,"more":1}', "more is a int"),
         (b'{"":"answer","number":1,"error":1}', "error is a int"),
-        (b'{"":"answer","number":1,"value":NaN}', "NaN is no number"),
-        (b'{"":"tell","what":"x","args":{"a":[-Infinity]}}', "-Infinity is no number"),
     ],
 )
 def test_what_is_no_message(packet: bytes, problem: str) -> None:
