@@ -243,11 +243,16 @@ class Load:
 
 @contextlib.contextmanager
 def load(
-    machine: Machine, sessions: int = 50, rate: int = 1000, port: int = PORT
+    machine: Machine,
+    sessions: int = 50,
+    rate: int = 1000,
+    port: int = PORT,
+    source: str = "127.0.0.1",
 ) -> Iterator[Load]:
-    """Every session is open by the time this yields."""
+    """Every session is open by the time this yields. Clients of another proxy at the same time need
+    another address, `source`."""
     machine.put(INSIDE / "load.py", "/opt/load.py")
-    words = ["python3", "/opt/load.py", str(port), str(sessions), str(rate)]
+    words = ["python3", "/opt/load.py", str(port), str(sessions), str(rate), source]
     process = machine.popen(*words)
     with process:
         clients = Load(process)

@@ -140,7 +140,10 @@ def test_ten_instances_at_once(dns: Instance, release: str) -> None:
     names = [one.unit for one in others]
     machine.run("systemctl", "start", *names, timeout=180)
     with contextlib.ExitStack() as stack:
-        loads = [stack.enter_context(load(machine, 5, 50, one.port)) for one in others]
+        loads = [
+            stack.enter_context(load(machine, 5, 50, one.port, f"127.0.1.{number}"))
+            for number, one in enumerate(others, 1)
+        ]
         machine.run("systemctl", "restart", *names, timeout=180)
         for clients in loads:
             clients.answered()

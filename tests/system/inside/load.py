@@ -1,4 +1,4 @@
-"""Clients in a machine that never stop asking: load.py PORT SESSIONS DATAGRAMS-A-SECOND.
+"""Clients in a machine that never stop asking: load.py PORT SESSIONS DATAGRAMS-A-SECOND SOURCE.
 
 Each session is a socket of its own. The server's answer tells from which port the proxy wrote to
 it. Words on stdin, each answered with a line: `mark` once every session has had an answer to
@@ -16,14 +16,13 @@ _PATIENCE = 5.0
 
 
 class Load:
-    def __init__(self, port: int, sessions: int, rate: float) -> None:
+    def __init__(self, port: int, sessions: int, rate: float, source: str) -> None:
         self.step = 1 / rate
         self.sockets: list[socket.socket] = []
         self.epoll = select.epoll()
         for number in range(sessions):
             client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            # Clients of several proxies are in nobody's way.
-            client.bind((f"127.1.{port // 256}.{port % 256}", 8_000 + number))
+            client.bind((source, 8_000 + number))
             client.connect(("127.0.0.1", port))
             self.epoll.register(client, select.EPOLLIN)
             self.sockets.append(client)
@@ -123,6 +122,6 @@ class Load:
 
 
 if __name__ == "__main__":
-    load = Load(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
+    load = Load(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])
     load.run()
     load.report()
