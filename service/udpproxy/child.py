@@ -23,7 +23,7 @@ from udpproxy.process.notify import Notifier
 from udpproxy.process.privileges import drop_capabilities, end_with_parent, raise_descriptor_limit
 
 CONNECT_LIMIT = 10.0
-_NO_PARENT, _INTERNAL, _NO_SYSTEM = 69, 70, 71
+_NO_PARENT, _INTERNAL, _NO_SYSTEM, _AGAIN = 69, 70, 71, 75
 """After the first our unit is not started again: the next parent's unit does that."""
 
 
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
             sock = _connect(path, caught)
         except OSError as problem:
             logs.say(messages.START_FAILED, f"no parent: {path}: {problem.strerror}")
-            return _NO_PARENT
+            return _AGAIN if _was_removed(path.parent) else _NO_PARENT
         if sock is not None:
             _run(role, logs, sock, caught, clean_ups)
     except Exception as problem:
@@ -70,13 +70,22 @@ def _connect(path: Path, caught: signals.Signals) -> socket.socket | None:
             sock.connect(str(path))
         except OSError:
             sock.close()
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or _was_removed(path.parent):
                 raise
             time.sleep(0.05)
         else:
             return sock
         if set(caught.read()) & set(signals.TERMINATE):
             return None
+
+
+def _was_removed(directory: Path) -> bool:
+    """As a unit we see the directory that there was when we were started. The end of a parent
+    removes it, and the next one has another, which only our next start will see."""
+    try:
+        return directory.stat().st_nlink == 0
+    except OSError:
+        return False
 
 
 def _run(
