@@ -40,8 +40,9 @@ test: build
 	$(SUDO) tests/system/install-tools.sh
 	$(AS_ROOT) tests/system/side-by-side.sh $(BIN)/pytest -p no:cacheprovider $(PYTEST)
 
-# Two hours: floods of a minute in every variant, a hundred thousand lies of each child, ten thousand
-# damages of the session table, five minutes of random commands, ten minutes of traffic under the sanitizers.
+# Hours: floods of a minute in every variant, a hundred thousand lies of each child, ten thousand
+# damages of the session table, five minutes of random commands, and ten of traffic under the
+# sanitizers.
 LONG = FLOOD_SECONDS=60 UDPPROXY_LIES=100000 TABLE_DAMAGES=10000 BORDERS_SECONDS=300 SOAK_SECONDS=600
 
 test-long: build

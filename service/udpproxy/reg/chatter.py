@@ -42,13 +42,14 @@ class Chatter:
         now = self._clock()
         if pressed or self._in_turn > MOST_OF_TURN:
             self._crowded_until = now + _CALM
+        always = True
         if now >= self._crowded_until:
             self._left = BURST
-            return self._damper.passes(key, always=True)
-        if self._left:
+        elif self._left:
             self._left -= 1
-            return self._damper.passes(key, always=True)
-        return self._damper.passes(key)
+        else:
+            always = False
+        return self._damper.passes(key, always=always)
 
     @property
     def crowded(self) -> bool:
