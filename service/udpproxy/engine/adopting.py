@@ -14,11 +14,10 @@ from udpproxy.engine import sockets
 from udpproxy.engine.interface import Host
 from udpproxy.engine.pool import Pool
 from udpproxy.session.sense import Damaged
-from udpproxy.session.table import Record, State, Table
+from udpproxy.session.table import GOING_ON, Record, State, Table
 
 _TYPES = list(SessionType)
 _PLAIN = (SessionType.NORMAL, SessionType.ONE_WAY)
-_GOING_ON = (State.OPEN, State.UPLOAD_CLOSED)
 
 Found = list[tuple[int, Record]]
 
@@ -65,7 +64,7 @@ class Stock:
         state = self._table.state(slot)
         if state is State.FREE:
             return None
-        if state not in _GOING_ON:
+        if state not in GOING_ON:
             self._clear(slot)  # somebody died while he opened or closed a session here
             return None
         self._table.repair(slot, now)

@@ -31,9 +31,15 @@ class Continuity(Lifecycle):
         """The rules have changed: ask the host about every session; how many ended."""
         ended = 0
         for session in self._sessions():
-            record = self._table.read(session.slot)
-            verdict = self._host.decided(record) if record else None
-            if verdict is None or record is None:
+            try:
+                verdict = self._host.decided(self._table.live(session.slot, session.id))
+            except Damaged as problem:
+                self._table.count("sessions-lost")
+                self._host.lost(session.slot, str(problem))
+                self._close(session, Reason.ERROR)
+                ended += 1
+                continue
+            if verdict is None:
                 self._close(session, Reason.POLICY)
                 ended += 1
                 continue

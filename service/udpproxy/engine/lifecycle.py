@@ -21,7 +21,7 @@ from udpproxy.engine.relayed import Listening, Relayed
 from udpproxy.session import table as t
 from udpproxy.session.book import Book, Session
 from udpproxy.session.limits import Evictions
-from udpproxy.session.peers import Endpoint
+from udpproxy.session.peers import Endpoint, PeerRule
 from udpproxy.session.reasons import Reason
 from udpproxy.session.table import Record, State, Table
 
@@ -147,6 +147,8 @@ class Lifecycle(ABC):
             addressed=addressed,
             local=local,
             server=(sockets.pack(verdict.server[0]), verdict.server[1]),
+            network=verdict.network,
+            any_port=verdict.any_port,
             interface=interface,
             scope=sockets.scope_of(client),
             opened=now,
@@ -201,7 +203,6 @@ class Lifecycle(ABC):
         verdict: Verdict,
         record: Record,
     ) -> Relayed:
-        server = record.server
         return Relayed(
             number=record.id,
             slot=slot,
@@ -213,9 +214,8 @@ class Lifecycle(ABC):
             interface=record.interface,
             opened=record.opened,
             verdict=verdict,
-            kind=TYPES[record.type],
-            server=(sockets.unpack(server[0]), server[1]),
-            sock=self._pool.get(sockets.family_of(server[0]), slot),
+            rule=_peer_rule(record, verdict),
+            sock=self._pool.get(sockets.family_of(record.server[0]), slot),
         )
 
     def _start(self, session: Relayed, *, keyed: bool = True) -> None:
@@ -290,7 +290,9 @@ class Lifecycle(ABC):
     def _close(self, session: Relayed, reason: Reason) -> None:
         slot, at, table = session.slot, session.at, self._table
         self._reactor.remove_reader(session.sock.fileno())
-        record = table.read(slot) or Record(id=session.id, opened=session.opened)
+        record = table.read(slot)
+        if record is None or record.id != session.id:
+            record = Record(id=session.id, opened=session.opened)
         base = self._words[at + t.DROPS_BASE]
         record.drops = (sockets.drops(session.sock) - base) & 0xFFFFFFFF
         self._host.ended(record, session.verdict.rule, reason)
@@ -343,3 +345,12 @@ class Lifecycle(ABC):
             listening.given.socket.close()
         self._listeners.clear()
         self._pool.close()
+
+
+def _peer_rule(record: Record, verdict: Verdict) -> PeerRule:
+    """As the session was opened: a reload may have given the rule another type."""
+    server = sockets.unpack(record.server[0]), record.server[1]
+    kind = TYPES[record.type]
+    if record.network is None:  # a version that did not note it has opened it
+        return PeerRule(kind, server, verdict.any_port, verdict.network)
+    return PeerRule(kind, server, record.any_port, record.network)

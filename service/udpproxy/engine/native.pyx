@@ -27,7 +27,8 @@ from udpproxy.engine import sockets
 from udpproxy.engine.adopting import Stock
 from udpproxy.engine.interface import SEGMENTATION_REST, Wait, Way
 from udpproxy.session.reasons import Reason
-from udpproxy.session.table import TOTALS, Record
+from udpproxy.session.sense import Damaged
+from udpproxy.session.table import TOTALS, Record, of_session
 
 include "native_relay.pxi"
 
@@ -38,6 +39,7 @@ _SPARE = 4096
 
 cdef enum:
     _INET6 = 10
+    RECORD_BYTES = 256
 
 include "native_endpoints.pxi"
 include "native_verdicts.pxi"
@@ -213,17 +215,28 @@ cdef class NativeEngine(_News):
         """The rules have changed: ask the host about every session; how many ended."""
         cdef uint64_t id
         cdef uint32_t at
-        cdef int gone
+        cdef int found, gone, why
         cdef verdict *answer
+        cdef uint8_t[RECORD_BYTES] raw
         self.forget_decisions()
         self.settle()
         ended = 0
-        for slot, record in self._table.records():
-            id, at = record.id, slot
-            decided = self._host.decided(record)
+        for slot in range(self._table.capacity):
+            at = slot
+            with nogil:
+                found = relay_copy(self._relay, at, &id, raw)
+            if not found:
+                continue
+            why = POLICY
+            try:
+                decided = self._host.decided(of_session(raw[:RECORD_BYTES], id))
+            except Damaged as problem:
+                self._table.count("sessions-lost")
+                self._host.lost(slot, str(problem))
+                decided, why = None, FAULT
             if decided is None:
                 with nogil:
-                    gone = relay_end(self._relay, id, at, POLICY)
+                    gone = relay_end(self._relay, id, at, why)
                 ended += gone
             else:
                 answer = self._intern(decided)

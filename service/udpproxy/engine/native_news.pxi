@@ -222,7 +222,9 @@ cdef class _News(_Verdicts):
         cdef uint64_t id
         cdef int answered
         reason = _REASONS[relay_ended(self._relay, slot, &number, &id, &answered)]
-        record = self._table.read(slot) or Record(id=id)
+        record = self._table.read(slot)
+        if record is None or record.id != id:
+            record = Record(id=id)
         record.drops = relay_drops(self._relay, slot)
         self._host.ended(record, self._verdicts[number].rule, reason)
 

@@ -62,7 +62,7 @@ cdef extern from "relay/relay.h" nogil:
     cdef struct relay_ "relay":
         pass
     int OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN, HANDED
-    int POLICY
+    int POLICY, FAULT
     ctypedef void (*seen)(void *, uint64_t, int, const void *, uint32_t) noexcept
 
     relay_ *relay_new(void *, uint32_t, uint32_t, uint32_t, int)
@@ -99,6 +99,7 @@ cdef extern from "relay/relay.h" nogil:
     void relay_pass(relay_ *, uint32_t, uint64_t, int, const void *, uint32_t)
     void relay_retry(relay_ *)
     void relay_settle(relay_ *)
+    int relay_copy(relay_ *, uint32_t, uint64_t *, void *)
     int relay_judge_by(relay_ *, uint64_t, uint32_t, verdict *)
     int relay_adopt(relay_ *, uint32_t, verdict *)
     void relay_clear(relay_ *, uint32_t)

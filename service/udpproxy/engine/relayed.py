@@ -63,8 +63,7 @@ class Relayed(Session):
         interface: int,
         opened: int,
         verdict: Verdict,
-        kind: SessionType,
-        server: Endpoint,
+        rule: PeerRule,
         sock: socket.socket,
     ) -> None:
         super().__init__(
@@ -85,11 +84,11 @@ class Relayed(Session):
         self.address = address
         self.control: Ancillary = answer_from(local, interface) if listener.wildcard else []
         self.reply = listener.given.socket.sendto
-        self.plain = kind in CONNECTED
-        self.one_way = kind is SessionType.ONE_WAY
-        self.rule = PeerRule(kind, server, verdict.any_port, verdict.network)
+        self.plain = rule.type in CONNECTED
+        self.one_way = rule.type is SessionType.ONE_WAY
+        self.rule = rule
         self.own: Endpoint = ("", 0)
-        self.aim(sock, server)
+        self.aim(sock, rule.server)
         self.answered = False
         # How many datagrams to read at a time: adaptive, since a read in vain costs a datagram.
         self.burst = 1
@@ -107,7 +106,7 @@ class Relayed(Session):
             self.send = lambda data: sock.sendto(data, server)
 
     def judge_by(self, verdict: Verdict) -> None:
-        """The rules that hold from now on; type and server stay as they were."""
+        """The rules that hold from now on; type, server and who may reply stay as they were."""
         self.verdict = verdict
         self.budget = verdict.budget
         self.handed = verdict.handed

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from udpproxy.config.model import SessionType
 from udpproxy.session import sense
 from udpproxy.session.sense import Damaged
 
@@ -71,6 +72,8 @@ LAST_UPLOAD, UPLOADS, UPLOAD_BYTES = 21, 22, 23
 LAST_DOWNLOAD, DOWNLOADS, DOWNLOAD_BYTES = 24, 25, 26
 STRAY, ICMP, SEND_ERRORS, DROPS_BASE = 27, 28, 29, 30
 
+_BROADCAST = list(SessionType).index(SessionType.BROADCAST)
+
 _WORD = (1 << 64) - 1
 _SENSIBLE = (1 << 63) - 1
 """A counter above was written over; those below cannot run over in our time."""
@@ -84,6 +87,9 @@ class State(enum.IntEnum):
     OPEN = 2
     UPLOAD_CLOSED = 3
     CLOSING = 4
+
+
+GOING_ON = (State.OPEN, State.UPLOAD_CLOSED)
 
 
 @dataclass(slots=True)
@@ -103,6 +109,9 @@ class Record:
     server: tuple[bytes, int] = (b"", 0)
     peer: tuple[bytes, int] | None = None
     """The pinned sender of any-port and any-sock sessions."""
+    network: tuple[bytes, bytes] | None = None
+    any_port: bool = False
+    """Who may reply in broadcast sessions, IPv4 only: between which addresses, from which ports."""
     source: tuple[bytes, int] = (b"", 0)
     """Our own address and port towards the server."""
     interface: int = 0
@@ -331,6 +340,11 @@ class Table:
                     return None
         return None
 
+    def live(self, slot: int, number: int) -> Record:
+        """For the one who writes it: the record of a session of his; Damaged."""
+        byte = self.at(slot) * 8
+        return of_session(bytes(self.memory[byte : byte + RECORD_SIZE]), number)
+
     def count_live(self) -> int:
         """How many sessions there are, by a look at all states in one go."""
         return self.capacity - self._states().count(State.FREE)
@@ -374,6 +388,18 @@ _TOTALS_OF_RECORD = (
 _TOTAL_INDEX = {name: i for i, name in enumerate(TOTALS)}
 
 
+def of_session(raw: bytes, number: int) -> Record:
+    """The record of a session that is under way, from a copy of it; Damaged if it is none."""
+    if raw[0] & 1:
+        raise Damaged("it is half-written")
+    record = _record(raw)
+    if record.state not in GOING_ON:
+        raise Damaged(f"it has the state {int(record.state)}")
+    if record.id != number:
+        raise Damaged("it is another session's")
+    return record
+
+
 def _totals_of(record: Record) -> tuple[int, ...]:
     return (
         record.uploads,
@@ -388,6 +414,9 @@ def _totals_of(record: Record) -> tuple[int, ...]:
 
 def _identity(record: Record) -> tuple[int | bytes, ...]:
     peer = record.peer or (b"", 0)
+    if record.network and record.type == _BROADCAST and not record.peer:
+        # It never has one, and so there is room.
+        peer = b"".join(record.network), int(record.any_port)
     return (
         record.id,
         record.state,
@@ -423,12 +452,14 @@ def _record(raw: bytes) -> Record:
         interface, scope, opened, opened_wall,
     ) = _IDENTITY.unpack_from(raw, _IDENTITY_AT)  # fmt: skip
     sense.check(raw, state, kind, client_size, server_size)
+    open_to = kind == _BROADCAST and not pinned and any(peer)
     last_up, uploads, up_bytes, last_down, *counters = _CHANGING.unpack_from(raw, LAST_UPLOAD * 8)
     return Record(
         number, State(state), kind, acl, generation, listener,
         (client[:client_size], client_port), addressed[:client_size], local[:client_size],
         (server[:server_size], server_port),
         (peer[:server_size], peer_port) if pinned else None,
+        (peer[:4], peer[4:8]) if open_to else None, bool(open_to and peer_port),
         (source[:server_size], source_port), interface, scope, opened, opened_wall,
         max(last_up, last_down), uploads, up_bytes, *counters,
     )  # fmt: skip

@@ -293,7 +293,6 @@ static bool is_endpoint(const union address *sender, const uint8_t *packed, uint
 static enum reply judge(const struct session *session, const union address *sender)
 {
     const struct record *record = session->record;
-    const struct verdict *verdict = session->verdict;
     const void *packed = packed_of(sender);
     unsigned size = packed_size(sender);
     if (size != record->server_size || !port_of(sender))
@@ -306,10 +305,10 @@ static enum reply judge(const struct session *session, const union address *send
     case ANY_SOCK:
         return PIN;
     case BROADCAST:
-        if (verdict->network_size != size || memcmp(packed, verdict->first, size) < 0 ||
-            memcmp(packed, verdict->last, size) > 0)
+        // Those of the record, not of the verdict: the rule may be of another type by now.
+        if (memcmp(packed, record->peer, 4) < 0 || memcmp(packed, record->peer + 4, 4) > 0)
             return IGNORE;
-        return verdict->any_port || port_of(sender) == record->server_port ? PASS : IGNORE;
+        return record->peer_port || port_of(sender) == record->server_port ? PASS : IGNORE;
     default:
         return is_endpoint(sender, record->server, record->server_port) ? PASS : IGNORE;
     }

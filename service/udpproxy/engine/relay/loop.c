@@ -276,6 +276,23 @@ void relay_settle(struct relay *relay)
     }
 }
 
+// The record of a live session while nobody writes it; 0: there is none in that slot.
+int relay_copy(struct relay *relay, uint32_t slot, uint64_t *id, void *record)
+{
+    struct session *session = relay->sessions + slot;
+    if (life_of(session) != LIVE)
+        return 0;
+    *id = id_of(session);
+    struct worker *worker = enter_session(session, *id);
+    if (!worker)
+        return 0;
+    bool found = life_of(session) == LIVE;
+    if (found)
+        memcpy(record, session->record, RECORD_SIZE);
+    leave(worker);
+    return found;
+}
+
 // The rules that hold from now on; 0: the session has ended meanwhile.
 int relay_judge_by(struct relay *relay, uint64_t id, uint32_t slot, struct verdict *verdict)
 {

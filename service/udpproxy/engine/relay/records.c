@@ -55,7 +55,7 @@ static bool name_address(const uint8_t *packed, unsigned size, char text[INET6_A
     return inet_ntop(size == 4 ? AF_INET : AF_INET6, packed, text, INET6_ADDRSTRLEN) != NULL;
 }
 
-// How long it is; -1: Python is to write this one.
+// How long it is; -1: Python is to write this one, as it does where the record makes no sense.
 int relay_describe(struct relay *relay, uint32_t slot, const char *rule, uint64_t now, char *text,
                    size_t size)
 {
@@ -63,6 +63,8 @@ int relay_describe(struct relay *relay, uint32_t slot, const char *rule, uint64_
     const struct record *record = session->record;
     char client[INET6_ADDRSTRLEN], server[INET6_ADDRSTRLEN];
     const uint8_t *peer = record->pinned ? record->peer : record->server;
+    if (record->sum != sum_of(record) || record->id != session->id)
+        return -1;
     if (!name_address(record->client, record->client_size, client) ||
         !name_address(peer, record->server_size, server))
         return -1;

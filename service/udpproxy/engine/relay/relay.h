@@ -163,6 +163,7 @@ void relay_retry(struct relay *relay);
 void relay_settle(struct relay *relay);
 void relay_ring(struct relay *relay);
 void relay_hush(struct relay *relay);
+int relay_copy(struct relay *relay, uint32_t slot, uint64_t *id, void *record);
 int relay_judge_by(struct relay *relay, uint64_t id, uint32_t slot, struct verdict *verdict);
 int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict);
 void relay_clear(struct relay *relay, uint32_t slot);

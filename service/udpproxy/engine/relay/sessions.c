@@ -70,6 +70,16 @@ void unpoll_ended(struct worker *worker, struct session *session)
     pthread_mutex_unlock(&relay->book);
 }
 
+// Who may reply, which stays so whatever becomes of the rule.
+static void write_network(struct record *record, const struct verdict *verdict)
+{
+    if (record->type != BROADCAST || verdict->network_size != 4)
+        return;
+    memcpy(record->peer, verdict->first, 4);
+    memcpy(record->peer + 4, verdict->last, 4);
+    record->peer_port = verdict->any_port;
+}
+
 static void write_record(struct record *record, uint64_t id, const struct first *first,
                          const struct verdict *verdict, uint64_t now)
 {
@@ -92,6 +102,7 @@ static void write_record(struct record *record, uint64_t id, const struct first 
     memcpy(record->addressed, first->addressed, size);
     memcpy(record->local, first->local, size);
     memcpy(record->server, packed_of(&verdict->server), server_size);
+    write_network(record, verdict);
     record->interface = first->interface;
     record->scope = is_v6(client) ? client->v6.sin6_scope_id : 0;
     record->opened = now;
@@ -333,6 +344,7 @@ struct listener *listener_of(const struct relay *relay, uint32_t number)
 // A session that is in the table goes on; 0: it cannot.
 int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
 {
+    static const uint8_t nothing[16];
     struct session *session = relay->sessions + slot;
     struct record *record = session->record;
     struct listener *listener = listener_of(relay, record->listener);
@@ -356,6 +368,8 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
     session->answered = record->downloads > 0;
     session->hash = hash_of(relay, listener, &session->client, record->addressed);
     begin_change(record);
+    if (!memcmp(record->peer, nothing, sizeof nothing))
+        write_network(record, verdict); // a version that did not has opened it
     record->acl = verdict->acl;
     record->generation = verdict->generation;
     end_change(record);
@@ -392,8 +406,13 @@ static void aim(struct worker *worker, struct session *session, const union addr
     begin_change(record);
     record->server_size = (uint8_t)packed_size(server);
     record->server_port = port_of(server);
-    record->source_port = record->peer_port = record->pinned = 0;
-    memset(record->server, 0, 3 * sizeof record->server); // server, peer, source
+    record->source_port = 0;
+    memset(record->source, 0, sizeof record->source);
+    memset(record->server, 0, sizeof record->server);
+    if (record->pinned) {
+        record->peer_port = record->pinned = 0;
+        memset(record->peer, 0, sizeof record->peer);
+    }
     memcpy(record->server, packed_of(server), packed_size(server));
     end_change(record);
     reset_socket(session->fd, session->plain);
