@@ -18,10 +18,11 @@ from built import NAMES, WITHOUT
 from echo import Echo, clients, exchange, udp
 from host import free_port
 from proxy import Proxy, config, until
+from steered import KEY, got, steered
 from stored import Units
 from udpproxy.engine.interface import ListenerSocket
 from udpproxy.engine.pool import make_carrier
-from udpproxy.parent.listening import listening_sockets, refuse_all
+from udpproxy.parent.listening import refuse_all
 from udpproxy.parent.mending import Spoilt, mend
 
 _PIDFD_GETFD = 438
@@ -128,27 +129,6 @@ def test_a_reg_gone_bad_does_not_spoil_the_next_ones(
         assert len(proxy.records()) == 1
 
 
-def steered(workers: int, host: str = "127.0.0.1") -> ListenerSocket:
-    port = free_port(host)
-    first, *others = listening_sockets(ip_address(host), port, workers)
-    return ListenerSocket(1, first, ip_address(host), port, tuple(others))
-
-
-def got(listener: ListenerSocket, senders: list[socket.socket]) -> list[int]:
-    """Which worker gets the datagram of which sender."""
-    each = [listener.socket, *listener.others]
-    where = []
-    for sender in senders:
-        sender.sendto(b"x", (str(listener.address), listener.port))
-        for number, sock in enumerate(each):
-            try:
-                sock.recv(1)
-            except BlockingIOError:
-                continue
-            where.append(number)
-    return where
-
-
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0"])
 def test_mended_workers_are_steered_as_before(host: str) -> None:
     listener = steered(3, host)
@@ -163,7 +143,7 @@ def test_mended_workers_are_steered_as_before(host: str) -> None:
             for sock in (listener.socket, *listener.others):
                 refuse_all(sock)
             assert got(to, senders) == []
-            assert mend(listener) == ["it dropped what came"] * 3
+            assert mend(listener, KEY) == ["it dropped what came"] * 3
             assert got(to, senders) == before
             # A filter that sends everybody to one of them.
             code = struct.pack("=HBBI", 0x06, 0, 0, 0)
@@ -172,11 +152,11 @@ def test_mended_workers_are_steered_as_before(host: str) -> None:
                 socket.SOL_SOCKET, 51, struct.pack("@HP", 1, ctypes.addressof(buffer))
             )
             assert set(got(to, senders)) == {0}
-            assert mend(listener) == []
+            assert mend(listener, KEY) == []
             assert got(to, senders) == before
             connect(listener.others[0])
             with pytest.raises(Spoilt):
-                mend(listener)
+                mend(listener, KEY)
     finally:
         for sock in (listener.socket, *listener.others):
             sock.close()
@@ -190,8 +170,8 @@ def test_one_listener_is_mended(host: str, harm: Harm) -> None:
     with closing(listener.socket) as sock, udp(near) as client:
         size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         harm(sock)
-        mend(listener)
-        assert mend(listener) == []
+        mend(listener, KEY)
+        assert mend(listener, KEY) == []
         client.sendto(b"question", (near, listener.port))
         data, sender = sock.recvfrom(10)
         sock.sendto(data, sender)

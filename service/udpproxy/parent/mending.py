@@ -15,7 +15,7 @@ import socket
 from udpproxy.config.model import Address
 from udpproxy.engine import sockets
 from udpproxy.engine.interface import ListenerSocket
-from udpproxy.parent import listening
+from udpproxy.parent import listening, steering
 
 _SO_DETACH_FILTER = 27
 _SO_LOCK_FILTER = 44
@@ -27,15 +27,16 @@ class Spoilt(Exception):
     """That socket cannot be put right."""
 
 
-def mend(listener: ListenerSocket) -> list[str]:
-    """Put all its sockets right; what was wrong with them. Spoilt where that is not possible."""
+def mend(listener: ListenerSocket, key: int) -> list[str]:
+    """Put all its sockets right; what was wrong with them. Spoilt where that is not possible. `key`
+    divides clients between them."""
     each = [listener.socket, *listener.others]
     wrong: list[str] = []
     try:
         for sock in each:
             wrong += _mend(sock, listener.address, listener.port, shared=len(each) > 1)
         if len(each) > 1:
-            listening.steer(each[0], len(each))
+            steering.steer(each[0], len(each), key)
     except OSError as problem:
         raise Spoilt(problem.strerror or str(problem)) from None
     return wrong

@@ -15,6 +15,7 @@ from udpproxy.config.model import Address, Config, Name
 from udpproxy.engine import sockets
 from udpproxy.engine.interface import ListenerSocket
 from udpproxy.errors import UnitError
+from udpproxy.parent import steering
 from udpproxy.parent.carriers import Rows
 from udpproxy.parent.listening import RECEIVE_BUFFER, listening_sockets, refuse_all
 from udpproxy.parent.memory import TableMemory
@@ -23,7 +24,7 @@ from udpproxy.parent.store import Store
 from udpproxy.process import messages, wire
 from udpproxy.process.link import Item, Link
 from udpproxy.process.logs import Damper, Logs
-from udpproxy.session.table import Record, Table
+from udpproxy.session.table import STEERING, Record, Table
 
 _SPARE = 64
 """Descriptors beside sockets: links, logs, the interpreter's own."""
@@ -82,6 +83,8 @@ class Resources:
         self._damper = Damper()
         self._numbers = 0
         self._workers = config.workers
+        # A client stays with its worker as long as its session lives.
+        self._key = (store.table_word(STEERING) if store else 0) or steering.new_key()
         self.listeners: dict[Place, ListenerSocket] = {}
         self._lost: dict[Place, ListenerSocket] = {}
         """Spoilt, and their places taken: tried again with the next REG."""
@@ -147,7 +150,7 @@ class Resources:
         """As good as new, and if only by a new one; what was wrong with it."""
         where = f"{listener.address} port {listener.port}"
         try:
-            wrong = mend(listener)
+            wrong = mend(listener, self._key)
         except Spoilt as problem:
             self._logs.say(messages.LISTENER_REMADE, where, problem)
             self._bind_again(listener)
@@ -176,7 +179,7 @@ class Resources:
         old = [one for one in (listener.socket, *listener.others) if one.fileno() >= 0]
         try:
             _share(old, on=False)  # the new ones are to be a group of their own, in their order
-            new = _listen(self._logs, place, listener.number, self._workers, old)
+            new = self._listen(place, listener.number, old)
         except UnitError:
             _share(old, on=len(old) > 1)
             raise
@@ -233,8 +236,7 @@ class Resources:
             for place in wanted:
                 self._numbers += 1
                 beside = self._in_the_way(place)
-                listener = _listen(self._logs, place, self._numbers, self._workers, beside)
-                self.listeners[place] = listener
+                self.listeners[place] = self._listen(place, self._numbers, beside)
                 made.append(place)
             for place in made:
                 self._keep(self.listeners[place])
@@ -245,6 +247,14 @@ class Resources:
             self.unbind(made)
             raise UnitError("systemd's store", str(problem.strerror or problem)) from None
         return made
+
+    def _listen(self, place: Place, number: int, beside: Sequence[socket.socket]) -> ListenerSocket:
+        address, port = place
+        first, *others = listening_sockets(address, port, self._workers, self._key, beside)
+        size = first.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+        if size < RECEIVE_BUFFER:
+            self._logs.say(messages.RECEIVE_BUFFER, f"{address} port {port}", size, RECEIVE_BUFFER)
+        return ListenerSocket(number, first, address, port, tuple(others))
 
     def _in_the_way(self, place: Place) -> list[socket.socket]:
         """Our sockets on the same port that a wildcard excludes, or that are one."""
@@ -283,6 +293,7 @@ class Resources:
         self.lend_text(link)
         capacity = self._memory.table.capacity
         self._memory.table.resize(capacity)
+        self._memory.table.words[STEERING] = self._key
         link.send(wire.Lend("table", [{"capacity": capacity}]), [self._memory.descriptor])
         self._with_reg, self._families_with_reg = set(), set()
         self.lend_difference(link)
@@ -369,17 +380,6 @@ def _share(each: Sequence[socket.socket], *, on: bool) -> None:
     """Are they a group between whose members clients are divided?"""
     for sock in each:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, on)
-
-
-def _listen(
-    logs: Logs, place: Place, number: int, workers: int, beside: Sequence[socket.socket] = ()
-) -> ListenerSocket:
-    address, port = place
-    first, *others = listening_sockets(address, port, workers, beside)
-    size = first.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
-    if size < RECEIVE_BUFFER:
-        logs.say(messages.RECEIVE_BUFFER, f"{address} port {port}", size, RECEIVE_BUFFER)
-    return ListenerSocket(number, first, address, port, tuple(others))
 
 
 def is_local(address: Address) -> bool:

@@ -8,10 +8,12 @@ name says.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
 import stat
+import sys
 
 from systemd import daemon
 
@@ -61,6 +63,15 @@ class Store:
     def take_table(self) -> int | None:
         """The descriptor of the session table."""
         return self._found.pop(TABLE, None)
+
+    def table_word(self, number: int) -> int:
+        """One of the first words of the table that is still to be taken; 0: there is none."""
+        found = self._found.get(TABLE)
+        if found is None:
+            return 0
+        with contextlib.suppress(OSError):
+            return int.from_bytes(os.pread(found, 8, 8 * number), sys.byteorder)
+        return 0
 
     def take_listeners(self) -> dict[int, list[socket.socket]]:
         """By number; one socket for each worker, in order."""

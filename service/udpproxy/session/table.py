@@ -40,7 +40,8 @@ _ENDPOINT_PORT = struct.Struct("=H")
 _ENDPOINT_ADDRESS = struct.Struct("=16s")
 
 # Words of the header that change.
-STARTS, NEXT_ID = 4, 5
+STARTS, NEXT_ID, STEERING = 4, 5, 6
+"""STEERING: the key by which clients are divided between workers (parent/steering.py)."""
 _TOTALS_AT = 16
 
 TOTALS = (

@@ -187,6 +187,7 @@ struct relay {
     struct listener **listeners;
     uint32_t listener_count;
     uint64_t key[2];
+    uint32_t steering[2];
     int stop, watched, openings, segmentation;
     uint64_t unsegmented, unable, waiting_dropped, events_dropped;
     seen seen;

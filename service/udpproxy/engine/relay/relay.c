@@ -104,6 +104,8 @@ struct relay *relay_new(void *table, uint32_t capacity, uint32_t workers, uint32
         return NULL;
     relay->header = table;
     relay->records = (struct record *)((uint8_t *)table + HEADER_SIZE);
+    relay->steering[0] = (uint32_t)relay->header[STEERING];
+    relay->steering[1] = (uint32_t)(relay->header[STEERING] >> 32);
     relay->capacity = capacity;
     relay->worker_count = workers;
     relay->per_client = per_client;

@@ -325,12 +325,23 @@ void relay_finish(struct relay *relay, const uint32_t *slots, uint32_t count)
         wake(relay->workers + i);
 }
 
-// A client stays with its worker: the same sum as the kernel's (parent/listening.py).
+static uint32_t mix(const struct relay *relay, uint32_t mixed)
+{
+    mixed *= relay->steering[0] | 1;
+    mixed ^= mixed >> 16;
+    mixed *= relay->steering[1] | 1;
+    return mixed ^ mixed >> 15;
+}
+
+// A client stays with its worker: the same steps as the kernel's (parent/steering.py).
 uint32_t worker_of(const struct relay *relay, const union address *client)
 {
-    uint32_t word;
-    memcpy(&word, (const uint8_t *)packed_of(client) + packed_size(client) - 4, 4);
-    return (ntohl(word) + port_of(client)) % relay->worker_count;
+    uint32_t mixed = mix(relay, relay->steering[1] ^ port_of(client)), word;
+    for (unsigned at = 0; at < packed_size(client); at += 4) {
+        memcpy(&word, (const uint8_t *)packed_of(client) + at, 4);
+        mixed = mix(relay, mixed ^ ntohl(word));
+    }
+    return mixed % relay->worker_count;
 }
 
 struct listener *listener_of(const struct relay *relay, uint32_t number)

@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { HEADER_SIZE = 4096, RECORD_SIZE = 256, NEXT_ID = 5, TOTALS_AT = 16 };
+enum { HEADER_SIZE = 4096, RECORD_SIZE = 256, NEXT_ID = 5, STEERING = 6, TOTALS_AT = 16 };
 
 // In the order of TOTALS.
 enum total {

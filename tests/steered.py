@@ -1,0 +1,34 @@
+"""Listening sockets of several workers, as the parent makes them."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import ip_address
+
+from host import free_port
+from udpproxy.engine.interface import ListenerSocket
+from udpproxy.parent.listening import listening_sockets
+
+KEY = 0x0123456789ABCDEF
+
+
+def steered(workers: int, host: str = "127.0.0.1", key: int = KEY) -> ListenerSocket:
+    """A listener; to be closed by whoever asks."""
+    port = free_port(host)
+    first, *others = listening_sockets(ip_address(host), port, workers, key)
+    return ListenerSocket(1, first, ip_address(host), port, tuple(others))
+
+
+def got(listener: ListenerSocket, senders: list[socket.socket]) -> list[int]:
+    """Which worker gets the datagram of which sender."""
+    each = [listener.socket, *listener.others]
+    where = []
+    for sender in senders:
+        sender.sendto(b"x", (str(listener.address), listener.port))
+        for number, sock in enumerate(each):
+            try:
+                sock.recv(1)
+            except BlockingIOError:
+                continue
+            where.append(number)
+    return where
