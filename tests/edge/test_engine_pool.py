@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import subprocess
 from collections.abc import Callable
 from socket import AF_INET, AF_INET6
 
 import pytest
 
+from echo import udp
 from host import descriptors_left
 from namespaces import Network
 from rig import Rig, has_nothing, verdict
 from udpproxy.config.model import SessionType
+from udpproxy.engine import sockets
 from udpproxy.engine.pool import BATCH, Pool, is_full, make_carrier, peek_carrier
 from udpproxy.errors import UnitError
+from udpproxy.parent.listening import enlarge
 from udpproxy.session.reasons import Reason
 
 KINDS = list(SessionType)
@@ -72,6 +77,89 @@ def test_a_late_reply_never_reaches_the_next_session(rig: Rig, kind: SessionType
     assert has_nothing(new)
     assert has_nothing(old)
     assert rig.count("stray-replies") == 0
+
+
+def leave(sock: socket.socket, sender: socket.socket, count: int) -> None:
+    """What was on its way to the socket when it gave its port back, and came in afterwards."""
+    sock.bind(("127.0.0.1", 0))
+    for _ in range(count):
+        sender.sendto(b"late", sock.getsockname())
+    sockets.disconnect(sock)
+
+
+def expect_the_answer_alone(
+    rig: Rig, client: socket.socket, server: socket.socket, kind: SessionType
+) -> None:
+    client.sendto(b"question", rig.where())
+    _, source = rig.take(server)
+    assert rig.host.reasons == {}
+    server.sendto(b"answer", source)
+    if kind is SessionType.ONE_WAY:
+        rig.expect_end(rig.host.opened_ids[0], Reason.UNEXPECTED_REPLY)
+    else:
+        assert rig.take(client)[0] == b"answer"
+    assert has_nothing(client)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
+def test_what_came_in_late_is_nobodys(new_rig: Callable[..., Rig], kind: SessionType) -> None:
+    rig = new_rig(sessions=1)
+    rig.listen()
+    client, server = rig.udp(), rig.udp()
+    rig.host.policy = lambda _: verdict(server.getsockname(), kind, network="127.0.0.0/8")
+    for sock in rig.lent_sockets():
+        if sock.family == AF_INET:
+            leave(sock, server, 3)
+    expect_the_answer_alone(rig, client, server, kind)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
+def test_so_is_more_than_a_session_waits_for(
+    new_rig: Callable[..., Rig], kind: SessionType
+) -> None:
+    """A buffer that somebody made larger than ours holds more than ten thousand."""
+    rig = new_rig(sessions=1)
+    rig.listen()
+    client, server = rig.udp(), rig.udp()
+    rig.host.policy = lambda _: verdict(server.getsockname(), kind, network="127.0.0.0/8")
+    for sock in rig.lent_sockets():
+        if sock.family == AF_INET:
+            enlarge(sock)
+            leave(sock, server, 11_000)
+    client.sendto(b"question", rig.where())
+    rig.until(lambda: rig.host.refusals)
+    assert rig.host.refusals == ["refused-no-port"]
+    assert rig.host.failures == ["open a session"]
+    rig.expect_clean_pool()
+    expect_the_answer_alone(rig, client, server, kind)
+
+
+class Besieged(socket.socket):
+    """For each datagram that is read from it another one comes, as long as it has a port."""
+
+    def __init__(self, by: socket.socket) -> None:
+        super().__init__(AF_INET, socket.SOCK_DGRAM)
+        self.by = by
+        self.reads = 0
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        self.reads += 1
+        if self.getsockname()[1]:
+            self.by.sendto(b"x", self.getsockname())
+        return super().recv(size, flags)
+
+
+def test_a_port_under_fire_is_no_port() -> None:
+    pool = Pool([])
+    with udp() as by, Besieged(by) as sock:
+        sock.settimeout(0)
+        with pytest.raises(OSError, match="temporarily unavailable") as problem:
+            pool.connect(sock, by.getsockname())
+        assert problem.value.errno == errno.EAGAIN
+        assert sock.reads < 1000
+        pool.reset(sock, plain=True)
+        assert sock.getsockname()[1] == 0
+        assert has_nothing(sock)
 
 
 def test_ports_are_fresh(rig: Rig) -> None:

@@ -22,8 +22,8 @@ from steered import KEY, got, steered
 from stored import Units
 from udpproxy.engine.interface import ListenerSocket
 from udpproxy.engine.pool import make_carrier
-from udpproxy.parent.listening import refuse_all
-from udpproxy.parent.mending import Spoilt, mend
+from udpproxy.parent.listening import RECEIVE_BUFFER, refuse_all
+from udpproxy.parent.mending import Spoilt, empty, mend
 
 _PIDFD_GETFD = 438
 _SO_ATTACH_FILTER, _SO_LOCK_FILTER, _UDP_CORK, _IP_MINTTL = 26, 44, 1, 21
@@ -160,6 +160,17 @@ def test_mended_workers_are_steered_as_before(host: str) -> None:
     finally:
         for sock in (listener.socket, *listener.others):
             sock.close()
+
+
+def test_what_waits_in_a_listener_is_thrown_away_to_the_last() -> None:
+    listener = steered(1, "127.0.0.1")
+    with closing(listener.socket) as sock, udp() as client:
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * RECEIVE_BUFFER
+        for _ in range(12_000):
+            client.sendto(b"x", sock.getsockname())
+        empty(listener)
+        with pytest.raises(BlockingIOError):
+            sock.recv(1)
 
 
 @pytest.mark.parametrize("harm", MENDED, ids=lambda harm: harm.__name__)

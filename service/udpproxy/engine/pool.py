@@ -148,23 +148,28 @@ class Pool:
     def connect(self, sock: socket.socket, server: Endpoint) -> Endpoint:
         """Only `server` may reply from now on. Our own end of the association; OSError where
         there is no port (EAGAIN) or no route."""
-        own = self._get_port(sock, lambda: sock.connect(server))
-        # The kernel picks the port a moment before it notes the peer: whoever hit that moment
-        # is thrown away, for we have sent nothing that could be answered.
-        sockets.drain(sock)
-        return own
+        return self._get_port(sock, lambda: sock.connect(server))
 
     def _get_port(self, sock: socket.socket, attach: Callable[[], None]) -> Endpoint:
-        """The kernel picks one, again while that still rests; where all do, the last one is it."""
-        for _ in range(_MOST_TRIES - 1):
+        """The kernel picks one, again while that still rests; where all do, the last one is it.
+
+        What is there already is thrown away, for we have sent nothing that could be answered: a
+        late one of the socket's last session, and whoever hit the moment before the kernel noted
+        the peer. Where that has no end soon, somebody shoots at the port, and we do without."""
+        for tries in range(1, _MOST_TRIES + 1):
             attach()
             own = _name(sock)
-            if own[1] not in self._resting:
+            empty = sockets.discard(sock, sockets.MOST_EARLY) < sockets.MOST_EARLY
+            resting = own[1] in self._resting
+            if empty and not resting:
                 return own
-            sockets.disconnect(sock)
-        self._resting.rest_less()
-        attach()
-        return _name(sock)
+            if tries < _MOST_TRIES:
+                sockets.disconnect(sock)
+        if resting:
+            self._resting.rest_less()
+        if not empty:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return own
 
     def bind(self, sock: socket.socket, server: Endpoint, *, broadcast: bool) -> Endpoint:
         """Anybody may reply. Our own end as `server` will see it."""

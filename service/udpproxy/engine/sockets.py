@@ -34,8 +34,9 @@ _ORIGIN_AT, _LOCAL = 4, 1  # of struct sock_extended_err (linux/errqueue.h)
 _PKTINFO4 = struct.Struct("=I4s4s")
 _PKTINFO6 = struct.Struct("=16sI")
 _CONTROL_SPACE = 64
-_MOST_DRAINED = 10_000
 _MOST_ERRORS = 64
+MOST_EARLY = 64  # datagrams that are at a new port before we are
+_SMALLEST = 256  # bytes of a receive buffer: no datagram takes less, with its struct sk_buff
 _UNSPEC = ctypes.create_string_buffer(28)  # sockaddr_in6 long, family AF_UNSPEC (0)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -49,8 +50,11 @@ def disconnect(sock: socket.socket) -> None:
 
 def drops(sock: socket.socket) -> int:
     """Datagrams that the kernel dropped since the socket was made, modulo 2**32."""
-    raw = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, _MEMINFO.size)
-    return int(_MEMINFO.unpack_from(raw)[8])
+    return _meminfo(sock)[8]
+
+
+def _meminfo(sock: socket.socket) -> tuple[int, ...]:
+    return _MEMINFO.unpack_from(sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, _MEMINFO.size))
 
 
 def report_errors(sock: socket.socket, *, on: bool) -> None:
@@ -126,17 +130,25 @@ def take_errors(sock: socket.socket) -> int:
 
 
 def drain(sock: socket.socket) -> int:
-    """Throw away what waits in the socket; how many datagrams that were."""
-    count = 0
-    for _ in range(_MOST_DRAINED):
+    """Throw away all that waits in the socket by now, however much that is, and not what comes
+    after it; how many that were."""
+    count = discard(sock, MOST_EARLY)
+    if count == MOST_EARLY:
+        count += discard(sock, _meminfo(sock)[0] // _SMALLEST)
+    return count
+
+
+def discard(sock: socket.socket, most: int) -> int:
+    """Throw away what waits in the socket, up to so many; how many there were. `most`: there may
+    be more."""
+    for count in range(most):
         try:
             sock.recv(1)
-            count += 1
         except BlockingIOError:
-            break
+            return count
         except OSError:
             continue  # a pending error is reported once, then cleared
-    return count
+    return most
 
 
 def reset(sock: socket.socket) -> None:

@@ -7,7 +7,11 @@
 #ifndef SO_MEMINFO
 #define SO_MEMINFO 55
 #endif
-enum { MOST_DRAINED = 10000, MOST_ERRORS = 64, MOST_TRIES = 8, DROPS_WORD = 8, MEMINFO_WORDS = 9 };
+enum { MOST_ERRORS = 64, MOST_TRIES = 8, WAITING_WORD = 0, DROPS_WORD = 8, MEMINFO_WORDS = 9 };
+enum {
+    MOST_EARLY = 64, // datagrams that are at a new port before we are
+    SMALLEST = 256,  // bytes of a receive buffer: no datagram takes less, with its struct sk_buff
+};
 
 void make_address(union address *address, const uint8_t *packed, unsigned size, uint16_t port,
                   uint32_t scope)
@@ -32,13 +36,30 @@ static void disconnect(int fd)
     (void)!connect(fd, (struct sockaddr *)&nobody, sizeof nobody);
 }
 
-static void drain(int fd)
+static uint32_t meminfo(int fd, int word)
+{
+    uint32_t words[MEMINFO_WORDS] = {0};
+    socklen_t size = sizeof words;
+    getsockopt(fd, SOL_SOCKET, SO_MEMINFO, words, &size);
+    return words[word];
+}
+
+// Throw away what waits, up to so many. False: there may be more.
+static bool discard(int fd, uint32_t most)
 {
     char byte;
-    for (int i = 0; i < MOST_DRAINED; i++)
+    for (uint32_t i = 0; i < most; i++)
         // A pending error is reported once, then cleared.
         if (recv(fd, &byte, 1, MSG_DONTWAIT) < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-            return;
+            return true;
+    return false;
+}
+
+// All that waits by now, however much that is, and not what comes after it.
+static void drain(int fd)
+{
+    if (!discard(fd, MOST_EARLY))
+        discard(fd, meminfo(fd, WAITING_WORD) / SMALLEST);
 }
 
 static void report_errors(int fd, int on)
@@ -89,31 +110,27 @@ static int bind_once(int fd, const union address *server, union address *own)
 }
 
 // The kernel picks a port, again while that one still rests; where all do, the last one is it.
+//
+// What is there already is thrown away, for we have sent nothing that could be answered: a late one
+// of the socket's last session, and whoever hit the moment before the kernel noted the peer. Where
+// that has no end soon, somebody shoots at the port, and we do without.
 static int get_port(struct relay *relay, int fd, const union address *server, union address *own,
                     int (*once)(int, const union address *, union address *))
 {
     for (int tries = 1;; tries++) {
         if (once(fd, server, own))
             return -1;
-        if (!is_resting(relay, own))
+        bool empty = discard(fd, MOST_EARLY), resting = is_resting(relay, own);
+        if (empty && !resting)
             return 0;
         if (tries == MOST_TRIES) {
-            rest_less(relay);
-            return 0;
+            if (resting)
+                rest_less(relay);
+            errno = EAGAIN; // as where there is none
+            return empty ? 0 : -1;
         }
         disconnect(fd);
     }
-}
-
-static int attach_connected(struct relay *relay, int fd, const union address *server,
-                            union address *own)
-{
-    if (get_port(relay, fd, server, own, connect_once))
-        return -1;
-    // The kernel picks the port a moment before it notes the peer: whoever hit that moment is
-    // thrown away, for we have sent nothing that could be answered.
-    drain(fd);
-    return 0;
 }
 
 // `own` is our end as the server will see it.
@@ -135,7 +152,7 @@ int attach(struct relay *relay, int fd, enum type type, const union address *ser
            union address *own)
 {
     if (type == NORMAL || type == ONE_WAY)
-        return attach_connected(relay, fd, server, own);
+        return get_port(relay, fd, server, own, connect_once);
     return attach_open(relay, fd, server, type == BROADCAST, own);
 }
 
@@ -198,10 +215,7 @@ uint32_t take_errors(int fd)
 
 uint32_t socket_drops(int fd)
 {
-    uint32_t words[MEMINFO_WORDS] = {0};
-    socklen_t size = sizeof words;
-    getsockopt(fd, SOL_SOCKET, SO_MEMINFO, words, &size);
-    return words[DROPS_WORD];
+    return meminfo(fd, DROPS_WORD);
 }
 
 // What an ICMP message can make of the next call on a connected socket (icmp(7), icmp.c).
