@@ -33,10 +33,11 @@ from udpproxy.engine.interface import (
 from udpproxy.engine.pool import Pool, make_carrier, peek_carrier
 from udpproxy.engine.python import PythonEngine
 from udpproxy.process.loop import EpollLoop
+from udpproxy.session.layout import Record
 from udpproxy.session.limits import budget
 from udpproxy.session.peers import network_bounds
 from udpproxy.session.reasons import Reason
-from udpproxy.session.table import Record, Table, size
+from udpproxy.session.table import Table, size
 
 T = TypeVar("T")
 Endpoint = tuple[str, int]

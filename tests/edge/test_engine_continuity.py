@@ -9,8 +9,8 @@ import pytest
 from rig import Rig, has_nothing, verdict
 from udpproxy.config.model import Limits, SessionType
 from udpproxy.engine import sockets
+from udpproxy.session.layout import Record, State
 from udpproxy.session.reasons import Reason
-from udpproxy.session.table import Record, State
 
 GONE = ["crash", "stop"]
 

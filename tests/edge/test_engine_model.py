@@ -23,8 +23,8 @@ from hypothesis.stateful import (
 
 from rig import ENGINES, Endpoint, Rig, has_nothing, verdict
 from udpproxy.config.model import Limits, SessionType
+from udpproxy.session.layout import Record
 from udpproxy.session.reasons import Reason
-from udpproxy.session.table import Record
 
 CAPACITY = 3
 RULES: dict[str, tuple[SessionType, Limits]] = {

@@ -21,15 +21,17 @@ from host import free_port
 from proxy import Proxy, config, until
 from rig import Rig, has_nothing, verdict
 from stored import Units
+from udpproxy.session import layout
 from udpproxy.session import table as t
-from udpproxy.session.table import Record, State, Table
+from udpproxy.session.layout import Record, State
+from udpproxy.session.table import Table
 
 SESSIONS = 5
 Damage = Callable[[memoryview], None]
 
 
 def record_at(slot: int) -> int:
-    return t.HEADER_SIZE + slot * t.RECORD_SIZE
+    return t.HEADER_SIZE + slot * layout.RECORD_SIZE
 
 
 def state_77(memory: memoryview) -> None:
@@ -37,7 +39,7 @@ def state_77(memory: memoryview) -> None:
 
 
 def counters_full(memory: memoryview) -> None:
-    for word in range(t.LAST_UPLOAD, t.DROPS_BASE + 1):
+    for word in range(layout.LAST_UPLOAD, layout.DROPS_BASE + 1):
         struct.pack_into("=Q", memory, record_at(0) + 8 * word, (1 << 64) - 1)
     struct.pack_into("=18Q", memory, 128, *[(1 << 64) - 1] * 18)
 
@@ -250,8 +252,10 @@ def test_a_copied_record_is_no_second_session(rig: Rig) -> None:
     slots = [slot_of(rig, 1), slot_of(rig, 2)]
     free = next(slot for slot in range(8) if slot not in slots)
     memory, first = rig.table.memory, record_at(slots[0])
-    memory[record_at(free) : record_at(free + 1)] = memory[first : first + t.RECORD_SIZE]
-    memory[record_at(slots[1]) : record_at(slots[1] + 1)] = memory[first : first + t.RECORD_SIZE]
+    memory[record_at(free) : record_at(free + 1)] = memory[first : first + layout.RECORD_SIZE]
+    memory[record_at(slots[1]) : record_at(slots[1] + 1)] = memory[
+        first : first + layout.RECORD_SIZE
+    ]
     assert rig.restart() == 1
     assert len(rig.host.losses) == 2
     rig.host.policy = lambda _: None
@@ -332,15 +336,15 @@ def harm_at_random(memory: memoryview, chance: random.Random, slots: list[int]) 
             continue
         touched.add(slot)
         if kind == 0:
-            where = at + chance.randrange(t.RECORD_SIZE)
+            where = at + chance.randrange(layout.RECORD_SIZE)
             memory[where] ^= 1 << chance.randrange(8)
         elif kind == 1:
-            memory[at : at + t.RECORD_SIZE] = chance.randbytes(t.RECORD_SIZE)
+            memory[at : at + layout.RECORD_SIZE] = chance.randbytes(layout.RECORD_SIZE)
         elif kind == 2:
             memory[at + chance.choice([16, 17, 18, 19, 44])] = chance.randrange(256)
         else:
             other = record_at(chance.randrange(8))
-            memory[at : at + t.RECORD_SIZE] = bytes(memory[other : other + t.RECORD_SIZE])
+            memory[at : at + layout.RECORD_SIZE] = bytes(memory[other : other + layout.RECORD_SIZE])
     return touched
 
 

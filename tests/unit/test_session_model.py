@@ -22,12 +22,14 @@ from hypothesis.stateful import (
 
 from udpproxy.config.model import Limits, SessionType
 from udpproxy.session import book as book_module
+from udpproxy.session import layout
 from udpproxy.session import table as t
 from udpproxy.session.book import Book, Session
+from udpproxy.session.layout import Record, State
 from udpproxy.session.limits import Verdict, budget, judge_download, judge_upload
 from udpproxy.session.peers import Endpoint, PeerRule, Reply, judge
 from udpproxy.session.reasons import Reason
-from udpproxy.session.table import Record, State, Table
+from udpproxy.session.table import Table
 
 SECOND = 1_000_000_000
 CAPACITY = 4
@@ -138,7 +140,7 @@ class Driver:
     def _carry(self, session: Session, first: int, now: int, size: int) -> None:
         count, volume = self._words(session, first + 1, first + 2)
         at = (self.table.at(session.slot) + first) * 8
-        t.CARRIED.pack_into(self.table.memory, at, now, count + 1, volume + size)
+        layout.CARRIED.pack_into(self.table.memory, at, now, count + 1, volume + size)
 
     def upload(
         self, client: tuple[str, int], kind: SessionType, limits: Limits, size: int, now: int
@@ -146,12 +148,12 @@ class Driver:
         session = self.owner.get(client) or self._open(client, kind, limits, now)
         if session is None:
             return
-        count, volume = self._words(session, t.UPLOADS, t.UPLOAD_BYTES)
+        count, volume = self._words(session, layout.UPLOADS, layout.UPLOAD_BYTES)
         verdict = judge_upload(session.budget, count, volume, size)
         if verdict is Verdict.OVER:
             self.close(session, Reason.UPLOAD_BYTES)
             return
-        self._carry(session, t.LAST_UPLOAD, now, size)
+        self._carry(session, layout.LAST_UPLOAD, now, size)
         if verdict is Verdict.PASS_LAST:
             self.book.close_upload(session)
             self.table.set_state(session.slot, State.UPLOAD_CLOSED)
@@ -164,7 +166,9 @@ class Driver:
             self.refused.append(room)
             return None
         if room is not None:
-            assert self._words(room, t.DOWNLOADS) == [0], "an answered session is never evicted"
+            assert self._words(room, layout.DOWNLOADS) == [0], (
+                "an answered session is never evicted"
+            )
             self.close(room, Reason.EVICTED)
         slot = self.book.take_slot()
         assert self.table.state(slot) is State.FREE, "no slot is used twice"
@@ -195,7 +199,7 @@ class Driver:
     def reply(self, session: Carried, sender: Endpoint, size: int, now: int) -> None:
         what = judge(session.rule, session.peer, sender, ip_address(sender[0]).packed)
         if what is Reply.IGNORE:
-            self.table.words[self.table.at(session.slot) + t.STRAY] += 1
+            self.table.words[self.table.at(session.slot) + layout.STRAY] += 1
             return
         if what is Reply.END:
             self.close(session, Reason.UNEXPECTED_REPLY)
@@ -203,12 +207,12 @@ class Driver:
         if what is Reply.PIN:
             session.peer = sender
             self.table.pin(session.slot, (ip_address(sender[0]).packed, sender[1]))
-        count, volume = self._words(session, t.DOWNLOADS, t.DOWNLOAD_BYTES)
+        count, volume = self._words(session, layout.DOWNLOADS, layout.DOWNLOAD_BYTES)
         verdict = judge_download(session.budget, count, volume, size)
         if verdict is Verdict.OVER:
             self.close(session, Reason.DOWNLOAD_BYTES)
             return
-        self._carry(session, t.LAST_DOWNLOAD, now, size)
+        self._carry(session, layout.LAST_DOWNLOAD, now, size)
         self.book.answered(session)
         if verdict is Verdict.PASS_LAST:
             self.close(session, Reason.DOWNLOAD_DATAGRAMS)

@@ -39,6 +39,15 @@ def test_before_the_peer_is_fixed(
     assert ask(rule, STRANGER) is stranger
 
 
+@pytest.mark.parametrize("kind", list(SessionType))
+def test_nobody_answers_from_port_0(kind: SessionType) -> None:
+    nowhere = (SERVER[0], 0)
+    network = network_bounds(ip_network("192.0.2.0/24"))
+    rule = PeerRule(kind, nowhere, any_port=True, network=network)
+    assert ask(rule, nowhere) is Reply.IGNORE
+    assert ask(rule, nowhere, nowhere) is Reply.IGNORE
+
+
 @pytest.mark.parametrize("kind", [SessionType.ANY_PORT, SessionType.ANY_SOCK])
 def test_after_it_is_fixed(kind: SessionType) -> None:
     rule = PeerRule(kind, SERVER)

@@ -9,8 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from udpproxy.config.model import SessionType
+from udpproxy.session import layout, sense
 from udpproxy.session import table as t
-from udpproxy.session.table import Record, State, Table, WrongLayout
+from udpproxy.session.layout import Record, State
+from udpproxy.session.sense import Damaged
+from udpproxy.session.table import Table, WrongLayout
 
 PORTS = st.integers(0, 65535)
 COUNTERS = st.integers(0, (1 << 64) - 1)
@@ -96,10 +100,10 @@ def test_the_later_of_two_moments_is_the_last() -> None:
     table = fresh()
     table.write(0, RECORD)
     byte = table.at(0) * 8
-    t.CARRIED.pack_into(table.memory, byte + t.LAST_DOWNLOAD * 8, 9, 2, 200)
+    layout.CARRIED.pack_into(table.memory, byte + layout.LAST_DOWNLOAD * 8, 9, 2, 200)
     record = table.read(0)
     assert record == replace(RECORD, last=9, downloads=2, download_bytes=200)
-    t.CARRIED.pack_into(table.memory, byte + t.LAST_UPLOAD * 8, 11, 3, 300)
+    layout.CARRIED.pack_into(table.memory, byte + layout.LAST_UPLOAD * 8, 11, 3, 300)
     assert table.read(0) == replace(record, last=11, uploads=3, upload_bytes=300)
 
 
@@ -110,9 +114,9 @@ def test_slots_do_not_touch_each_other(slot: int) -> None:
     table.write(slot, replace(RECORD, id=(1 << 64) - 1))
     table.free(slot)
     after = bytes(table.memory)
-    begin = t.HEADER_SIZE + slot * t.RECORD_SIZE
+    begin = t.HEADER_SIZE + slot * layout.RECORD_SIZE
     assert before[:begin] == after[:begin]
-    assert before[begin + t.RECORD_SIZE :] == after[begin + t.RECORD_SIZE :]
+    assert before[begin + layout.RECORD_SIZE :] == after[begin + layout.RECORD_SIZE :]
 
 
 def test_a_half_written_record_is_nobodys() -> None:
@@ -128,6 +132,107 @@ def test_a_half_written_record_is_nobodys() -> None:
     assert table.state(2) is State.FREE
     table.write(2, RECORD)
     assert table.read(2) == RECORD
+
+
+SUM = sense.SUM * 8
+DAMAGES = {
+    "it has the state 9": (layout.STATE_AT, 9, 1),
+    "its sum is wrong": (SUM, 1, 1),
+    "its addresses have no possible length": (18, 5, 1),
+    "it has the type 7": (17, 7, 1),
+}
+
+
+@pytest.mark.parametrize("why", DAMAGES)
+def test_a_record_that_makes_no_sense_is_nobodys(why: str) -> None:
+    table = fresh()
+    said: list[tuple[int, str]] = []
+    table.damaged = lambda slot, problem: said.append((slot, problem))
+    table.write(2, replace(RECORD, state=State.OPEN))
+    at, value, size = DAMAGES[why]
+    byte = table.at(2) * 8
+    table.memory[byte + at : byte + at + size] = value.to_bytes(size, "little")
+    if "sum" not in why:  # one that fits, so that only what is asked for is wrong
+        raw = bytes(table.memory[byte : byte + layout.RECORD_SIZE])
+        table.words[table.at(2) + sense.SUM] = sense.sum_of(raw)
+    assert table.read(2) is None
+    assert said == [(2, why)]
+    assert table.why(2) == why
+    with pytest.raises(Damaged, match=why):
+        table.live(2, RECORD.id)
+    if "state" in why:
+        with pytest.raises(Damaged, match=why):
+            table.state(2)
+    table.words[table.at(2)] |= 1
+    table.words[table.at(2) + sense.SUM] = 0
+    assert table.state(2) is State.OPENING
+
+
+def test_why_a_whole_record_is_not_given() -> None:
+    table = fresh()
+    table.write(0, RECORD)
+    table.words[table.at(0)] |= 1
+    assert table.read(0) is None
+    assert table.why(0) == "it is half-written"
+
+
+def test_a_version_without_sums_is_believed() -> None:
+    table = fresh()
+    table.write(0, RECORD)
+    table.words[table.at(0) + sense.SUM] = 0
+    assert table.read(0) == RECORD
+
+
+@pytest.mark.parametrize("state", State)
+def test_the_record_of_ones_own_session(state: State) -> None:
+    table = fresh()
+    mine = replace(RECORD, state=state)
+    table.write(1, mine)
+    if state in layout.GOING_ON:
+        assert table.live(1, RECORD.id) == mine
+        with pytest.raises(Damaged, match="another session's"):
+            table.live(1, RECORD.id + 1)
+    else:
+        with pytest.raises(Damaged, match=f"the state {int(state)}"):
+            table.live(1, RECORD.id)
+    table.words[table.at(1)] |= 1
+    with pytest.raises(Damaged, match="half-written"):
+        table.live(1, RECORD.id)
+
+
+BROADCAST = list(SessionType).index(SessionType.BROADCAST)
+NETWORK = (b"\x0a\0\0\0", b"\x0a\0\0\xff")
+
+
+@pytest.mark.parametrize("any_port", [False, True])
+def test_who_may_reply_to_a_broadcast_stands_in_the_record(*, any_port: bool) -> None:
+    table = fresh()
+    record = replace(RECORD, type=BROADCAST, network=NETWORK, any_port=any_port)
+    table.write(0, record)
+    assert table.read(0) == record
+    # Other types have a peer there, and no network.
+    table.write(1, replace(record, type=0))
+    assert table.read(1) == RECORD
+
+
+def test_what_runs_over_is_put_right() -> None:
+    table = fresh()
+    table.write(0, replace(RECORD, uploads=(1 << 63) + 5))
+    for word in (layout.LAST_UPLOAD, layout.LAST_DOWNLOAD):
+        table.words[table.at(0) + word] = 2000
+    table.repair(0, 1000)
+    assert table.read(0) == replace(RECORD, uploads=5, last=1000)
+    table.repair_ids(70)
+    assert table.new_id() == 71
+    table.repair_ids(70)
+    assert table.new_id() == 72
+
+
+def test_another_end_of_ours() -> None:
+    table = fresh()
+    table.write(0, RECORD)
+    table.set_source(0, (b"\x0a\0\0\4", 50001))
+    assert table.read(0) == replace(RECORD, source=(b"\x0a\0\0\4", 50001))
 
 
 class WriterAtWork:
@@ -247,7 +352,7 @@ def test_another_table_goes_on_counting() -> None:
     assert after.new_id() == 1
 
 
-@pytest.mark.parametrize("word", [t.LAST_UPLOAD, t.LAST_DOWNLOAD])
+@pytest.mark.parametrize("word", [layout.LAST_UPLOAD, layout.LAST_DOWNLOAD])
 def test_has_carried(word: int) -> None:
     table = fresh(4)
     assert not table.has_carried(10, 20)

@@ -13,8 +13,9 @@ from udpproxy.config.model import SessionType
 from udpproxy.engine import sockets
 from udpproxy.engine.interface import Host
 from udpproxy.engine.pool import Pool
+from udpproxy.session.layout import GOING_ON, Record, State
 from udpproxy.session.sense import Damaged
-from udpproxy.session.table import GOING_ON, Record, State, Table
+from udpproxy.session.table import Table
 
 _TYPES = list(SessionType)
 _PLAIN = (SessionType.NORMAL, SessionType.ONE_WAY)

@@ -13,11 +13,11 @@ from udpproxy.engine.adopting import Stock
 from udpproxy.engine.interface import Way
 from udpproxy.engine.lifecycle import Lifecycle
 from udpproxy.engine.relayed import Relayed
-from udpproxy.session import table as t
+from udpproxy.session import layout
+from udpproxy.session.layout import Record, State
 from udpproxy.session.peers import Endpoint
 from udpproxy.session.reasons import Reason
 from udpproxy.session.sense import Damaged
-from udpproxy.session.table import Record, State
 
 
 class Continuity(Lifecycle):
@@ -76,7 +76,7 @@ class Continuity(Lifecycle):
             self._host.failed("follow a server to its new address", problem)
             self._close(session, Reason.ERROR)
             return True
-        lost = sockets.drops(session.sock) - self._words[session.at + t.DROPS_BASE]
+        lost = sockets.drops(session.sock) - self._words[session.at + layout.DROPS_BASE]
         packed = sockets.pack(server[0])
         try:
             self._table.redirect(session.slot, (packed, server[1]), (b"", 0))
@@ -87,7 +87,9 @@ class Continuity(Lifecycle):
         self._pool.reset(session.sock, plain=session.plain, port=session.own[1])
         self._own.discard(session.own)
         session.aim(self._pool.get(sockets.family_of(packed), session.slot), server)
-        self._words[session.at + t.DROPS_BASE] = (sockets.drops(session.sock) - lost) & 0xFFFFFFFF
+        self._words[session.at + layout.DROPS_BASE] = (
+            sockets.drops(session.sock) - lost
+        ) & 0xFFFFFFFF
         self._reactor.add_reader(session.sock.fileno(), self._reader(session))
         try:
             session.own = self._attach(session, session.rule.type)

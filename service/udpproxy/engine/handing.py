@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 from udpproxy.engine.continuity import Continuity
 from udpproxy.engine.relayed import Relayed
-from udpproxy.session import table as t
+from udpproxy.session import layout
 from udpproxy.session.reasons import Reason
 
 
@@ -26,7 +26,7 @@ class Handing(Continuity):
 
     def _treat(self, session: Relayed, direction: str, data: bytes, now: int) -> bytes | None:
         """What the host lets go on in that direction; None: nothing."""
-        came = t.LAST_UPLOAD if direction == "upload" else t.LAST_DOWNLOAD
+        came = layout.LAST_UPLOAD if direction == "upload" else layout.LAST_DOWNLOAD
         self._words[session.at + came] = now
         treatment = self._host.handed(session.verdict, session.slot, session.id, direction, data)
         if treatment is None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from udpproxy.config.model import Address, SessionType
+from udpproxy.session.layout import Record
 from udpproxy.session.limits import Budget
 from udpproxy.session.reasons import Reason
-from udpproxy.session.table import Record
 
 SEGMENTATION_REST = 600_000_000_000
 """Nanoseconds until runs of datagrams are tried again where a device could not cut them."""

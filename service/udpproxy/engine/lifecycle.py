@@ -18,12 +18,13 @@ from udpproxy.engine import sockets
 from udpproxy.engine.interface import Host, ListenerSocket, Reactor, Verdict, Wait, Way
 from udpproxy.engine.pool import Pool
 from udpproxy.engine.relayed import Listening, Relayed
-from udpproxy.session import table as t
+from udpproxy.session import layout
 from udpproxy.session.book import Book, Session
+from udpproxy.session.layout import Record, State
 from udpproxy.session.limits import Evictions
 from udpproxy.session.peers import Endpoint, PeerRule
 from udpproxy.session.reasons import Reason
-from udpproxy.session.table import Record, State, Table
+from udpproxy.session.table import Table
 
 TYPES = list(SessionType)
 """A type's place in here is its number in the table."""
@@ -69,7 +70,7 @@ class Lifecycle(ABC):
 
     def _last(self, session: Session) -> int:
         words, at = self._words, cast(Relayed, session).at
-        return max(words[at + t.LAST_UPLOAD], words[at + t.LAST_DOWNLOAD])
+        return max(words[at + layout.LAST_UPLOAD], words[at + layout.LAST_DOWNLOAD])
 
     def _enter(self, listener: ListenerSocket) -> Listening:
         listening = self._listeners[listener.number] = Listening(listener)
@@ -170,7 +171,7 @@ class Lifecycle(ABC):
         self._table.write(slot, record)
         session = self._relayed(slot, listening, key, client, verdict, record)
         # A slot has a socket for each family, and each of them counts on for ever.
-        self._words[session.at + t.DROPS_BASE] = sockets.drops(session.sock)
+        self._words[session.at + layout.DROPS_BASE] = sockets.drops(session.sock)
         try:
             session.own = self._attach(session, verdict.type)
         except OSError as problem:
@@ -259,7 +260,7 @@ class Lifecycle(ABC):
         self._table.set_state(session.slot, State.UPLOAD_CLOSED)
 
     def _lost(self, session: Relayed, what: str, problem: OSError) -> None:
-        self._words[session.at + t.SEND_ERRORS] += 1
+        self._words[session.at + layout.SEND_ERRORS] += 1
         self._table.count("send-errors")
         self._host.failed(what, problem)
 
@@ -268,16 +269,16 @@ class Lifecycle(ABC):
         if session.plain or session.peer is not None:
             if not isinstance(problem, ConnectionRefusedError):
                 return False
-            self._words[session.at + t.ICMP] += 1
+            self._words[session.at + layout.ICMP] += 1
             return True
         count = sockets.take_errors(session.sock)
-        self._words[session.at + t.ICMP] += count
+        self._words[session.at + layout.ICMP] += count
         return count > 0
 
     def _count_icmp(self, session: Relayed, problem: OSError) -> None:
         """A receive failed: it can only be an ICMP error, of whatever kind."""
         if not self._is_icmp(session, problem):
-            self._words[session.at + t.ICMP] += 1
+            self._words[session.at + layout.ICMP] += 1
         self._unreachable(session)
 
     def _unreachable(self, session: Relayed) -> bool:
@@ -293,7 +294,7 @@ class Lifecycle(ABC):
         record = table.read(slot)
         if record is None or record.id != session.id:
             record = Record(id=session.id, opened=session.opened)
-        base = self._words[at + t.DROPS_BASE]
+        base = self._words[at + layout.DROPS_BASE]
         record.drops = (sockets.drops(session.sock) - base) & 0xFFFFFFFF
         self._host.ended(record, session.verdict.rule, reason)
         table.set_state(slot, State.CLOSING)

@@ -28,7 +28,8 @@ from udpproxy.engine.adopting import Stock
 from udpproxy.engine.interface import SEGMENTATION_REST, Wait, Way
 from udpproxy.session.reasons import Reason
 from udpproxy.session.sense import Damaged
-from udpproxy.session.table import TOTALS, Record, of_session
+from udpproxy.session.layout import Record, of_session
+from udpproxy.session.table import TOTALS
 
 include "native_relay.pxi"
 

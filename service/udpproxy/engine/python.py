@@ -15,13 +15,13 @@ from udpproxy.engine import sockets
 from udpproxy.engine.handing import Handing
 from udpproxy.engine.interface import ListenerSocket
 from udpproxy.engine.relayed import Listening, Relayed
-from udpproxy.session import table as t
+from udpproxy.session import layout
 from udpproxy.session.limits import Verdict, judge_download, judge_upload
 from udpproxy.session.peers import Reply, judge
 from udpproxy.session.reasons import Reason
 
 _LARGEST = sockets.LARGEST
-_write_carried = t.CARRIED.pack_into
+_write_carried = layout.CARRIED.pack_into
 
 _LISTENER_BATCH = range(64)
 """Datagrams read from a listener before the servers get their turn."""
@@ -160,7 +160,7 @@ class PythonEngine(Handing):
             return False
         if told:
             return True
-        self._words[session.at + t.ICMP] += 1
+        self._words[session.at + layout.ICMP] += 1
         if session.verdict.close_on_unreachable:
             self._count_upload(session, len(data), now)
             self._unreachable(session)
@@ -233,7 +233,7 @@ class PythonEngine(Handing):
             endpoint = (sender[0], sender[1])
             reply = judge(session.rule, session.peer, endpoint, sockets.pack(sender[0]))
             if reply is Reply.IGNORE:
-                self._words[session.at + t.STRAY] += 1
+                self._words[session.at + layout.STRAY] += 1
                 self._host.strayed(session.id, session.verdict.rule, endpoint)
                 continue
             if reply is Reply.PIN and not self._pin(session, endpoint):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from udpproxy.config.model import SessionType
 from udpproxy.engine.interface import ListenerSocket, Verdict
 from udpproxy.engine.sockets import Ancillary, answer_from
-from udpproxy.session import table as t
+from udpproxy.session import layout
 from udpproxy.session.book import Session
 from udpproxy.session.peers import Endpoint, PeerRule
 
@@ -77,8 +77,8 @@ class Relayed(Session):
         )
         self.at = at
         # The counters stand in the table; these copies spare reading them back.
-        self.upload_at = (at + t.LAST_UPLOAD) * 8
-        self.download_at = (at + t.LAST_DOWNLOAD) * 8
+        self.upload_at = (at + layout.LAST_UPLOAD) * 8
+        self.download_at = (at + layout.LAST_DOWNLOAD) * 8
         self.uploads = self.upload_bytes = self.downloads = self.download_bytes = 0
         self.listener = listener
         self.address = address

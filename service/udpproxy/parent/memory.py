@@ -17,7 +17,8 @@ from udpproxy.parent.store import Store
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs
 from udpproxy.session import table
-from udpproxy.session.table import Record, Table, WrongLayout
+from udpproxy.session.layout import Record
+from udpproxy.session.table import Table, WrongLayout
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 _PART = 1 << 20

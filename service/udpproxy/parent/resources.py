@@ -24,7 +24,8 @@ from udpproxy.parent.store import Store
 from udpproxy.process import messages, wire
 from udpproxy.process.link import Item, Link
 from udpproxy.process.logs import Damper, Logs
-from udpproxy.session.table import STEERING, Record, Table
+from udpproxy.session.layout import Record
+from udpproxy.session.table import STEERING, Table
 
 _SPARE = 64
 """Descriptors beside sockets: links, logs, the interpreter's own."""

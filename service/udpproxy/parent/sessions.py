@@ -10,9 +10,9 @@ from udpproxy.errors import InvalidArgument
 from udpproxy.parent.resources import Resources
 from udpproxy.process.wire import Plain
 from udpproxy.session import record as session_record
+from udpproxy.session.layout import Record, State
 from udpproxy.session.reasons import Reason
 from udpproxy.session.record import endpoint_text
-from udpproxy.session.table import Record, State
 
 FILTERS = ("client", "server", "acl", "listener")
 _TYPES = [kind.value for kind in SessionType]

@@ -22,8 +22,9 @@ from udpproxy.reg.host import RelayHost
 from udpproxy.reg.verdicts import question
 from udpproxy.reg.waiting import Waiter
 from udpproxy.resolver.resolved import text
+from udpproxy.session.layout import Record
 from udpproxy.session.reasons import Reason
-from udpproxy.session.table import Record, Table
+from udpproxy.session.table import Table
 
 _PART = 128
 """Sessions looked at in one go."""

@@ -29,9 +29,10 @@ from udpproxy.process.control import Figures
 from udpproxy.process.logs import Damper, Logs
 from udpproxy.reg import installed
 from udpproxy.reg.installed import told
+from udpproxy.session.layout import Record
 from udpproxy.session.reasons import Reason
 from udpproxy.session.record import address_text
-from udpproxy.session.table import Record, Table
+from udpproxy.session.table import Table
 
 _LARGEST = 65_507
 _LONGEST_TEXT, _MOST_INFO = 200, 64

@@ -23,8 +23,9 @@ from udpproxy.reg.unanswered import Unanswered
 from udpproxy.reg.verdicts import Verdicts
 from udpproxy.reg.waiting import Waiter
 from udpproxy.session import record as session_record
+from udpproxy.session.layout import Record
 from udpproxy.session.reasons import Reason
-from udpproxy.session.table import Record, Table
+from udpproxy.session.table import Table
 
 _ROOM = {
     "refused-table-full": "all sessions are in use (max-sessions)",

@@ -15,10 +15,10 @@ from udpproxy.config.model import Acl, Address, Config
 from udpproxy.config.names import server_name
 from udpproxy.engine.interface import ListenerSocket, Verdict, Wait
 from udpproxy.policy.acl import Choice, Known, Policy, Question, Unresolved, server_for
+from udpproxy.session.layout import Record
 from udpproxy.session.limits import budget
 from udpproxy.session.peers import network_bounds
 from udpproxy.session.record import address_text
-from udpproxy.session.table import Record
 
 _MOST_KEPT = 65_536
 _FAR = timedelta(days=1)

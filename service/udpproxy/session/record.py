@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+from udpproxy.session.layout import Record
 from udpproxy.session.reasons import Reason, result
-from udpproxy.session.table import Record
 
 
 def fields(record: Record, rule: str, reason: Reason, ended: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-// The session table as session/table.py lays it out; tests/unit/test_native_layout.py compares.
+// The session table as session/layout.py lays it out; tests/unit/test_native_layout.py compares.
 //
 // Rules, as there: a record is valid while its sequence number is even; counters and times are
 // single aligned words, written in place. Totals have more than one writer, so they are added to
