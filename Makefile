@@ -41,15 +41,16 @@ test: build
 	$(AS_ROOT) tests/system/side-by-side.sh $(BIN)/pytest -p no:cacheprovider $(PYTEST)
 
 # Hours: floods of a minute in every variant, a hundred thousand lies of each child, ten thousand
-# damages of the session table, five minutes of random commands, and ten of traffic under the
-# sanitizers.
-LONG = FLOOD_SECONDS=60 UDPPROXY_LIES=100000 TABLE_DAMAGES=10000 BORDERS_SECONDS=300 SOAK_SECONDS=600
+# damages of the session table, a million commands and calls by luck, and ten minutes of traffic
+# under the sanitizers.
+LONG = FLOOD_SECONDS=60 UDPPROXY_LIES=100000 TABLE_DAMAGES=10000 BORDERS_REQUESTS=1000000 SOAK_SECONDS=600
 
 test-long: build
 	@tools/need $(TEST_PACKAGES)
 	$(AS_ROOT) $(LONG) tests/reachable $(BIN)/pytest -p no:cacheprovider -s -m "long or not long" \
 		tests/edge/test_run_flood.py tests/edge/test_lying_children.py \
-		tests/edge/test_inherited_table.py tests/edge/test_run_borders.py $(PYTEST)
+		tests/edge/test_inherited_table.py tests/edge/test_run_borders.py \
+		tests/edge/test_bus_storm.py $(PYTEST)
 	$(AS_ROOT) $(LONG) tools/sanitize -s tests/edge/test_native_soak.py tests/edge/test_inherited_table.py
 	$(AS_ROOT) tools/sanitize --thread 60
 

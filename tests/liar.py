@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import ctypes
 import itertools
 import json
 import os
@@ -17,8 +18,11 @@ import random
 import select
 import signal
 import socket
+import stat
+import struct
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,7 @@ LONG = 150_000
 Packet = tuple[str, bytes]
 """Whom it is for, and what it gets."""
 
+_SO_ATTACH_FILTER, _SO_LOCK_FILTER = 26, 44
 _STEP, _FLOOD = 20, 2000
 """Lies in one go; then it reads."""
 _CODE = """
@@ -62,7 +67,11 @@ def take_the_place(directory: str, role: str, count: int, seed: int, ever: str) 
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         lies = flood(ever) if ever else [*fixed(role), *at_random(role, count, seed)]
         try:
-            Liar(Path(directory), role).live(lies, begin, _FLOOD if ever else _STEP)
+            luck = random.Random(os.getpid())  # not the same each time: some deeds end the link
+            Liar(Path(directory), role, luck).live(lies, begin, _FLOOD if ever else _STEP)
+        except Exception:
+            traceback.print_exc()
+            raise
         finally:
             sys.stderr.flush()
             os._exit(0)
@@ -71,9 +80,10 @@ def take_the_place(directory: str, role: str, count: int, seed: int, ever: str) 
 class Liar:
     """As far as it must, it behaves."""
 
-    def __init__(self, directory: Path, role: str) -> None:
+    def __init__(self, directory: Path, role: str, luck: random.Random) -> None:
         self._file = directory / "told"
         self._role = role
+        self._luck = luck
         self._begun = False
         self._sign = 0.0
         self._nonsense = itertools.cycle(VALUES)
@@ -147,6 +157,8 @@ class Liar:
             self._ways.append(socket.socket(fileno=fds.pop()))
             self._ways[-1].settimeout(0)
         for fd in fds:
+            if self._role == "reg" and self._luck.random() < 0.5:
+                spoil(fd, self._luck)
             os.close(fd)
         if message[""] == "tell" and message["what"] in ("resolve", "relay") and not self._begun:
             self._begun = True
@@ -155,6 +167,73 @@ class Liar:
         if message[""] == "ask":
             answer = packed("answer", number=message["number"], value=next(self._nonsense))
             self._say(sock, answer)
+
+
+def spoil(fd: int, luck: random.Random) -> None:
+    """Whatever REG can do to a thing that is lent to it."""
+    with contextlib.suppress(OSError):
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            luck.choice([_cut, _deface, _deface_records])(fd, luck)
+            return
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            if sock.type == socket.SOCK_DGRAM and sock.family != socket.AF_UNIX:
+                luck.choice([_connect, _deafen, _deafen_for_good, _shut, _block, _shrink])(sock)
+            else:
+                luck.choice([_shut, _block, _take_all, _stuff])(sock)
+
+
+def _cut(fd: int, _luck: random.Random) -> None:
+    os.ftruncate(fd, 0)
+
+
+def _deface(fd: int, luck: random.Random) -> None:
+    os.pwrite(fd, luck.randbytes(os.fstat(fd).st_size), 0)
+
+
+def _deface_records(fd: int, luck: random.Random) -> None:
+    for _ in range(200):
+        place = luck.randrange(4096, max(4097, os.fstat(fd).st_size))
+        os.pwrite(fd, luck.randbytes(luck.choice([1, 8])), place)
+
+
+def _connect(sock: socket.socket) -> None:
+    sock.connect(("::1" if sock.family == socket.AF_INET6 else "127.0.0.1", 9))
+
+
+def _deafen(sock: socket.socket) -> None:
+    code = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0))
+    program = struct.pack("@HP", 1, ctypes.addressof(code))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+def _deafen_for_good(sock: socket.socket) -> None:
+    _deafen(sock)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)
+
+
+def _shut(sock: socket.socket) -> None:
+    sock.shutdown(socket.SHUT_RDWR)
+
+
+def _block(sock: socket.socket) -> None:
+    sock.settimeout(None)
+
+
+def _shrink(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+
+
+def _take_all(sock: socket.socket) -> None:
+    """What a carrier holds, which then nobody has."""
+    sock.settimeout(0)
+    while socket.recv_fds(sock, 4096, 253)[0]:
+        pass
+
+
+def _stuff(sock: socket.socket) -> None:
+    sock.settimeout(0)
+    while True:
+        socket.send_fds(sock, [b"nonsense"], [sock.fileno()])
 
 
 def packed(kind: str, **parts: Any) -> bytes:

@@ -8,38 +8,19 @@ import json
 import struct
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from dbus_next import Message, Variant
-from dbus_next.aio import MessageBus
 
+from buses import NAME, PROCESS, PROXY, ROOT, STRANGER, ask, call, caller, on_bus, open_bus
 from echo import Echo, clients, exchange
 from host import free_port
 from proxy import Proxy, config, until
 from udpproxy.parent.service import MOST_ROWS
 
-NAME, ROOT = "org.udpproxy1.one", "/org/udpproxy1"
-PROXY, PROCESS = "org.udpproxy1.Proxy", "org.udpproxy1.Process"
-PEER, PROPERTIES = "org.freedesktop.DBus.Peer", "org.freedesktop.DBus.Properties"
-STRANGER = 65534
 LIMITS = "org.freedesktop.DBus.Error.LimitsExceeded"
-
-OPEN_BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <listen>unix:path={place}/bus</listen>
-  <auth>EXTERNAL</auth>
-  <policy context="default">
-    <allow user="*"/>
-    <allow own="*"/>
-    <allow send_destination="*"/>
-    <allow receive_sender="*"/>
-  </policy>
-  <limit name="reply_timeout">30000</limit>
-</busconfig>
-"""
 
 # argv: the bus, seconds, flags, path, interface, member. Sends as fast as the bus takes it, and
 # counts what comes back by kind: 2 an answer, 3 an error.
@@ -99,68 +80,14 @@ print(json.dumps({"sent": sent, "done": kinds[2], "errors": kinds[3]}))
 
 @pytest.fixture
 def bus_log(tmp_path: Path) -> Iterator[Path]:
-    """A bus at tmp_path/bus for everybody; what it says itself."""
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
-    file = tmp_path / "bus.conf"
-    file.write_text(OPEN_BUS.format(place=tmp_path))
-    log = tmp_path / "bus.log"
-    with log.open("wb") as output:
-        words = ["dbus-daemon", f"--config-file={file}", "--nofork", "--nopidfile"]
-        daemon = subprocess.Popen(words, stdout=output, stderr=output)
-        try:
-            until((tmp_path / "bus").exists)
-            yield log
-        finally:
-            daemon.kill()
-            daemon.wait()
+    with open_bus(tmp_path) as log:
+        yield log
 
 
 @pytest.fixture
 def proxy(tmp_path: Path, bus_log: Path) -> Iterator[Proxy]:
     with Echo() as echo, Proxy(tmp_path, config(free_port(), str(echo))) as started:
         yield started
-
-
-@contextlib.asynccontextmanager
-async def caller(place: Path, *, descriptors: bool = False) -> AsyncIterator[MessageBus]:
-    """Somebody new on the bus. The library leaves the socket to the collection of garbage."""
-    bus = MessageBus(bus_address=f"unix:path={place}/bus", negotiate_unix_fd=descriptors)
-    try:
-        yield await bus.connect()
-    finally:
-        bus.disconnect()
-        bus._finalize()
-        with contextlib.suppress(OSError):
-            bus._stream.close()
-        bus._sock.close()
-
-
-async def ask(bus: MessageBus, message: Message) -> Message:
-    reply = await asyncio.wait_for(bus.call(message), 20)
-    assert reply is not None
-    return reply
-
-
-def call(member: str, signature: str = "", *body: object, where: str = "") -> Message:
-    return Message(
-        destination=NAME,
-        path=f"{ROOT}/{where}" if where else ROOT,
-        interface=PROCESS if where else PROXY,
-        member=member,
-        signature=signature,
-        body=list(body),
-    )
-
-
-async def on_bus(place: Path) -> None:
-    """Wait for the proxy's name."""
-    async with caller(place) as bus:
-        for _ in range(200):
-            if (await ask(bus, call("Info"))).error_name is None:
-                return
-            await asyncio.sleep(0.05)
-        pytest.fail("it has no name")
 
 
 def flood(place: Path, seconds: float, *words: object) -> subprocess.Popen[str]:

@@ -1,6 +1,7 @@
 """Our objects on D-Bus. The contract is the XML in dbus/."""
 
-from udpproxy.bus.objects import LOG_CONTROL, PROCESS, PROXY, Bus, Service
+from udpproxy.bus.bus import Bus
+from udpproxy.bus.objects import LOG_CONTROL, PROCESS, PROXY, Service
 from udpproxy.bus.values import Failure, Value, plain, variants
 
 __all__ = [

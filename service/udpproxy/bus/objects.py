@@ -8,26 +8,20 @@ traceback or an unlimited queue, and no crowd of strangers keeps away who may do
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from dbus_next import (
-    BusType,
     Message,
     MessageFlag,
     MessageType,
-    NameFlag,
-    RequestNameReply,
     Variant,
 )
 from dbus_next import introspection as intr
 
 from udpproxy.bus import access, arguments
 from udpproxy.bus.access import Caller, Places, Rights
-from udpproxy.bus.callers import CALL_LIMIT, Callers
+from udpproxy.bus.callers import Callers
 from udpproxy.bus.connection import LIMITS, TOO_MANY, Connection, failed, forgive
 from udpproxy.bus.values import INTERFACES, Failure, Value, contract
 from udpproxy.errors import InvalidArgument, LinkError
@@ -36,17 +30,13 @@ PROXY, PROCESS = "org.udpproxy1.Proxy", "org.udpproxy1.Process"
 LOG_CONTROL = "org.freedesktop.LogControl1"
 ACTION = "org.udpproxy1.control"
 
-_PROPERTIES, _PEER = "org.freedesktop.DBus.Properties", "org.freedesktop.DBus.Peer"
+PROPERTIES, _PEER = "org.freedesktop.DBus.Properties", "org.freedesktop.DBus.Peer"
 _INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 _ERROR = "org.freedesktop.DBus.Error."
 _FAILED = "org.udpproxy1.Error.Failed"
 _MACHINE_ID = Path("/etc/machine-id")
-_CONNECT_LIMIT = 10.0
-_SILENT_LIMIT = 0.5
-"""The same of a bus that was silent for the whole of another call."""
 _FRESH = 1.0
 """Seconds for which all strangers get the same answer."""
-_CLOSE_LIMIT = 1.0
 _ALLOW_INTERACTIVE = 0x4
 
 
@@ -80,145 +70,37 @@ class Service(Protocol):
         """A message that cannot be read, and costs nothing but itself."""
 
 
-class Bus:
-    """The connection, made again whenever it is lost."""
+class Objects:
+    """What is at which path, and who may do what with it."""
 
     def __init__(
         self,
-        name: str,
         objects: dict[str, list[str]],
         service: Service,
-        *,
-        session: bool,
+        rights: Rights,
+        callers: Callers,
         open_methods: frozenset[str],
-        allowed_group: int | None,
-        children: int | None = None,
     ) -> None:
-        """`objects`: paths and the interfaces of each. `open_methods` are for everybody, and
-        nothing else for the user `children`."""
-        self._name = name
+        """As Bus has them."""
+        self.bus: Connection | None = None
+        """Where our name is, if it is anywhere."""
         self._objects = objects
         self._service = service
-        self._type = BusType.SESSION if session else BusType.SYSTEM
+        self._rights = rights
+        self._callers = callers
         self._open_methods = open_methods
-        self._rights = Rights(allowed_group, os.getuid() if session else None, children)
         self._contracts = {each: contract(each) for several in objects.values() for each in several}
-        self._bus: Connection | None = None
-        self._silent = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._places = Places()
-        self._callers = Callers(self.ask)
         self._told: dict[tuple[str, str], tuple[float, asyncio.Future[list[Value]]]] = {}
 
-    @property
-    def connected(self) -> bool:
-        """Is our name on the bus?"""
-        return self._bus is not None
-
-    async def run(self, *, joined: Callable[[], object], lost: Callable[[str], object]) -> None:
-        """Until it is cancelled; `lost` hears why there is no connection, once each time."""
-        delay = 0.2
-        while True:
-            try:
-                bus = await asyncio.wait_for(self._connect(), _CONNECT_LIMIT)
-            except Exception as problem:
-                # The library lets through whatever a bus that starts or ends makes of it.
-                if delay < 0.5:
-                    lost(str(problem) or type(problem).__name__)
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, 10.0)
-                continue
-            delay = 0.2
-            self._bus = bus
-            joined()
-            try:
-                with contextlib.suppress(Exception):  # as above
-                    await bus.wait_for_disconnect()
-            finally:
-                self._bus = None
-                self._callers.forget()  # the next bus gives the same names to others
-                bus.drop()
-            lost("disconnected")
-            await asyncio.sleep(delay)
-
-    async def _connect(self) -> Connection:
-        bus = Connection(
-            self._type,
-            welcome=self._welcome,
-            ignored=lambda why: self._service.ignored(why),
-        )
-        try:
-            await bus.connect()
-            bus.add_message_handler(self._received)
-            reply = await bus.request_name(self._name, NameFlag.DO_NOT_QUEUE)
-            if reply not in (RequestNameReply.PRIMARY_OWNER, RequestNameReply.ALREADY_OWNER):
-                raise Failure(f"somebody else owns {self._name}")
-        except BaseException:
-            bus.drop()
-            raise
-        return bus
-
-    async def close(self) -> None:
-        """Before run() is cancelled: calls under way are answered, and the answers sent."""
-        if self._silent:
-            return
+    async def finish(self, limit: float) -> None:
+        """Calls under way are answered, if they can be within `limit` seconds."""
         others = self._tasks - {asyncio.current_task()}
         if others:
-            await asyncio.wait(others, timeout=_CLOSE_LIMIT)
-        if self._bus is not None:
-            await self._bus.flush(_CLOSE_LIMIT)
+            await asyncio.wait(others, timeout=limit)
 
-    def emit(
-        self, path: str, interface: str, member: str, signature: str, body: list[Value]
-    ) -> None:
-        """A signal; nothing where there is no connection, or nobody reads what we say."""
-        if self._bus is not None and not self._bus.full:
-            self._bus.send(
-                Message(
-                    message_type=MessageType.SIGNAL,
-                    path=path,
-                    interface=interface,
-                    member=member,
-                    signature=signature,
-                    body=body,
-                )
-            )
-
-    def changed(self, path: str, interface: str, names: set[str]) -> None:
-        """PropertiesChanged with the values of these."""
-        if self._bus is None:
-            return
-        values = self._variants(path, interface)
-        body: list[Value] = [interface, {name: values[name] for name in names}, []]
-        self.emit(path, _PROPERTIES, "PropertiesChanged", "sa{sv}as", body)
-
-    async def ask(
-        self, destination: str, path: str, interface: str, member: str, signature: str = "",
-        body: list[Value] | None = None, limit: float = CALL_LIMIT,
-    ) -> list[Value]:  # fmt: skip
-        """A call of ours to somebody else; Failure for an error or `limit` seconds of silence."""
-        bus = self._bus
-        if bus is None or bus.full:
-            raise Failure("no connection to the bus")
-        message = Message(
-            destination=destination, path=path, interface=interface, member=member,
-            signature=signature, body=body or [],
-        )  # fmt: skip
-        before = bus.heard
-        try:
-            reply = await bus.ask(message, min(limit, _SILENT_LIMIT) if self._silent else limit)
-        except TimeoutError:
-            self._silent = bus.heard == before
-            raise Failure(f"{destination} does not answer") from None
-        except Exception as problem:  # whatever the end of the connection was
-            raise Failure(arguments.told(str(problem) or type(problem).__name__, 200)) from None
-        self._silent = False
-        if reply is None or reply.message_type is MessageType.ERROR:
-            why = f"{reply.error_name}: {reply.body}" if reply else "no answer"
-            raise Failure(arguments.told(why, 200))
-        return list(reply.body)
-
-    def _received(self, message: Message) -> Message | bool:
+    def received(self, message: Message) -> Message | bool:
         """Every message passes here; False leaves it to the library (answers to our calls)."""
         if message.message_type is not MessageType.METHOD_CALL:
             return False
@@ -248,7 +130,7 @@ class Bus:
         task.add_done_callback(self._tasks.discard)
         return None
 
-    def _welcome(self, sender: str, flags: int) -> bool:
+    def welcome(self, sender: str, flags: int) -> bool:
         """May another call of his be read before the loop turns?"""
         caller = self._callers.get(sender)
         trusted = caller is not None and self._rights.trusted(caller)
@@ -275,7 +157,7 @@ class Bus:
                 return _machine_id(message)
         if message.path not in self._objects:
             return _error(message, _ERROR + "UnknownObject", "no such object")
-        if message.interface == _PROPERTIES and message.member in ("Get", "GetAll"):
+        if message.interface == PROPERTIES and message.member in ("Get", "GetAll"):
             return self._read(message)
         return None
 
@@ -289,7 +171,8 @@ class Bus:
         nodes = "".join(f'<node name="{child}"/>' for child in sorted(children))
         return f"<node>{nodes}</node>"
 
-    def _variants(self, path: str, interface: str) -> dict[str, Variant]:
+    def variants(self, path: str, interface: str) -> dict[str, Variant]:
+        """All properties of that object's interface, as they are sent."""
         kinds = {each.name: each.signature for each in self._contracts[interface].properties}
         values = self._service.properties(path, interface)
         return {name: Variant(kinds[name], value) for name, value in values.items()}
@@ -300,7 +183,7 @@ class Bus:
             return _error(message, _ERROR + "InvalidArgs", f"give {kind}")
         if message.body[0] not in self._objects[message.path]:
             return _error(message, _ERROR + "UnknownInterface", message.body[0])
-        values = self._variants(message.path, message.body[0])
+        values = self.variants(message.path, message.body[0])
         if message.member == "GetAll":
             return Message.new_method_return(message, "a{sv}", [values])
         if message.body[1] not in values:
@@ -309,7 +192,7 @@ class Bus:
 
     async def _answer(self, message: Message, shares: tuple[access.Share, ...]) -> None:
         """Ends with the places that it took given back, and is cancelled with its caller."""
-        bus, held = self._bus, list(shares)
+        bus, held = self.bus, list(shares)
         try:
             reply = await self._carried_out(message, held)
         except Refused as problem:
@@ -324,7 +207,7 @@ class Bus:
             reply = self._broken(message, problem)
         finally:
             self._places.give(*held)
-        if bus is None or bus is not self._bus or message.flags & MessageFlag.NO_REPLY_EXPECTED:
+        if bus is None or bus is not self.bus or message.flags & MessageFlag.NO_REPLY_EXPECTED:
             return  # on another bus its name is somebody else's
         try:
             bus.send(reply)
@@ -344,7 +227,7 @@ class Bus:
             self._places.give(*held)
             held.clear()
             self._take(held, shares)
-        if message.interface == _PROPERTIES and message.member == "Set":
+        if message.interface == PROPERTIES and message.member == "Set":
             return await self._set(message, caller, held)
         method = self._method(message)
         if method is None:
