@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -489,6 +491,39 @@ def test_poured_descriptors_wait_with_their_owner(lab: Lab) -> None:
         lab.until(all_read)
     assert len(got) == count + 1
     assert one.faults == []
+
+
+@pytest.mark.parametrize("number", [errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM])
+def test_what_the_system_has_no_room_for_waits(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """So it says for a while where others have too many descriptors in flight (unix(7))."""
+    end, other = lab.bare()
+    tries, real = 0, socket.send_fds
+    until = time.monotonic() + 0.3
+
+    def scarce(*words: Any) -> int:
+        nonlocal tries
+        tries += 1
+        if time.monotonic() < until:
+            raise OSError(number, os.strerror(number))
+        return real(*words)
+
+    monkeypatch.setattr(socket, "send_fds", scarce)
+    with pipe() as (reader, _):
+        end.link.send(Lend("table", [1]), [reader])
+        end.link.pour(iter([(Lend("carriers", [2]), [reader])]))
+        end.link.send(Tell("three"))
+        lab.until(lambda: time.sleep(0.001) or not end.link.congested)  # type: ignore[func-returns-value]
+        got = []
+        for _ in range(3):
+            packet, fds, *_ = socket.recv_fds(other, 1000, 10)
+            got.append((wire.decode(packet), len(fds)))
+            for fd in fds:
+                os.close(fd)
+    assert got == [(Lend("table", [1]), 1), (Lend("carriers", [2]), 1), (Tell("three"), 0)]
+    assert end.reasons == end.faults == []
+    assert 3 <= tries <= 15, "it waits, and does not try all the time"
 
 
 def test_descriptors_that_wait_are_few(lab: Lab) -> None:

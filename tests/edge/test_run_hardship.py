@@ -20,11 +20,14 @@ from built import NAMES
 from daemons import USER
 from echo import Echo, clients, exchange
 from host import free_port
+from nameserver import NameServer
 from proxy import Proxy, config, until
 from udpproxy.parent.door import Door
 from udpproxy.process import wire
 from udpproxy.process.logs import Logs
 from udpproxy.supervisor.fork import START_LIMIT
+
+ROLES = ("reg", "acr", "apr")
 
 
 @contextlib.contextmanager
@@ -139,6 +142,42 @@ def test_reg_ends_while_there_are_no_descriptors(tmp_path: Path) -> None:
             until(lambda: proxy.reg_pid)
             exchange(client, there, b"after")
             assert proxy.info()["reg-ends"] == 1
+            assert len(echo.sources) == 1
+
+
+def test_reg_comes_and_we_have_no_descriptors_for_it(tmp_path: Path) -> None:
+    """What is lent needs some of ours: where just these lack, REG waits, and that is no end of it,
+    nor of the resolvers, which come as well."""
+    with Echo() as echo, clients(1) as (client,), NameServer() as zone:
+        there = ("127.0.0.1", free_port())
+        more = '[[session-acl]]\nname = "named"\nfrom = ["*.test"]\nplug-to = "x.test:9"\n'
+        top = "max-sessions = 100\ncrash-limit = 100"
+        text = config(there[1], str(echo), top=top, more=more + zone.section)
+        with Proxy(tmp_path, text) as proxy:
+            exchange(client, there, b"before")
+            most = resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE)
+            for kills, free in enumerate(range(4), 1):
+                used = descriptors(proxy.pid)
+                limit = next(
+                    each for each in range(max(used) + 9)
+                    if each - sum(fd < each for fd in used) > free
+                )  # fmt: skip
+                children = [pid for pid, role in proxy.processes().items() if role in ROLES]
+                assert len(children) == len(ROLES)
+                resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (limit, most[1]))
+                for pid in children:
+                    os.kill(pid, signal.SIGKILL)
+                waits = time.monotonic() + 1.2
+                time.sleep(max(0.0, waits - time.monotonic()))
+                resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, most)
+                exchange(client, there, b"after")
+                until(lambda: {proxy.info()[f"{role}-state"] for role in ROLES} == {"ready"})
+                assert {proxy.info()[f"{role}-ends"] for role in ROLES} == {kills}
+                until(lambda: proxy.info("reg")["names-known"] == 0)
+            assert proxy.said("UDPS-226-E")
+            zone.host("x.test", "127.0.0.1")
+            assert proxy.ctl("resolve-now").returncode == 0
+            until(lambda: proxy.info("reg")["names-known"] == 1)
             assert len(echo.sources) == 1
 
 

@@ -26,6 +26,9 @@ from udpproxy.supervisor.units import Unit, UnitSupervisor
 
 Child = Forked | Unit | Inner
 
+_RETRY = 0.5
+"""Seconds between attempts to lend what a child needs."""
+
 
 class Children:
     """`peers` are those that have come, by role; `running` is set while REG relays."""
@@ -56,6 +59,9 @@ class Children:
         self._given_up = given_up
         self._supervisor: ForkSupervisor | SingleSupervisor | UnitSupervisor
         self._segmentation = config().segmentation
+        self._loop = asyncio.get_running_loop()
+        self._lacking: Peer | None = None
+        """Who was the last for whom there was no room."""
         self.peers: dict[str, Peer] = {}
         self.running = asyncio.Event()
 
@@ -131,9 +137,26 @@ class Children:
         """A child has come: it gets everything it needs, and then the word to begin."""
         self.peers[peer.role] = peer
         self._supervisor.entered(peer.role, peer.link.peer[0])
+        self._equip(peer)
+
+    def _equip(self, peer: Peer) -> None:
+        """At once, or as soon as the system has what we lack: the child's end would not bring it,
+        and it is no fault of its own."""
+        if self.peers.get(peer.role) is not peer:
+            return
+        try:
+            self._give(peer)
+        except OSError as problem:
+            if self._lacking != peer:
+                self._lacking = peer
+                why = problem.strerror or problem
+                self._logs.say(messages.NOT_LENT, peer.role, why, PROCESS=peer.role)
+            self._loop.call_later(_RETRY, self._equip, peer)
+
+    def _give(self, peer: Peer) -> None:
         if peer.role == "reg":
-            self._inheritance.handed_over()
             self._resources.lend_all(peer.link)
+            self._inheritance.handed_over()
             self._naming.resume(peer.link)
             peer.link.send(
                 wire.Tell("relay", {"level": self._logs.level, "segmentation": self._segmentation})

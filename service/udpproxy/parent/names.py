@@ -91,12 +91,12 @@ class Naming:
                 self._logs.say(messages.WORD_IGNORED, "acr", heard.why, held, PROCESS="acr")
 
     def entered(self, peer: Peer, peers: Mapping[str, Peer]) -> None:
-        """A helper has come, or a REG that has what it needs to relay."""
+        """A helper has come, or a REG that has what it needs to relay. OSError before anything
+        was lent."""
         if peer.role in HELPERS:
             self._begin(peer.link)
-            self._connect(peer.role, peers)
-        else:
-            for role in HELPERS:
+        for role in HELPERS:
+            if peer.role in ("reg", role):
                 self._connect(role, peers)
 
     def resume(self, link: Link) -> None:
@@ -131,12 +131,8 @@ class Naming:
 
     def _mend(self, role: str, peers: Mapping[str, Peer]) -> None:
         self._again.discard(role)
-        if self._joined.get(role) != (peers.get(role), peers.get("reg")):
-            return
-        try:
+        if self._joined.get(role) == (peers.get(role), peers.get("reg")):
             self._connect(role, peers)
-        except OSError:  # no descriptors: later
-            self.way_lost(role, peers)
 
     def look_up_all(self, config: Config) -> None:
         """Single mode: all names, here and now."""
@@ -157,8 +153,12 @@ class Naming:
     def _connect(self, role: str, peers: Mapping[str, Peer]) -> None:
         if role not in peers or "reg" not in peers:
             return
-        ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         joined = self._joined[role] = peers[role], peers["reg"]
+        try:
+            ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError:  # no descriptors: later
+            self.way_lost(role, peers)
+            return
         for peer, end in zip(joined, ends, strict=True):
             peer.link.send(wire.Lend("way", [{"role": role}]), [end.fileno()])
             end.close()

@@ -287,11 +287,12 @@ class Resources:
         return self._rows.fill(families(config), config.max_sessions)
 
     def lend_all(self, link: Link) -> None:
-        """Everything to a child that starts; the last one may have left it in any state."""
+        """Everything to a child that starts; the last one may have left it in any state. OSError
+        before anything was lent."""
         assert self._memory
+        self.lend_text(link)  # first, for this alone can fail
         for listener in [*self.listeners.values(), *self._lost.values()]:
             self._mend_or_lose(listener)
-        self.lend_text(link)
         capacity = self._memory.table.capacity
         self._memory.table.resize(capacity)
         self._memory.table.words[STEERING] = self._key

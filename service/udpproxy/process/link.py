@@ -41,6 +41,8 @@ _MOST_WAITING = 4096
 _MOST_BYTES_WAITING = 16 << 20
 _MOST_DESCRIPTORS_WAITING = 512
 """Duplicates: a few messages' worth. Who lends more does so by pour()."""
+_SCARCE = (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
+"""The system lacks what it takes to send, which says nothing of the other side (unix(7))."""
 _CONTROL = socket.CMSG_SPACE(wire.MOST_DESCRIPTORS * 4)
 _CREDENTIALS = struct.Struct("=iII")
 _SO_PEERPIDFD = 77
@@ -85,6 +87,7 @@ class Link:
         self._counted_at = time.monotonic()
         self._over_since: float | None = None
         self._rest: Timer | None = None
+        self._pause: Timer | None = None
         self.undelivered = False
         """Had the other side left when we sent something?"""
         self.unread = False
@@ -107,8 +110,7 @@ class Link:
         if self._open:
             self._waiting.append(items)
             self._flush()
-            if self._open and self._waiting:
-                self._reactor.add_writer(self._socket.fileno(), self._writable)
+            self._await_room()
 
     @property
     def congested(self) -> bool:
@@ -129,8 +131,9 @@ class Link:
         if not self._open:
             return
         self._open = False
-        if self._rest:
-            self._rest.cancel()
+        for timer in (self._rest, self._pause):
+            if timer:
+                timer.cancel()
         self._reactor.remove_reader(self._socket.fileno())
         self._reactor.remove_writer(self._socket.fileno())
         self._socket.close()
@@ -180,7 +183,7 @@ class Link:
         except OSError as problem:
             self.fail(f"what is lent cannot wait: {problem.strerror}")
             return
-        self._reactor.add_writer(self._socket.fileno(), self._writable)
+        self._await_room()
 
     def _let_go(self, packet: _Packet) -> None:
         self._bytes_waiting -= len(packet.data)
@@ -200,12 +203,24 @@ class Link:
             self.undelivered = True
             return True  # the other side is gone; reading will say so in its turn
         except OSError as problem:
+            if problem.errno in _SCARCE:
+                self._pause = self._pause or self._reactor.call_later(_PAUSE, self._go_on)
+                return False
             self.fail(os.strerror(problem.errno or 0))
         return True
 
+    def _await_room(self) -> None:
+        """At the other side, or, after a pause, in the system."""
+        if self._open and self._waiting and not self._pause:
+            self._reactor.add_writer(self._socket.fileno(), self._writable)
+
+    def _go_on(self) -> None:
+        self._pause = None
+        self._await_room()
+
     def _writable(self) -> None:
         self._flush()
-        if not self._waiting and self._open:
+        if self._open and (self._pause or not self._waiting):
             self._reactor.remove_writer(self._socket.fileno())
 
     def _flush(self) -> None:
@@ -219,12 +234,19 @@ class Link:
                     self._waiting.popleft()
                     self._let_go(first)
                 continue
+            if not self._has_room():  # else its descriptors had to wait as duplicates
+                return
             item = next(first, None)
             if item is None:
                 self._waiting.popleft()
             elif (packet := self._packet(item[0])) and not self._try(packet, item[1]):
                 self._wait(packet, item[1], first=True)
                 return
+
+    def _has_room(self) -> bool:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLOUT)
+        return bool(poll.poll(0))
 
     def _readable(self) -> None:
         taken = 0

@@ -68,6 +68,7 @@ LISTENER_MENDED = Message("UDPS-124-W", "listener on %s was put right: %s")
 RECORD_LOST = Message("UDPS-217-E", "the session in slot %d of the table is lost: %s%s")
 LISTENER_REMADE = Message("UDPS-218-E", "listener on %s is made anew: %s")
 GIVEN_UP = Message("UDPS-219-E", "reg ended %d times in a row soon after it came; given up: %s; %s")
+NOT_LENT = Message("UDPS-226-E", "cannot give %s what it needs for now, and tries again: %s")
 NOT_RELAYING = Message("UDPS-225-E", "cannot relay for now, and tries again: %s")
 UNSEGMENTED = Message(
     "UDPS-224-N",

@@ -86,6 +86,13 @@ class Reg:
             failed=said_by(logs, "the parent"),
         )
         self._link.send(wire.Hello("reg", version))
+        self._wait()
+
+    def _wait(self) -> None:
+        """The parent may lack for now what it lends to us."""
+        if self._host is None:
+            self._notifier.starting(10 * _RETRY)
+            self._reactor.call_later(_RETRY, self._wait)
 
     def figures(self) -> Figures:
         """The state of this process and of its sessions."""

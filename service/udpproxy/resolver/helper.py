@@ -251,8 +251,12 @@ class Helper(ABC):
 
     def _tick(self) -> None:
         """A sign of life."""
-        self._notifier.alive()
         interval = self._notifier.watchdog_interval or 1.0
+        if self._is_ready:
+            self._notifier.alive()
+        else:
+            # The parent may lack for now what it lends to us.
+            self._notifier.starting(10 * interval)
         self._loop.call_later(SOON if self._logs.flush() else interval, self._tick)
 
 
