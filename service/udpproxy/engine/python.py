@@ -29,6 +29,9 @@ _LISTENER_BATCH = range(64)
 _MOST_IN_VAIN = 8
 """Of these that became no session: strangers cost most, and known sessions must not wait."""
 
+_SENDS = range(8)
+"""A datagram is sent again so often, after errors of others."""
+
 _MOST_BURST = 32
 _PATIENCE = 16
 """A session that had nothing more is read singly for so many turns."""
@@ -145,23 +148,30 @@ class PythonEngine(Handing):
 
     def _sent_after_all(self, session: Relayed, data: bytes, problem: OSError, now: int) -> bool:
         # An ICMP error is reported by the next call, whatever that does: this datagram was not
-        # sent yet. Most numbers can also mean that there is no route: a second try tells, and has
-        # sent it.
-        told = self._is_icmp(session, problem)
-        if told and session.verdict.close_on_unreachable:
-            self._reopen(session, data, now)
-            return False
-        try:
-            if not told and problem.errno not in sockets.UNREACHABLE:
-                raise problem
-            session.send(data)
-        except OSError as again:
-            self._lost(session, "send to a server", again)
-            return False
-        if told:
-            return True
-        self._words[session.at + layout.ICMP] += 1
-        if session.verdict.close_on_unreachable:
+        # sent yet. Most numbers can also mean that there is no route: sending it again tells, and
+        # has sent it. There may be another ICMP error each time, so fast as somebody can forge
+        # them.
+        untold = 0  # ICMP's, if there is a route
+        for _ in _SENDS:
+            if self._is_icmp(session, problem):
+                if session.verdict.close_on_unreachable:
+                    self._reopen(session, data, now)
+                    return False
+            elif problem.errno in sockets.UNREACHABLE:
+                untold += 1
+            else:
+                break
+            again = _problem_of(session, data)
+            if again is None:
+                return self._sent_at_last(session, data, untold, now)
+            problem = again
+        self._lost(session, "send to a server", problem)
+        return False
+
+    def _sent_at_last(self, session: Relayed, data: bytes, untold: int, now: int) -> bool:
+        """False: the caller has nothing to count, for the session is gone."""
+        self._words[session.at + layout.ICMP] += untold
+        if untold and session.verdict.close_on_unreachable:
             self._count_upload(session, len(data), now)
             self._unreachable(session)
             return False
@@ -277,3 +287,12 @@ class PythonEngine(Handing):
             self._close(session, Reason.DOWNLOAD_DATAGRAMS)
             return False
         return True
+
+
+def _problem_of(session: Relayed, data: bytes) -> OSError | None:
+    """Send it to the server; what was wrong with that."""
+    try:
+        session.send(data)
+    except OSError as problem:
+        return problem
+    return None

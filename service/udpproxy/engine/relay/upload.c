@@ -4,7 +4,10 @@
 #ifndef IPV6_PKTINFO
 #define IPV6_PKTINFO 50
 #endif
-enum { MOST_BATCHES = 4 }; // before the servers get their turn
+enum {
+    MOST_BATCHES = 4, // before the servers get their turn
+    MOST_SENDS = 8,   // of a datagram again, after errors of others
+};
 
 // From the control messages of a wildcard listener: the address the client wrote to and the one
 // to answer from. Equal but for broadcast and multicast, where the interface's own address
@@ -64,26 +67,30 @@ static void count_up(struct worker *worker, struct session *session, uint64_t da
 }
 
 // An ICMP error is reported by the next call, whatever that does: this datagram was not sent yet.
-// Most numbers can also mean that there is no route: a second try tells, and has sent it.
+// Most numbers can also mean that there is no route: sending it again tells, and has sent it. There
+// may be another ICMP error each time, so fast as somebody can forge them.
 enum outcome after_failed_send(struct worker *worker, struct session *session,
                                const struct iovec *iov, int problem)
 {
-    bool told = is_icmp(session, problem);
-    if (told && unreachable(worker, session))
-        return UNSENT;
-    if (!told && !means_unreachable(problem)) {
-        lost(worker, session, TO_SERVER, problem);
-        return LOST;
+    uint32_t untold = 0; // ICMP's, if there is a route
+    for (int i = 0; i < MOST_SENDS; i++) {
+        if (is_icmp(session, problem)) {
+            if (unreachable(worker, session))
+                return UNSENT;
+        } else if (means_unreachable(problem)) {
+            untold++;
+        } else {
+            break;
+        }
+        if (send_up(session, iov) >= 0) {
+            count_up(worker, session, 1, iov->iov_len);
+            more(&session->record->icmp, untold);
+            return untold && unreachable(worker, session) ? GONE : SENT;
+        }
+        problem = errno;
     }
-    if (send_up(session, iov) < 0) {
-        lost(worker, session, TO_SERVER, errno);
-        return LOST;
-    }
-    count_up(worker, session, 1, iov->iov_len);
-    if (told)
-        return SENT;
-    more(&session->record->icmp, 1);
-    return unreachable(worker, session) ? GONE : SENT;
+    lost(worker, session, TO_SERVER, problem);
+    return LOST;
 }
 
 static enum outcome upload_one(struct worker *worker, struct session *session,
