@@ -22,12 +22,18 @@ TESTS = Path(__file__).parent.parent / "relay"
 ENGINE = Path(udpproxy.__file__).parent / "engine"
 
 
-@pytest.mark.parametrize("words", [["single"], ["threads", "3"]], ids=lambda words: words[0])
+WRAPPED = {"single": ["sendmmsg"], "moments": ["calloc", "epoll_wait"], "threads": []}
+"""Functions of libc that a program puts its own in front of."""
+
+
+@pytest.mark.parametrize(
+    "words", [["single"], ["moments"], ["threads", "3"]], ids=lambda words: words[0]
+)
 def test_in_c(tmp_path: Path, words: list[str]) -> None:
     program = tmp_path / words[0]
     sources = [TESTS / f"{words[0]}.c", *sorted((ENGINE / "relay").glob("*.c"))]
     compiler = ["gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread"]
-    wrapped = ["-Wl,--wrap=sendmmsg"] if words[0] == "single" else []
+    wrapped = [f"-Wl,--wrap={name}" for name in WRAPPED[words[0]]]
     built = subprocess.run(
         [*compiler, "-I", ENGINE, "-o", program, *sources, *wrapped],
         capture_output=True,
