@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 from functools import partial
+from itertools import pairwise
 
 import pytest
 
@@ -15,6 +16,7 @@ from udpproxy.engine.interface import Verdict
 from udpproxy.session.reasons import Reason
 
 KINDS = [SessionType.NORMAL, SessionType.ANY_PORT]
+PORT_UNREACHABLE = 3
 HOST_PROHIBITED = 10
 """The code that firewalls answer with: the kernel makes EHOSTUNREACH of it."""
 
@@ -153,7 +155,10 @@ def forge(code: int, source: Endpoint, server: Endpoint) -> None:
         raw.sendto(message[:2] + struct.pack("!H", check) + message[4:], (source[0], 0))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can send ICMP messages of its own")
+root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can send ICMP messages of its own")
+
+
+@root
 @pytest.mark.parametrize("closing", [False, True])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
 def test_a_firewall_on_the_way_refuses(rig: Rig, kind: SessionType, *, closing: bool) -> None:
@@ -200,3 +205,52 @@ def test_an_error_that_only_the_queue_tells_of(rig: Rig, *, closing: bool) -> No
     else:
         rig.until(lambda: rig.count("icmp-errors") == 1)
         assert rig.engine.sessions == 1
+
+
+MOST = 64
+"""Errors that are taken from a queue in one go."""
+
+QUEUED = 3 * MOST + 8
+"""The kernel keeps some more in a socket of the default size."""
+
+
+@root
+def test_a_queue_is_emptied_in_parts(rig: Rig) -> None:
+    """Others can fill it as fast as it is read, and are not to keep the engine."""
+    rig.listen()
+    client, server = rig.udp(), rig.udp()
+    where = server.getsockname()
+    rig.host.policy = lambda _: verdict(where, SessionType.ANY_PORT)
+    client.sendto(b"one", rig.where())
+    _, source = rig.take(server)
+    for _ in range(QUEUED):
+        forge(PORT_UNREACHABLE, source, where)
+    taken = [0]
+    for _ in range(10):
+        rig.turn()
+        taken.append(rig.count("icmp-errors"))
+    assert max(after - before for before, after in pairwise(taken)) == MOST
+    rig.until(partial(rig.has_counted, "icmp-errors", QUEUED))
+    rig.until(lambda: rig.is_quiet())
+
+
+@root
+def test_a_full_queue_costs_no_datagram(rig: Rig) -> None:
+    """The kernel reports what is left in it by the next call again."""
+    rig.listen()
+    client, server = rig.udp(), rig.udp()
+    where = server.getsockname()
+    rig.host.policy = lambda _: verdict(where, SessionType.ANY_PORT)
+    client.sendto(b"one", rig.where())
+    _, source = rig.take(server)
+
+    def fill(*_: object) -> None:
+        for _number in range(QUEUED):
+            forge(PORT_UNREACHABLE, source, where)
+
+    rig.host.on_datagram = fill
+    rig.engine.watch(on=True)
+    client.sendto(b"two", rig.where())
+    assert rig.take(server) == (b"two", source)
+    rig.until(partial(rig.has_counted, "icmp-errors", QUEUED))
+    assert rig.count("send-errors") == 0
