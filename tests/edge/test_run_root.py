@@ -1,4 +1,5 @@
-"""Started by root to run as somebody else: what that account puts in root's way gets it nothing."""
+"""Started by root to run as somebody else: what that account puts in root's way gets it nothing.
+What depends on the umask is in test_run_account.py."""
 
 from __future__ import annotations
 
@@ -11,14 +12,21 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from host import free_port
-from proxy import Proxy, command, config, until
+from accounts import (
+    NO_SYSTEM,
+    NOBODY,
+    OTHER,
+    RUNS_ALREADY,
+    SECRET,
+    fails,
+    logging_to,
+    own_directory,
+    owner,
+    text,
+)
+from proxy import Proxy, command, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-
-NOBODY, OTHER = 65534, 47111
-SECRET = "secret\n"
-NO_SYSTEM, RUNS_ALREADY = 71, 75
 
 
 @pytest.fixture
@@ -34,59 +42,6 @@ def place() -> Iterator[Path]:
         found = victim.stat()
         assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, 0, 0o600)
         assert victim.read_text() == SECRET
-
-
-def text(user: int = NOBODY, more: str = "") -> str:
-    account = f'user = "#{user}"\ngroup = "#{user}"'
-    return config(free_port(), "127.0.0.1:9", top=f"max-sessions = 5\n{account}", more=more)
-
-
-def logging_to(path: Path) -> str:
-    return f'[log]\ntarget = "file"\nfile = "{path}"\n'
-
-
-def owner(path: Path) -> int:
-    return path.lstat().st_uid
-
-
-def own_directory(path: Path, uid: int = NOBODY) -> Path:
-    """One of that account's."""
-    path.mkdir()
-    os.chown(path, uid, uid)
-    return path
-
-
-def fails(file: Path, runtime: Path) -> tuple[int, str]:
-    """A start that does not work: its status, and what it says."""
-    done = subprocess.run(
-        [*command("run", file), "--runtime-dir", runtime],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    return done.returncode, done.stderr
-
-
-@pytest.mark.parametrize("name", ["lock", "control.sock", "notify"])
-@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_link_in_the_directory_of_an_earlier_run(place: Path, name: str, umask: int) -> None:
-    """The account had it, and has put a link there."""
-    before = os.umask(umask)
-    try:
-        with Proxy(place, text()) as proxy:
-            assert proxy.stop() == 0
-        assert owner(proxy.runtime) == NOBODY
-        (proxy.runtime / name).symlink_to(place / "victim")
-        with proxy:
-            assert (owner(proxy.runtime), owner(place / "victim")) == (NOBODY, 0)
-            assert stat.S_IMODE(proxy.runtime.stat().st_mode) == 0o750
-            for sock in ("control.sock", "notify"):
-                assert (proxy.runtime / sock).is_socket()
-                assert not (proxy.runtime / sock).stat().st_mode & 0o177
-            assert proxy.stop() == 0
-    finally:
-        os.umask(before)
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
@@ -167,7 +122,7 @@ def test_directory_that_is_refused(place: Path, sin: object, said: str) -> None:
 
 def test_directory_in_a_directory_of_others_is_no_place_for_root(place: Path) -> None:
     file = place / "one.toml"
-    file.write_text(config(free_port(), "127.0.0.1:9"))
+    file.write_text(text(0))
     status, said = fails(file, own_directory(place / "theirs") / "run")
     assert status == NO_SYSTEM
     assert "others than root can write" in said or "others can write where" in said
@@ -185,68 +140,6 @@ def test_start_as_another_user_while_it_runs(place: Path) -> None:
         assert proxy.info()["state"] == "running"
         assert proxy.stop() == 0
         assert list(runtime.iterdir()) == []
-
-
-@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_log_in_a_directory_of_roots(place: Path, umask: int) -> None:
-    """Root makes the file, and gives it to the account."""
-    logs = place / "logs"
-    logs.mkdir(mode=0o755)
-    before = os.umask(umask)
-    try:
-        with Proxy(place, text(more=logging_to(logs / "log"))) as proxy:
-            found = (logs / "log").stat()
-            assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (NOBODY, 0o640 & ~umask)
-            assert proxy.stop() == 0
-    finally:
-        os.umask(before)
-    assert owner(logs) == 0
-
-
-@pytest.mark.parametrize("key", ["file", "records"])
-def test_log_in_the_accounts_directory(place: Path, key: str) -> None:
-    """The account opens it itself, so it is its own from the start."""
-    path = own_directory(place / "logs") / "log"
-    more = logging_to(path) if key == "file" else f'[log]\nrecords = "{path}"\n'
-    with Proxy(place, text(more=more)) as proxy:
-        assert owner(path) == NOBODY
-        assert proxy.stop() == 0
-
-
-@pytest.mark.parametrize("key", ["file", "records"])
-@pytest.mark.parametrize("how", ["symbolic", "hard", "directory"])
-def test_link_in_the_place_of_a_log(place: Path, key: str, how: str) -> None:
-    """A file that the account has no right to is not opened for it, whatever names it."""
-    logs, path = own_directory(place / "logs"), place / "logs" / "log"
-    if how == "symbolic":
-        path.symlink_to(place / "victim")
-    elif how == "hard":
-        path.hardlink_to(place / "victim")
-    else:
-        (logs / "below").symlink_to(place)
-        path = logs / "below" / "victim"
-    more = logging_to(path) if key == "file" else f'[log]\nrecords = "{path}"\n'
-    file = place / "one.toml"
-    file.write_text(text(more=more))
-    status, said = fails(file, place / "run")
-    assert status == NO_SYSTEM
-    assert f"log: {path}: " in said
-
-
-@pytest.mark.parametrize("how", ["hard", "directory"])
-def test_link_in_the_place_of_a_log_that_root_writes(place: Path, how: str) -> None:
-    """Without `user`: root itself does not go where others lead it."""
-    logs, path = own_directory(place / "logs"), place / "logs" / "log"
-    if how == "hard":
-        path.hardlink_to(place / "victim")
-    else:
-        (logs / "below").symlink_to(place)
-        path = logs / "below" / "victim"
-    file = place / "one.toml"
-    file.write_text(config(free_port(), "127.0.0.1:9", more=logging_to(path)))
-    status, said = fails(file, place / "run")
-    assert status == NO_SYSTEM
-    assert f"log: {path}: " in said
 
 
 def test_device_in_the_place_of_a_log_stays_roots(place: Path) -> None:
