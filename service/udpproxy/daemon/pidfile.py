@@ -120,7 +120,7 @@ class PidFile:
         """Nobody is there any more. Where the directory is not ours an empty file stays."""
         self.write(b"")
         with contextlib.suppress(OSError):
-            self.path.unlink()
+            paths.remove(self.path, self.descriptor)
 
     def close(self) -> None:
         """The lock stays where the descriptor was inherited."""
@@ -153,7 +153,7 @@ class Guard:
     def __exit__(self, *problem: object) -> None:
         if not os.path.lexists(self._pid_path):
             with contextlib.suppress(OSError):
-                self._path.unlink()
+                paths.remove(self._path, self._descriptor)
         os.close(self._descriptor)
 
     def _opened(self) -> int:

@@ -65,6 +65,15 @@ def open_in(above: Directory, path: Path, flags: int, mode: int) -> int:
     return descriptor
 
 
+def remove(path: Path, descriptor: int) -> None:
+    """The file behind that descriptor, where this is still its name and no link led there;
+    OSError."""
+    with directory(path.parent) as above:
+        named = os.stat(path.name, dir_fd=above.descriptor, follow_symlinks=False)
+        if os.path.samestat(named, os.fstat(descriptor)):
+            os.unlink(path.name, dir_fd=above.descriptor)
+
+
 class _Walk:
     """From the root on, a name at a time."""
 
