@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from accounts import own_directory
-from daemons import DONE, USER, Daemon, status_of
+from accounts import OTHER, own_directory
+from daemons import DONE, STALE, USER, Daemon, status_of
 from proxy import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -35,3 +35,18 @@ def test_directory_that_is_another_at_the_end(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGCONT)
         assert stop.returncode == DONE
         assert set(roots.iterdir()) == others
+
+
+@pytest.mark.parametrize("action", ["start", "stop"])
+def test_stale_file_that_names_a_daemon_of_another(tmp_path: Path, action: str) -> None:
+    """What is waited for, and killed at last, are the account's own processes."""
+    account = f'user = "#{OTHER}"'
+    with (
+        Daemon(tmp_path / "one") as daemon,
+        Daemon(tmp_path / "other", account=account, more="# no log") as other,
+    ):
+        pid, reg = other.start(), other.reg_pid()
+        daemon.pid_file.write_text(f"{pid}\n")
+        os.chown(daemon.pid_file, USER, USER)
+        assert daemon.result(action) == STALE
+        assert other.reg_pid() == reg

@@ -65,7 +65,7 @@ class Control:
             if not file.hold():
                 raise UnitError("PID file", f"{file.path} is locked by another program")
             stale = look.state is State.STALE
-            orphans.wait(look.pid)
+            orphans.wait(look.pid, file.owner())
             file.write(STARTING)
             try:
                 launch(file.descriptor)
@@ -83,7 +83,7 @@ class Control:
                 assert file
                 return self._end(file, limit, force=force)
             if file:
-                orphans.wait(look.pid)
+                orphans.wait(look.pid, file.owner())
                 file.remove()
             if look.state is State.STALE:
                 return Outcome(STALE, f"{self._name} had crashed; its PID file is removed")
@@ -123,7 +123,7 @@ class Control:
                     killed, deadline = True, time.monotonic() + KILL_LIMIT
                     _send(pidfd, signal.SIGKILL)
                 _wait(pidfd)
-        if look.state is State.STALE and not orphans.wait(pid):
+        if look.state is State.STALE and not orphans.wait(pid, file.owner()):
             raise UnitError(self._name, "has ended, but not all of its child processes")
         file.remove()
         return Outcome(DONE, f"{self._name} was killed" if killed else "")

@@ -17,41 +17,44 @@ _KILL_LIMIT = 1.0
 """Seconds that the system may take to end those that were killed."""
 
 
-def wait(session: int, limit: float = LIMIT) -> bool:
+def wait(session: int, owner: int = 0, limit: float = LIMIT) -> bool:
     """Until no child of the daemon with that number is left; those that are there after `limit`
     seconds are killed. False: even that was in vain. A session's number is given to nobody else
-    while it has a process."""
-    if not session or _gone(session, limit):
+    while it has a process. `owner` is who told the number: but for root only his own processes are
+    meant."""
+    if not session or _gone(session, owner, limit):
         return True
-    for pid in list(_children(session)):
-        _kill(session, pid)
-    return _gone(session, _KILL_LIMIT)
+    for pid in list(_children(session, owner)):
+        _kill(session, owner, pid)
+    return _gone(session, owner, _KILL_LIMIT)
 
 
-def _gone(session: int, limit: float) -> bool:
+def _gone(session: int, owner: int, limit: float) -> bool:
     deadline = time.monotonic() + limit
-    while any(_children(session)):
+    while any(_children(session, owner)):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.01)
     return True
 
 
-def _kill(session: int, pid: int) -> None:
+def _kill(session: int, owner: int, pid: int) -> None:
     """Only that very process: it is looked at again once nobody else can have its number."""
     with contextlib.suppress(OSError):
         pidfd = os.pidfd_open(pid)
         try:
-            if pid in _children(session):
+            if pid in _children(session, owner):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
             os.close(pidfd)
 
 
-def _children(session: int) -> Iterator[int]:
+def _children(session: int, owner: int) -> Iterator[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
+                if owner not in (0, entry.stat().st_uid):
+                    continue
                 # proc(5): pid (name) state ppid pgrp session ...
                 state, _, _, number = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
                 words = (entry / "cmdline").read_bytes().split(b"\0")

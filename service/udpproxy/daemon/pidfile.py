@@ -107,12 +107,15 @@ class PidFile:
             return False
         return False
 
+    def owner(self) -> int:
+        """Whose file it is, and so whose word: but for root's it is true of his processes only."""
+        return os.fstat(self.descriptor).st_uid
+
     def speaks_for(self, pid: int) -> bool:
         """An account names its own processes only. Root reads its file, too, and would signal for
         it any process that it has made hold the file open, by a descriptor in a message."""
-        owner = os.fstat(self.descriptor).st_uid
         try:
-            return owner in (0, os.stat(f"/proc/{pid}").st_uid)  # noqa: PTH116
+            return self.owner() in (0, os.stat(f"/proc/{pid}").st_uid)  # noqa: PTH116
         except OSError:
             return False
 
