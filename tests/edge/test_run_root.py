@@ -142,6 +142,21 @@ def test_start_as_another_user_while_it_runs(place: Path) -> None:
         assert list(runtime.iterdir()) == []
 
 
+@pytest.mark.parametrize("how", ["symbolic", "hard"])
+def test_link_in_the_place_of_the_control_socket(place: Path, how: str) -> None:
+    """To that of another instance, which root did not mean."""
+    with Proxy(place / "one", text()) as proxy, Proxy(place / "other", text(OTHER)) as other:
+        sock, another = (each.runtime / "control.sock" for each in (proxy, other))
+        sock.unlink()
+        sock.symlink_to(another) if how == "symbolic" else sock.hardlink_to(another)
+        done = proxy.ctl("terminate")
+        assert (done.returncode, str(sock) in done.stderr) == (1, True), done.stderr
+        sock.unlink()
+        assert other.info()["state"] == "running"
+        assert other.stop() == 0
+        assert proxy.stop() == 0
+
+
 def test_device_in_the_place_of_a_log_stays_roots(place: Path) -> None:
     with Proxy(place, text(more=logging_to(Path("/dev/null")))) as proxy:
         assert proxy.stop() == 0

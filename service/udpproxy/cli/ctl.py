@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from pathlib import Path
 from udpproxy import __version__
 from udpproxy.errors import LinkError, UnitError
 from udpproxy.parent.place import runtime_directory
-from udpproxy.process import link, wire
+from udpproxy.process import link, paths, wire
 from udpproxy.process.logs import clean
 
 DONE, FAILED, NOT_RUNNING = 0, 1, 3
@@ -140,7 +142,7 @@ def _connect(sock: socket.socket, path: Path) -> None:
     while True:
         waited = time.monotonic() - begin
         try:
-            sock.connect(str(path))
+            _connect_to(sock, path)
         except BlockingIOError:  # others are in the queue
             if waited > START_LIMIT:
                 raise LinkError("no answer") from None
@@ -150,6 +152,18 @@ def _connect(sock: socket.socket, path: Path) -> None:
         else:
             return
         time.sleep(0.02)
+
+
+def _connect_to(sock: socket.socket, path: Path) -> None:
+    """Where an account can put a link to the socket of another instance, none is followed: root's
+    command is for this one."""
+    there = paths.open_file(path, os.O_PATH, 0)
+    try:
+        if stat.S_ISLNK(os.fstat(there).st_mode):
+            raise UnitError("control socket", f"{path} is a symbolic link")
+        sock.connect(f"/proc/self/fd/{there}")
+    finally:
+        os.close(there)
 
 
 def _is_held(directory: Path) -> bool:
