@@ -24,7 +24,7 @@ from accounts import (
     text,
 )
 from daemons import DONE, FAILED, USER, Daemon
-from proxy import Proxy
+from proxy import Proxy, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
@@ -172,6 +172,31 @@ def test_instead_of_the_sockets(place: Path, what: str) -> None:
         assert all((runtime / name).is_socket() for name in SOCKETS)
         assert proxy.stop() == 0
     assert inside(runtime) == lock
+
+
+INSIDE = """mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -m 755 /run/udp-proxy
+mount --bind "$0" /run/udp-proxy
+exec "$@"
+"""
+
+
+@pytest.mark.parametrize("user", [NOBODY, 0])
+def test_instead_of_the_sockets_of_an_earlier_account(place: Path, user: int) -> None:
+    """In /run/udp-proxy the directory goes from one account to the next."""
+    runtime = own_directory(place / "roots" / "account", OTHER, 0o750)
+    for name in SOCKETS:
+        put("link", runtime / name, place)
+    prefix = ["unshare", "--mount", "sh", "-ec", INSIDE, str(runtime.parent)]
+    proxy = Proxy(place, text(user), name="account", prefix=prefix)
+    proxy.runtime = Path("/run/udp-proxy/account")
+    with proxy.launched():
+        until(lambda: proxy.said("UDPS-100-I"))
+        assert look(runtime) == (user, user, 0o750)
+        assert inside(runtime) == dict.fromkeys(SOCKETS, (user, user, 0o600))
+        assert proxy.stop() == 0
+    assert inside(runtime) == {}
+    runtime.rmdir()
 
 
 @pytest.mark.parametrize("name", SOCKETS)
