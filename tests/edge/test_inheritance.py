@@ -171,6 +171,29 @@ def test_all_of_it_before_the_end_that_would_be_the_last(tmp_path: Path, echo: E
         assert proxy.info()["reg-ends"] == 2
 
 
+def test_all_of_it_where_there_is_one_chance(tmp_path: Path, echo: Echo) -> None:
+    """After a restart, with the fewest ends that may be: the first one is the last but one."""
+    here, port = poison(tmp_path, "table", "by a mistake"), free_port()
+    text = config(port, str(echo), top="max-sessions = 20\ncrash-limit = 2")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        clients(1) as (sock,),
+        Units(tmp_path, text) as units,
+    ):
+        patch.setenv("PYTHONPATH", str(here))
+        units.start()
+        exchange(sock, ("127.0.0.1", port), b"before")
+        assert units.stop() == 0
+        (here / "bad").touch()
+        units.start()
+        until(lambda: begun_again(units) and len(given_up(units.log)) == 3)
+        (here / "bad").unlink()
+        until(lambda: begun_again(units) and units.reg.poll() is None)
+        exchange(sock, ("127.0.0.1", port), b"after")
+        assert len(units.said("UDPP-888-I")) == 1
+        units.terminate()
+
+
 @pytest.mark.parametrize("engine", NAMES)
 def test_an_end_from_outside_costs_no_session(tmp_path: Path, echo: Echo, engine: str) -> None:
     """Killed, or told to leave, however soon and often: nothing is given up."""

@@ -83,7 +83,7 @@ class Inheritance:
             self._row, self._given_up = 1, 0
             return
         self._row += 1
-        if self._row < _ENOUGH:
+        if self._row < _ENOUGH and left > 1:
             return
         rest = self._parts[self._given_up :]
         for what, give_up in rest if left == 1 else rest[:1]:
