@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Container
 
 from udpproxy.config.model import SEGMENTATION
@@ -198,7 +199,7 @@ class Commands:
 def _sound(role: str, verb: str, value: Plain) -> Plain:
     """A child's answer, as whoever asked can take it; LinkError for another."""
     match verb, value:
-        case ("info", dict()) | ("resolve-now", dict() | None) | ("loglevel", str()):
+        case ("info" | "resolve-now", dict()) | ("loglevel", str()) if _is_json(value):
             return value
         case ("info" | "loglevel", _) | (_, [*_] | dict() | str() | int() | float()):
             raise LinkError(
@@ -206,6 +207,15 @@ def _sound(role: str, verb: str, value: Plain) -> Plain:
             )
         case _:
             return None
+
+
+def _is_json(value: Plain) -> bool:
+    """Not so NaN, which `ctl --json` would print, and nobody could read."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _filters(args: Args) -> Args:
