@@ -57,6 +57,8 @@ name = "named"
 from = ["*.lab.test"]
 plug-to = "x.test:{echo.endpoint[1]}"
 {zone.section}
+[limits]
+idle = "2s"
 """
         top = f'max-sessions = 500\ncrash-limit = 1000\nengine = "{engine}"'
         acl = f'to = [":{self.where[1]}"]'
