@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,6 +171,32 @@ def test_what_polkit_grants(guarded: Machine, dns: Instance) -> None:
     guarded.path("/etc/polkit-1/rules.d/10-alice.rules").unlink()
     guarded.run("systemctl", "restart", "polkit")
     until(lambda: dns.call("Reopen", user="alice", check=False).returncode == 1)
+
+
+def test_a_polkit_that_hangs_holds_up_no_one_else(dns: Instance) -> None:
+    """A stranger is refused once its time is over; root and the group need not ask it."""
+    machine = dns.machine
+    machine.run("systemctl", "restart", "polkit")
+    machine.run("systemctl", "kill", "--signal=STOP", "polkit")
+    words = ["systemd-run", "--quiet", "--collect", "--wait", "--pipe", "--uid=alice", "busctl"]
+    words += ["--allow-interactive-authorization=no", "call", "org.udpproxy1.dns"]
+    words += ["/org/udpproxy1", "org.udpproxy1.Proxy", "Reopen"]
+    with contextlib.ExitStack() as stack:
+        begun = time.monotonic()
+        strangers = [stack.enter_context(machine.popen(*words)) for _ in range(6)]
+        stack.callback(machine.run, "systemctl", "kill", "--signal=CONT", "polkit")
+        while any(stranger.poll() is None for stranger in strangers):
+            asked = time.monotonic()
+            dns.call("LogLevel", "s", "6")
+            assert time.monotonic() - asked < 1.0
+            assert time.monotonic() - begun < 15.0
+            time.sleep(0.1)
+        assert time.monotonic() - begun > 4.0, "it was asked"
+        for stranger in strangers:
+            _, errors = stranger.communicate()
+            assert stranger.returncode == 1
+            assert "Access denied" in errors or "AccessDenied" in errors or "too many" in errors
+        assert dns.call("Reopen", user="bob").returncode == 0
 
 
 def test_a_crowd_of_callers_does_no_harm(dns: Instance, release: str) -> None:
