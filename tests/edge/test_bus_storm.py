@@ -59,7 +59,7 @@ while raw:
 HELLO, sent = packets.pop(0), 0
 while sent < count:
     sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(10)
+    sock.settimeout(60)
     sock.connect(place)
     sock.sendall(b"\0AUTH EXTERNAL " + str(os.getuid()).encode().hex().encode() + b"\r\n")
     sock.recv(4096)
@@ -87,8 +87,11 @@ while sent < count:
             continue
         break
     else:
-        if luck.random() < 0.5:
-            sock.send(luck.choice(packets)[:luck.randrange(16, 40)])
+        try:
+            if luck.random() < 0.5:
+                sock.send(luck.choice(packets)[:luck.randrange(16, 40)])
+        except OSError:
+            pass
     sock.close()
 print(sent)
 """
