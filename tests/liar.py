@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+HERE = Path(__file__).parent
 PARENT, WAYS = "parent", "ways"
 LONG = 150_000
 Packet = tuple[str, bytes]
@@ -46,10 +47,17 @@ if sys.orig_argv[-3:-1] == ["udpproxy.child", {role!r}]:
 
 def come_in(directory: Path, role: str, *, count: int, seed: int, ever: str = "") -> Path:
     """What has to be on PYTHONPATH; `ever`: no list, but this kind of flood without an end."""
-    words = (str(directory), role, count, seed, ever)
-    code = _CODE.format(role=role, tests=str(Path(__file__).parent), words=words)
-    (directory / "sitecustomize.py").write_text(code)
+    text = code(directory, role, count=count, seed=seed, ever=ever)
+    (directory / "sitecustomize.py").write_text(text)
     return directory
+
+
+def code(
+    directory: Path, role: str, *, count: int, seed: int, ever: str = "", here: Path = HERE
+) -> str:
+    """Of sitecustomize.py; `here` is where this file is, when it is run."""
+    words = (str(directory), role, count, seed, ever)
+    return _CODE.format(role=role, tests=str(here), words=words)
 
 
 def told(directory: Path) -> int:

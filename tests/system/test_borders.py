@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import liar
 from system.machine import Machine
 from system.package import Package
-from system.service import CHILDREN, ROLES, Instance, install, serve_echo
+from system.service import CHILDREN, ROLES, Instance, install, load, serve_echo
 from system.waiting import until
 
 RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
@@ -216,3 +219,57 @@ def test_a_child_can_only_be_a_child(two_instances: Instance, role: str) -> None
     }
     assert {each: two_instances.pid(each) for each in ROLES} == before
     assert two_instances.messages("UDPS-205-W")
+
+
+LIES = Path("/opt/lies")
+LYING = """\
+max-sessions = 500
+crash-limit = 1000
+[[listen]]
+address = "127.0.0.1"
+port = 5355
+[[session-acl]]
+name = "named"
+from = ["*.lab.test"]
+plug-to = "x.test:9"
+[[session-acl]]
+name = "local"
+plug-to = "127.0.0.1:7000"
+[resolver]
+servers = ["127.0.0.1:9"]
+"""
+
+
+@pytest.mark.parametrize("role", CHILDREN)
+def test_a_unit_that_lies(bordered: Machine, role: str) -> None:
+    """It has the real one's place; the parent answers, and the others go on."""
+    lies, place = Instance(bordered, "lies", port=5355), bordered.path(str(LIES))
+    lies.write(LYING)
+    bordered.run("rm", "-rf", str(LIES))
+    bordered.run("install", "--directory", "--mode=0777", str(LIES))
+    bordered.put(Path(liar.__file__), str(LIES / "liar.py"))
+    text = liar.code(LIES, role, count=3000, seed=4, here=LIES)
+    bordered.write(str(LIES / "sitecustomize.py"), text)
+    lies.drop_in(f"Environment=PYTHONPATH={LIES}\nReadWritePaths={LIES}", role)
+    lies.start()
+    with contextlib.ExitStack() as stack:
+        clients = stack.enter_context(load(bordered, 5, 50, lies.port)) if role != "reg" else None
+        slowest, ends = 0.0, time.monotonic() + 120
+        while liar.told(place) >= 0:
+            begun = time.monotonic()
+            assert begun < ends, liar.told(place)
+            assert lies.info()["state"] == "running"
+            slowest = max(slowest, time.monotonic() - begun)
+        # Most of it is the start of `ctl`.
+        assert slowest < 3.0
+        if clients:
+            clients.answered()
+            assert clients.report().lost == 0
+    until(lambda: lies.ctl("info", "--process", role, check=False).returncode == 0)
+    with load(bordered, 5, 50, lies.port) as after:
+        after.answered()
+    ends_at = time.monotonic()
+    lies.stop()
+    assert time.monotonic() - ends_at < 5.0
+    for sign in ("UDPS-530-C", "UDPS-202-E", "UDPS-203-E"):
+        assert not lies.messages(sign)
