@@ -72,6 +72,20 @@ def test_all_others_have_their_records(tmp_path: Path) -> None:
     shelf.close()
 
 
+def test_those_who_filled_the_table_are_idle_all_at_once(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.unanswered.pressed()
+    shelf.now += 9.0
+    assert shelf.end(1000, Reason.IDLE) == MOST_TOLD
+    assert shelf.end(1000, Reason.LIFETIME) == 1000
+    assert all(shelf.unanswered.tells("all", Reason.IDLE, answered=True) for _ in range(100))
+    shelf.now += 2.0
+    assert shelf.end(1000, Reason.IDLE) == 1000
+    shelf.unanswered.finish()
+    assert shelf.numbers() == [1000 - MOST_TOLD]
+    shelf.close()
+
+
 def test_newcomers_replace_no_faster_than_that() -> None:
     evictions = Evictions()
     second = EVICTIONS_AT_ONCE * NS_PER_EVICTION

@@ -105,6 +105,8 @@ class RelayHost:
         elif self._pressed and sessions <= self._table.capacity * _PRESSURE_OFF:
             self._pressed = False
             self._logs.say(messages.PRESSURE_OFF, sessions, self._table.capacity)
+        if self._pressed:
+            self._unanswered.pressed()
 
     def decide(
         self, listener: ListenerSocket, client: str, addressed: str

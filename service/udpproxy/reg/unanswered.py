@@ -18,7 +18,10 @@ TOLD_A_SECOND = 1
 """So many more may be later: a minute of a flood makes less than 100 kB."""
 
 _CHEAP = frozenset((Reason.EVICTED, Reason.UNREACHABLE, Reason.UNRESOLVED))
-"""These alone free a slot at once, so that another forged datagram can have it."""
+"""These free a slot at once, so that another forged datagram can have it."""
+_PRESSURE_LASTS = 10.0
+"""Seconds after which a table that was nearly full is so no longer: a flood's sessions are idle all
+at once, and then it is empty."""
 _SECOND = 1.0
 
 
@@ -36,13 +39,19 @@ class Unanswered:
         self._logs = logs
         self._clock = clock
         self._counts: dict[str, _Count] = {}
+        self._pressed_at = -1e9
+
+    def pressed(self) -> None:
+        """The table is nearly full: those who fill it without a reply are a flood."""
+        self._pressed_at = self._clock()
 
     def tells(self, rule: str, reason: Reason, *, answered: bool) -> bool:
         """Does that session have a record of its own? Else it is counted."""
-        if answered or reason not in _CHEAP:
+        now = self._clock()
+        filled = reason is Reason.IDLE and now - self._pressed_at < _PRESSURE_LASTS
+        if answered or not (filled or reason in _CHEAP):
             return True
         count = self._counts.get(rule)
-        now = self._clock()
         if count is None:
             count = self._counts[rule] = _Count(now)
         elif seconds := int((now - count.since) / _SECOND):
