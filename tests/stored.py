@@ -13,6 +13,7 @@ from pathlib import Path
 
 from groups import inside, unit
 from proxy import command, until
+from udpproxy.parent.shelf import unpack
 
 _HAND_OVER = """
 import fcntl, os, sys
@@ -74,6 +75,26 @@ class Units:
         """The descriptor that is kept under that name."""
         self.listen()
         return next(fd for known, fd in self.store if known == name)
+
+    def shelves(self) -> list[str]:
+        """The names under which listeners are kept."""
+        self.listen()
+        return [name for name, _ in self.store if name.startswith("listeners-")]
+
+    def listeners(self) -> list[socket.socket]:
+        """Duplicates of all sockets that listen; to be closed by whoever asks."""
+        found = []
+        for name in self.shelves():
+            with socket.socket(fileno=os.dup(self.stored(name))) as shelf:
+                found += [sock for _, _, sock in unpack(shelf)]
+        return found
+
+    def lose(self, prefix: str) -> None:
+        """As if it had had no room for what bears such names."""
+        self.listen()
+        for name, fd in [each for each in self.store if each[0].startswith(prefix)]:
+            os.close(fd)
+            self.store.remove((name, fd))
 
     def keep(self, name: str, fd: int) -> None:
         """As if the last parent had stored it: a duplicate."""

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from ipaddress import ip_address
@@ -17,13 +18,14 @@ import pytest
 from built import NAMES, WITHOUT
 from echo import Echo, clients, exchange, udp
 from host import free_port
-from proxy import Proxy, config, until
+from proxy import Proxy, command, config, until
 from steered import KEY, got, steered
 from stored import Units
 from udpproxy.engine.interface import ListenerSocket
 from udpproxy.engine.pool import make_carrier
 from udpproxy.parent.listening import RECEIVE_BUFFER, refuse_all
 from udpproxy.parent.mending import Spoilt, empty, mend
+from udpproxy.parent.shelf import pack
 
 _PIDFD_GETFD = 438
 _SO_ATTACH_FILTER, _SO_LOCK_FILTER, _UDP_CORK, _IP_MINTTL = 26, 44, 1, 21
@@ -207,13 +209,16 @@ def test_the_next_parent_hears_after_a_stop(tmp_path: Path, engine: str, workers
         units.start()
         for sock in socks:
             exchange(sock, ("127.0.0.1", port), b"before")
-        names = ["listener-1", "listener-1-1"][:workers]
-        kept = [(name, os.dup(units.stored(name))) for name in names]
+        kept = [(name, os.dup(units.stored(name))) for name in units.shelves()]
+        deaf, *others = units.listeners()
+        assert len(others) == workers - 1
         before = len(echo.received)
         units.terminate()
         assert len(units.said("UDPP-888-I")) == 6
         assert [name for name, _ in units.store if name.startswith(("listener", "carrier"))] == []
-        with socket.socket(fileno=os.dup(kept[0][1])) as deaf:
+        for other in others:
+            other.close()
+        with deaf:
             deaf.setsockopt(socket.SOL_SOCKET, 27, 0)
             socks[0].sendto(b"too late", ("127.0.0.1", port))
             until(lambda: deaf.recv(8, socket.MSG_PEEK) if workers == 1 else True)
@@ -246,6 +251,9 @@ def wrong_ones() -> dict[str, socket.socket]:
         "carrier-999-0-20": socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
         "carrier-2-10-20": lone,
         "carrier-2-11-20": socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+        "listeners-7-1": lone.dup(),
+        "listeners-8-1": pack([(1, 0, tcp)]),
+        "listeners-9-1": socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
         "listener-99999999999999999999": socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
     }
 
@@ -278,7 +286,7 @@ def test_what_is_not_what_its_name_says_is_thrown_out(tmp_path: Path, engine: st
 
 
 @pytest.mark.parametrize("engine", NAMES)
-@pytest.mark.parametrize("name", ["listener-1", "carrier-2-0-20", "table"])
+@pytest.mark.parametrize("name", ["listeners-0-1", "carrier-2-0-20", "table"])
 def test_a_name_that_is_stored_twice(tmp_path: Path, engine: str, name: str) -> None:
     """One of the two holds, nothing stays open, and it is stored once."""
     port = free_port()
@@ -325,8 +333,11 @@ def test_one_is_made_anew_while_systemd_has_the_old_one(
         units.start()
         for sock in socks:
             exchange(sock, ("127.0.0.1", port), b"before")
-        with socket.socket(fileno=os.dup(units.stored("listener-1"))) as sock:
-            deafen_for_good(sock)
+        spoilt, *others = units.listeners()
+        with spoilt:
+            deafen_for_good(spoilt)
+        for other in others:
+            other.close()
         units.reg.kill()
         units.reg.wait()
         units.start_reg()
@@ -334,9 +345,130 @@ def test_one_is_made_anew_while_systemd_has_the_old_one(
         for sock in socks:
             exchange(sock, ("127.0.0.1", port), b"after")
         assert len(echo.sources) == 8
-        units.listen()
-        assert [name for name, _ in units.store].count("listener-1") == 1
+        assert units.shelves() == ["listeners-0-2"]
         for sock in socks:
             exchange(sock, ("127.0.0.1", port), b"later")
         assert len(units.said("UDPS-218-E")) == 1
+        units.terminate()
+
+
+def ports_of(many: range, server: str, *, top: str = "max-sessions = 20") -> str:
+    text = config(many[0], server, top=top)
+    return text.replace(f"port = {many[0]}", f'port = "{many[0]}-{many[-1]}"')
+
+
+def test_many_listeners_are_few_descriptors(tmp_path: Path) -> None:
+    """Over restarts, and a reload that takes some of them away."""
+    first = free_port()
+    many = range(first, first + 600)
+    with Echo() as echo, clients(3) as socks, ExitStack() as stack:
+        there = [("127.0.0.1", port) for port in (many[0], many[300], many[-1])]
+        units = stack.enter_context(Units(tmp_path, ports_of(many, str(echo))))
+        units.start()
+        assert len(units.shelves()) == 3
+        assert len(units.store) == 3 + 2
+        for sock, where in zip(socks, there, strict=True):
+            exchange(sock, where, b"before")
+        assert units.stop() == 0
+        units.start()
+        assert len(units.shelves()) == 3
+        for sock, where in zip(socks, there, strict=True):
+            exchange(sock, where, b"after")
+        units.file.write_text(ports_of(many[:-1], str(echo)))
+        done = subprocess.run(
+            command("ctl", "one", "--runtime-dir", units.runtime, "reload"),
+            check=False, capture_output=True, text=True, timeout=30,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert len(units.shelves()) == 3
+        with udp(port=many[-1]):
+            pass  # nobody listens there any more, systemd's store neither
+        units.parent.kill()
+        units.parent.wait()
+        units.reg.wait()
+        units.start()
+        for sock, where in zip(socks[:2], there[:2], strict=True):
+            exchange(sock, where, b"once more")
+        assert len(echo.sources) == 3
+        assert units.said("UDPS-211-W") == []
+        units.terminate()
+        assert units.store == []
+
+
+def test_listeners_that_another_version_has_stored_singly(tmp_path: Path) -> None:
+    port, top = free_port(), "max-sessions = 20\nworkers = 2"
+    with Echo() as echo, clients(4) as socks, ExitStack() as stack:
+        top = top if not WITHOUT else "max-sessions = 20"
+        units = stack.enter_context(Units(tmp_path, config(port, str(echo), top=top)))
+        units.start()
+        for sock in socks:
+            exchange(sock, ("127.0.0.1", port), b"before")
+        assert units.stop() == 0
+        for worker, kept in enumerate(units.listeners()):
+            with kept:
+                units.keep(f"listener-1-{worker}" if worker else "listener-1", kept.fileno())
+        units.lose("listeners-")
+        units.start()
+        for sock in socks:
+            exchange(sock, ("127.0.0.1", port), b"after")
+        assert len(echo.sources) == 4
+        until(lambda: units.shelves() == ["listeners-0-1"])
+        until(lambda: units.listen() and not any("listener-" in name for name, _ in units.store))
+        units.terminate()
+
+
+def test_the_later_version_of_a_shelf_holds(tmp_path: Path) -> None:
+    """As a parent leaves it that dies between two words to systemd."""
+    port, gone = free_port(), free_port()
+    with Echo() as echo, udp() as client, ExitStack() as stack:
+        units = stack.enter_context(Units(tmp_path, config(port, str(echo))))
+        units.start()
+        exchange(client, ("127.0.0.1", port), b"before")
+        assert units.stop() == 0
+        with ExitStack() as ours, udp(port=gone) as stale:
+            (kept,) = units.listeners()
+            ours.enter_context(kept)
+            units.keep("listeners-0-7", ours.enter_context(pack([(1, 0, kept)])).fileno())
+            units.keep("listeners-0-3", ours.enter_context(pack([(1, 0, stale)])).fileno())
+        units.start()
+        exchange(client, ("127.0.0.1", port), b"after")
+        assert len(echo.sources) == 1
+        until(lambda: units.shelves() == ["listeners-0-7"])
+        with udp(port=gone):
+            pass
+        units.terminate()
+
+
+@pytest.mark.parametrize("engine", NAMES)
+@pytest.mark.parametrize(
+    ("lost", "said", "record", "sources"),
+    [
+        ("listeners-", "lacks listeners of before: 1 sessions end here", "REASON=error", 2),
+        ("carrier-", "lacks sockets towards servers of before: 1 sessions go on from", "", 2),
+        ("table", "store has no session table any more: sessions start anew", "", 2),
+    ],
+)
+def test_what_did_not_come_back_is_said(
+    tmp_path: Path, engine: str, lost: str, said: str, record: str, sources: int
+) -> None:
+    port = free_port()
+    with Echo() as echo, udp() as client, ExitStack() as stack:
+        text = config(port, str(echo), top=f'max-sessions = 20\nengine = "{engine}"')
+        units = stack.enter_context(Units(tmp_path, text))
+        units.start()
+        exchange(client, ("127.0.0.1", port), b"before")
+        assert units.stop() == 0
+        units.lose(lost)
+        units.start()
+        assert len(units.said(said)) == len(units.said("UDPS-211-W")) == 1
+        records = units.said("UDPP-888-I")
+        assert len(records) == bool(record)
+        assert record in "".join(records)
+        exchange(client, ("127.0.0.1", port), b"after")
+        assert len(echo.sources) == sources
+        assert units.stop() == 0
+        units.start()
+        exchange(client, ("127.0.0.1", port), b"again")
+        assert len(echo.sources) == sources
+        assert len(units.said("UDPS-211-W")) == 1
         units.terminate()

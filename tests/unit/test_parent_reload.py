@@ -91,7 +91,7 @@ class Lab:
         """All that a reload may change."""
         return (
             self.current.config,
-            dict(self.resources.listeners),
+            dict(self.resources.listeners.by_place),
             self.resources.generation,
             self.resources._rows.families(),
             [is_bound(port) for port in (self.first, self.second, self.third)],
@@ -175,7 +175,11 @@ def test_a_fault_changes_nothing_and_the_next_reload_mends_it(
         assert lab.state() == before
         lab.write([lab.first, lab.second, lab.third], server="::1", log="other")
         assert await lab.reload() == 0
-        assert [port for _, port in lab.resources.listeners] == [lab.first, lab.second, lab.third]
+        assert [port for _, port in lab.resources.listeners.by_place] == [
+            lab.first,
+            lab.second,
+            lab.third,
+        ]
         assert lab.family.started == 1
 
     asyncio.run(run())

@@ -60,16 +60,10 @@ def peek_carrier(carrier: socket.socket) -> list[socket.socket]:
     """Duplicates of the batch, which stays where it is; [] where somebody has read it. OSError
     where the system has no descriptors for all of them: without one each of the others would be
     that of another slot."""
-    flags = socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
     try:
-        # socket.recv_fds() forgets its flags in Python 3.11 and would empty the carrier.
-        made, control, _, _ = carrier.recvmsg(2, socket.CMSG_LEN(BATCH * 4), flags)
+        made, fds = peek(carrier, 2)
     except BlockingIOError:
         return []
-    fds = array.array("i")
-    for level, kind, data in control:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     if len(made) < 2:
         return []
     family, count = made
@@ -79,6 +73,18 @@ def peek_carrier(carrier: socket.socket) -> list[socket.socket]:
         raise OSError(errno.EMFILE, f"{len(fds)} of {count} sockets of a carrier could be had")
     kind = socket.AddressFamily(family)
     return [socket.socket(kind, socket.SOCK_DGRAM, 0, fileno=fd) for fd in fds]
+
+
+def peek(sock: socket.socket, size: int) -> tuple[bytes, list[int]]:
+    """The next message and duplicates of its descriptors, as many as the system has room for."""
+    flags = socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+    # socket.recv_fds() forgets its flags in Python 3.11 and would take the message.
+    text, control, _, _ = sock.recvmsg(size, socket.CMSG_LEN(BATCH * 4), flags)
+    fds = array.array("i")
+    for level, kind, data in control:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return text, list(fds)
 
 
 class RestingPorts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from udpproxy.engine import pool
@@ -98,19 +98,28 @@ class Rows:
                 fds = [carrier.socket.fileno() for carrier in part]
                 yield wire.Lend("carriers", [int(family)] * len(fds)), fds
 
-    def sockets(self, slots: range) -> Iterator[socket.socket]:
+    @property
+    def count(self) -> int:
+        """Of carriers."""
+        return sum(map(len, self._rows.values()))
+
+    def size(self, family: Family) -> int:
+        """For how many slots there are sockets of that family."""
+        return sum(carrier.count for carrier in self._rows.get(family, ()))
+
+    def sockets(self, slots: Container[int]) -> Iterator[socket.socket]:
         """Duplicates of the sockets of these slots, of every family. UnitError where the system
         has no descriptors for them."""
         for row in self._rows.values():
             first = 0
             for carrier in row:
-                inside = range(max(first, slots.start), min(first + carrier.count, slots.stop))
+                inside = [at for at in range(carrier.count) if first + at in slots]
                 if inside:
                     try:
                         batch = pool.peek_carrier(carrier.socket)
                     except OSError as problem:
                         raise UnitError("descriptors", problem.strerror or "") from None
-                    yield from batch[inside.start - first : inside.stop - first]
+                    yield from (batch[at] for at in inside if at < len(batch))
                     for sock in batch:
                         sock.close()
                 first += carrier.count

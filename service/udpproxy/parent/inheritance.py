@@ -120,4 +120,4 @@ class Inheritance:
         return f"{ended} sessions end, and {lost} that nobody can read"
 
     def _give_up_listeners(self) -> str:
-        return f"{self._resources.renew_listeners()} are bound anew"
+        return f"{self._resources.listeners.renew()} are bound anew"

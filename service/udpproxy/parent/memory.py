@@ -27,7 +27,10 @@ _PART = 1 << 20
 class TableMemory:
     """`cut_off` are sessions that lived beyond the end of a table that became smaller."""
 
-    def __init__(self, logs: Logs, store: Store | None, rows: Rows, capacity: int) -> None:
+    def __init__(
+        self, logs: Logs, store: Store | None, rows: Rows, capacity: int, *, expected: bool
+    ) -> None:
+        """`expected`: the store had other things of ours."""
         self._logs = logs
         self._store = store
         self._rows = rows
@@ -35,6 +38,8 @@ class TableMemory:
         self.table: Table
         self.cut_off: list[Record] = []
         found = store.take_table() if store else None
+        if found is None and (expected or rows.families()):
+            self._give_up("systemd's store has no session table any more")
         if found is None or not self._adopt(found, capacity):
             self._make(capacity)
 
@@ -66,17 +71,21 @@ class TableMemory:
             self._open(capacity)
             self._cut(capacity)
         except (ValueError, OSError) as problem:
-            # Nobody knows which sockets are in use: all of them are made anew.
-            why = str(problem) if isinstance(problem, WrongLayout) else f"no table: {problem}"
-            self._logs.say(messages.TABLE_LAYOUT, why)
             with contextlib.suppress(OSError):
                 os.close(self.descriptor)
             if self._store:
                 self._store.drop_table()
-            for family in self._rows.families():
-                self._rows.cut(family, 0)
+            self._give_up(
+                str(problem) if isinstance(problem, WrongLayout) else f"no table: {problem}"
+            )
             return False
         return True
+
+    def _give_up(self, why: str) -> None:
+        """Nobody knows which sockets are in use: all of them are made anew."""
+        self._logs.say(messages.NOT_TAKEN_OVER, why, "sessions start anew")
+        for family in self._rows.families():
+            self._rows.cut(family, 0)
 
     def _make(self, capacity: int) -> None:
         self.descriptor = _sealed_memory(table.size(capacity))

@@ -32,6 +32,9 @@ from udpproxy.process.privileges import group_number, user_number
 from udpproxy.process.signals import Signals
 from udpproxy.session.reasons import Reason
 
+_STORE_LOOK = 2.0
+"""Seconds that systemd has to act on what it was told."""
+
 
 class Parent:
     """One instance, from ready-made configuration to the end; run() returns the status."""
@@ -54,6 +57,7 @@ class Parent:
         self._notifier = notifier
         self._told: tuple[str, int] = ("", -1)
         self._alive_at = 0.0
+        self._lacking = (0, 0)
 
     async def run(self) -> int:
         """Until somebody says terminate or something gives up."""
@@ -111,7 +115,7 @@ class Parent:
         )
         self._make_bus()
         clean_ups.add("session records", self._last_records)
-        self._records.write(self._sessions.cut_off())
+        self._records.write(self._sessions.lost_over_a_restart())
         self._open_door()
         clean_ups.add("control socket", self._door.close)
         self._join_bus(clean_ups)
@@ -126,7 +130,7 @@ class Parent:
             self._notifier.stopping()
             self._logs.say(messages.STOPPING, why)
             if not self._ending.kept:
-                self._resources.stop_taking()
+                self._resources.listeners.refuse_all()
         finally:
             orderly = await self._children.stop()
             self._timer.cancel()
@@ -192,13 +196,30 @@ class Parent:
             lasting(
                 self._logs,
                 lambda: self._bus.run(
-                    joined=lambda: self._logs.say(messages.BUS_READY, self._bus_name),
+                    joined=self._joined,
                     lost=self._bus_lost,
                 ),
             )
         )
         clean_ups.add("connection to D-Bus", connection.cancel)
         clean_ups.add("D-Bus name", self._bus.close)
+
+    def _joined(self) -> None:
+        self._logs.say(messages.BUS_READY, self._bus_name)
+        self._look_at_store()
+
+    def _look_at_store(self) -> None:
+        """Soon: systemd takes no more than its limit, and tells nobody but its own journal."""
+        if self._setting.mode is Mode.UNITS:
+            self._loop.call_later(_STORE_LOOK, lambda: self._ending.do(self._check_store()))
+
+    async def _check_store(self) -> None:
+        if self._stopping() or not self._bus.connected:
+            return
+        wanted, has = self._resources.stored, await self._systemd.stored()
+        if has is not None and has < wanted and self._lacking != (has, wanted):
+            self._lacking = has, wanted
+            self._logs.say(messages.STORE_FULL, has, wanted)
 
     def _bus_lost(self, why: str) -> None:
         # Where nobody promised a bus, its absence is no news.
@@ -241,8 +262,10 @@ class Parent:
         if self._state.word == "starting":
             self._state.word = "running"
             self._notifier.ready(self._state.line())
-            listening, most = len(self._resources.listeners), self._config().max_sessions
+            listening = len(self._resources.listeners.by_place)
+            most = self._config().max_sessions
             self._logs.say(messages.READY, listening, most, engine)
+            self._look_at_store()
 
     def _child_ended(self, role: str, count: int) -> None:
         self._bus.emit(ROOT, PROXY, "ProcessRestarted", "su", [role, count])
@@ -260,5 +283,6 @@ class Parent:
             # After a mistake, too: systemd would wait for it until the reload times out.
             if not self._stopping():
                 self._notifier.ready(self._state.line())
+        self._look_at_store()
         self._bus.emit(ROOT, PROXY, "Reloaded", "", [])
         return {"sessions-ended": ended}

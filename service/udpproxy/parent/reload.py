@@ -81,11 +81,11 @@ class Change:
                 f"reg can open {room} more and needs {needed}: raise the limit of descriptors of "
                 "its unit, or lower max-sessions",
             )
-        wanted, bound = places(new), self._resources.listeners
+        wanted, bound = dict.fromkeys(places(new)), self._resources.listeners.by_place
         added = [place for place in wanted if place not in bound]
         self._removed = [place for place in bound if place not in wanted]
         self._resources.bind(added)
-        self._undo.callback(self._resources.unbind, added)
+        self._undo.callback(self._resources.listeners.unbind, added)
 
     def commit(self) -> None:
         """All of it holds, but for the children, who are told next."""
@@ -142,7 +142,7 @@ class Current:
             ended = await self._hand_over(reg, resources, children, old)
         naming.reloaded(new, children.peers)
         children.start_helpers()
-        self._logs.say(messages.RELOADED, len(resources.listeners), len(new.acls))
+        self._logs.say(messages.RELOADED, len(resources.listeners.by_place), len(new.acls))
         if ended:
             self._logs.say(messages.SESSIONS_WITHDRAWN, ended)
         return ended

@@ -8,29 +8,24 @@ import errno
 import hashlib
 import os
 import socket
-from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 
 from udpproxy.config.model import Address, Config, Name
 from udpproxy.engine import sockets
-from udpproxy.engine.interface import ListenerSocket
 from udpproxy.errors import UnitError
 from udpproxy.parent import steering
 from udpproxy.parent.carriers import Rows
-from udpproxy.parent.listening import RECEIVE_BUFFER, listening_sockets, refuse_all
+from udpproxy.parent.listeners import Listeners, Place
 from udpproxy.parent.memory import TableMemory
-from udpproxy.parent.mending import DEAF, Spoilt, empty, mend
 from udpproxy.parent.store import Store
 from udpproxy.process import messages, wire
-from udpproxy.process.link import Item, Link
+from udpproxy.process.link import Link
 from udpproxy.process.logs import Damper, Logs
 from udpproxy.session.layout import Record
 from udpproxy.session.table import STEERING, Table
 
 _SPARE = 64
 """Descriptors beside sockets: links, logs, the interpreter's own."""
-
-Place = tuple[Address, int]
 
 
 def generation(text: str) -> int:
@@ -82,27 +77,32 @@ class Resources:
         self._logs = logs
         self._store = store
         self._damper = Damper()
-        self._numbers = 0
-        self._workers = config.workers
         # A client stays with its worker as long as its session lives.
         self._key = (store.table_word(STEERING) if store else 0) or steering.new_key()
-        self.listeners: dict[Place, ListenerSocket] = {}
-        self._lost: dict[Place, ListenerSocket] = {}
-        """Spoilt, and their places taken: tried again with the next REG."""
+        self.listeners = Listeners(logs, config.workers, self._key, store)
         self._with_reg: set[int] = set()
         """Listeners, by number, and families that the present REG was lent."""
         self._families_with_reg: set[socket.AddressFamily] = set()
         self.cut_off: list[Record] = []
         """Sessions that a smaller table had no place for: they end with our start."""
+        self.left_over: list[Record] = []
+        """The same of those whose listener did not come back from the store."""
         self._rows = Rows(logs, store)
         self._memory: TableMemory | None = None
         try:
-            self._adopt_listeners(places(config))
-            self.bind([place for place in places(config) if place not in self.listeners])
-            self._memory = TableMemory(logs, store, self._rows, config.max_sessions)
+            wanted = dict.fromkeys(places(config))
+            self.listeners.adopt(wanted)
+            self.listeners.bind(one for one in wanted if one not in self.listeners.by_place)
+            # What goes into the store first is in it, should it have no room for all: sessions can
+            # do with other sockets towards servers, but not without a table.
+            back = bool(self.listeners.came_back)
+            capacity = config.max_sessions
+            self._memory = TableMemory(logs, store, self._rows, capacity, expected=back)
             self.cut_off = self._memory.cut_off
             self._watch_table()
+            self._miss()
             self.fill_pool(config)
+            self.listeners.store()
             self.set_text(text, origin)
         except BaseException:
             self.close()
@@ -110,11 +110,39 @@ class Resources:
         if store:
             store.drop_rest()
 
+    def _miss(self) -> None:
+        """What the store should have had for the sessions, and has not."""
+        sizes = {family: self._rows.size(family) for family in self._rows.families()}
+        deaf: set[int] = set()
+        moved = 0
+        for slot, record in list(self.table.records()):
+            if record.listener not in self.listeners.came_back:
+                self.left_over.append(record)
+                deaf.add(slot)
+                self.table.add(record)
+                self.table.free(slot)
+            elif slot >= sizes.get(sockets.family_of(record.server[0]), 0):
+                moved += 1
+        for sock in self._rows.sockets(deaf):
+            sockets.reset(sock)
+        if deaf:
+            self._missing("listeners", f"{len(deaf)} sessions end here")
+        if moved:
+            self._missing("sockets towards servers", f"{moved} sessions go on from other ports")
+
+    def _missing(self, what: str, so: str) -> None:
+        self._logs.say(messages.NOT_TAKEN_OVER, f"systemd's store lacks {what} of before", so)
+
     @property
     def table(self) -> Table:
         """The sessions."""
         assert self._memory
         return self._memory.table
+
+    @property
+    def stored(self) -> int:
+        """How many descriptors systemd is to have of us."""
+        return 1 + self._rows.count + self.listeners.shelves
 
     def _watch_table(self) -> None:
         """Whatever we read it for: a record that makes no sense is left out, and said."""
@@ -130,64 +158,6 @@ class Resources:
         self.generation = generation(text)
         self._text, self._origin = text, origin
 
-    def _adopt_listeners(self, wanted: list[Place]) -> None:
-        for number, found in (self._store.take_listeners() if self._store else {}).items():
-            self._numbers = max(self._numbers, number)
-            name = found[0].getsockname()
-            place = ip_address(name[0].partition("%")[0]), name[1]
-            listener = ListenerSocket(number, found[0], *place, tuple(found[1:]))
-            if place not in wanted or place in self.listeners:
-                self._forget(listener)
-                continue
-            self.listeners[place] = listener
-            if len(found) != self._workers:
-                # Another number of workers: the place keeps its number, and so its sessions.
-                self._bind_again(listener)
-            elif DEAF in self._mend(listener):
-                # An end of the proxy has made it so: nobody waits for an answer any more.
-                empty(self.listeners[place])
-
-    def _mend(self, listener: ListenerSocket) -> list[str]:
-        """As good as new, and if only by a new one; what was wrong with it."""
-        where = f"{listener.address} port {listener.port}"
-        try:
-            wrong = mend(listener, self._key)
-        except Spoilt as problem:
-            self._logs.say(messages.LISTENER_REMADE, where, problem)
-            self._bind_again(listener)
-            return []
-        if wrong:
-            self._logs.say(messages.LISTENER_MENDED, where, ", ".join(sorted(set(wrong))))
-        return wrong
-
-    def _mend_or_lose(self, listener: ListenerSocket) -> None:
-        """One place that somebody else has taken meanwhile must not cost the others."""
-        place = listener.address, listener.port
-        try:
-            if place in self._lost:
-                self.listeners[place] = self._lost.pop(place)
-            self._mend(listener)
-        except UnitError as problem:
-            self._logs.say(messages.LISTENER_REMADE, f"{place[0]} port {place[1]}", problem)
-            self._forget(self.listeners.pop(place))
-            self._lost[place] = listener
-
-    def _bind_again(self, listener: ListenerSocket) -> None:
-        """The same place and number, other sockets. UnitError, and nothing has changed, where we
-        may not have them. systemd's store, and a REG that does not go, hold the old ones for a
-        while: they are bound beside each other."""
-        place = listener.address, listener.port
-        old = [one for one in (listener.socket, *listener.others) if one.fileno() >= 0]
-        try:
-            _share(old, on=False)  # the new ones are to be a group of their own, in their order
-            new = self._listen(place, listener.number, old)
-        except UnitError:
-            _share(old, on=len(old) > 1)
-            raise
-        self._forget(listener)
-        self.listeners[place] = new
-        self._keep(new)
-
     def renew_table(self) -> int:
         """Another one, without sessions; how many are lost that nobody could read."""
         assert self._memory
@@ -196,87 +166,20 @@ class Resources:
         finally:
             self._watch_table()
 
-    def renew_listeners(self) -> int:
-        """Other sockets in the same places, as far as we may have them again; how many."""
-        renewed = 0
-        for place, listener in list(self.listeners.items()):
-            try:
-                self._bind_again(listener)
-            except UnitError as problem:
-                # Without rights for a low port the old one is better than none.
-                self._logs.say(messages.LISTENER_REMADE, f"{place[0]} port {place[1]}", problem)
-            else:
-                renewed += 1
-        return renewed
-
-    def _keep(self, listener: ListenerSocket) -> None:
-        if self._store:
-            self._store.keep_listener(listener.number, [listener.socket, *listener.others])
-
-    def _forget(self, listener: ListenerSocket) -> None:
-        self._let_go([listener])
-
-    def _let_go(self, gone: list[ListenerSocket]) -> None:
-        for listener in gone:
-            for sock in (listener.socket, *listener.others):
-                sock.close()
-        for listener in gone if self._store else ():
-            assert self._store
-            try:
-                self._store.drop_listener(listener.number, 1 + len(listener.others))
-            except OSError as problem:
-                # The next start gives back what it does not want. Each try waits: no second one.
-                where = f"the listener on {listener.address} port {listener.port}"
-                self._logs.say(messages.STORE_SILENT, where, problem)
-                return
-
-    def bind(self, wanted: list[Place]) -> list[Place]:
+    def bind(self, wanted: list[Place]) -> None:
         """Listen there, too, and store it; all or none. UnitError names the one that failed."""
-        made: list[Place] = []
+        self.listeners.bind(wanted)
         try:
-            for place in wanted:
-                self._numbers += 1
-                beside = self._in_the_way(place)
-                self.listeners[place] = self._listen(place, self._numbers, beside)
-                made.append(place)
-            for place in made:
-                self._keep(self.listeners[place])
+            self.listeners.store()
         except UnitError:
-            self.unbind(made)
+            self.listeners.unbind(wanted)
             raise
-        except OSError as problem:
-            self.unbind(made)
-            raise UnitError("systemd's store", str(problem.strerror or problem)) from None
-        return made
-
-    def _listen(self, place: Place, number: int, beside: Sequence[socket.socket]) -> ListenerSocket:
-        address, port = place
-        first, *others = listening_sockets(address, port, self._workers, self._key, beside)
-        size = first.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
-        if size < RECEIVE_BUFFER:
-            self._logs.say(messages.RECEIVE_BUFFER, f"{address} port {port}", size, RECEIVE_BUFFER)
-        return ListenerSocket(number, first, address, port, tuple(others))
-
-    def _in_the_way(self, place: Place) -> list[socket.socket]:
-        """Our sockets on the same port that a wildcard excludes, or that are one."""
-        address, port = place
-        return [
-            sock
-            for (other, its_port), listener in self.listeners.items()
-            if its_port == port and other.version == address.version
-            if other != address and (other.is_unspecified or address.is_unspecified)
-            for sock in (listener.socket, *listener.others)
-        ]
-
-    def unbind(self, unwanted: list[Place]) -> None:
-        """Listen there no longer."""
-        self._let_go([self.listeners.pop(place) for place in unwanted])
 
     def replace(self, text: str, origin: str, removed: list[Place]) -> None:
         """Another configuration, whose listeners are bound and whose pool is filled."""
         self.set_text(text, origin)
-        self._lost.clear()
-        self.unbind(removed)
+        self.listeners.forget_lost()
+        self.listeners.unbind(removed)
 
     def drop_pool(self, added: list[socket.AddressFamily]) -> None:
         """Sockets of fill_pool() that nobody needs after all."""
@@ -291,8 +194,7 @@ class Resources:
         before anything was lent."""
         assert self._memory
         self.lend_text(link)  # first, for this alone can fail
-        for listener in [*self.listeners.values(), *self._lost.values()]:
-            self._mend_or_lose(listener)
+        self.listeners.mend()
         capacity = self._memory.table.capacity
         self._memory.table.resize(capacity)
         self._memory.table.words[STEERING] = self._key
@@ -305,10 +207,10 @@ class Resources:
         families = [one for one in self._rows.families() if one not in self._families_with_reg]
         self._rows.lend(link, families)
         self._families_with_reg |= set(families)
-        bound = {listener.number: place for place, listener in self.listeners.items()}
+        bound = {one.number: place for place, one in self.listeners.by_place.items()}
         added = [place for number, place in bound.items() if number not in self._with_reg]
         removed = self._with_reg - bound.keys()
-        link.pour(self._listeners(added))
+        link.pour(self.listeners.lend(added))
         self._with_reg = set(bound)
         return sorted(removed)
 
@@ -321,46 +223,19 @@ class Resources:
         finally:
             os.close(memory)
 
-    def _listeners(self, wanted: list[Place]) -> Iterator[Item]:
-        """A message for each of so many sockets, as the other side has room; what is removed before
-        its turn is not lent."""
-        items: list[wire.Plain] = []
-        descriptors: list[int] = []
-        for one in (self.listeners[place] for place in wanted if place in self.listeners):
-            where: wire.Plain = {
-                "number": one.number, "address": str(one.address), "port": one.port,
-            }  # fmt: skip
-            sockets = [sock.fileno() for sock in (one.socket, *one.others)]
-            if len(items) + len(sockets) > wire.MOST_DESCRIPTORS:
-                yield wire.Lend("listeners", items), descriptors
-                items, descriptors = [], []
-            items += [where] * len(sockets)
-            descriptors += sockets
-        if items:
-            yield wire.Lend("listeners", items), descriptors
-
-    def stop_taking(self) -> None:
-        """No datagram comes in any more, even where REG does not obey: the end has begun."""
-        for listener in self.listeners.values():
-            for sock in (listener.socket, *listener.others):
-                refuse_all(sock)
-
     def give_back(self) -> None:
         """The sessions have ended: what the store has would be of no use to the next parent, and
         is deaf. Where systemd does not listen it keeps all that, and the next parent mends it."""
         if not self._store:
             return
         with contextlib.suppress(OSError):
-            for listener in self.listeners.values():
-                self._store.drop_listener(listener.number, 1 + len(listener.others))
+            self.listeners.give_back()
             self._rows.give_back()
             self._store.drop_table()
 
     def close(self) -> None:
         """Nothing of ours stays open; the store's duplicates are systemd's."""
-        for listener in self.listeners.values():
-            for sock in (listener.socket, *listener.others):
-                sock.close()
+        self.listeners.close()
         self._rows.close()
         if self._memory:
             self._memory.close()
@@ -376,12 +251,6 @@ def text_file(text: str) -> int:
         os.close(memory)
         raise
     return memory
-
-
-def _share(each: Sequence[socket.socket], *, on: bool) -> None:
-    """Are they a group between whose members clients are divided?"""
-    for sock in each:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, on)
 
 
 def is_local(address: Address) -> bool:

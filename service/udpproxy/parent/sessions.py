@@ -42,7 +42,9 @@ class Sessions:
                     f"sessions cannot be filtered by {key!r}: give one of {', '.join(FILTERS)}"
                 )
         now = time.monotonic_ns()
-        rows = (self._row(record, now) for _, record in self._resources.table.records())
+        listeners = self._resources.listeners.by_place
+        ports = {one.number: port for (_, port), one in listeners.items()}
+        rows = (self._row(record, now, ports) for _, record in self._resources.table.records())
         return [row for row in rows if all(_fits(row, *item) for item in wanted.items())]
 
     def last_records(self, reason: Reason) -> Iterator[dict[str, str]]:
@@ -60,23 +62,22 @@ class Sessions:
             fields = session_record.fields(record, self._rule(record), Reason.TERMINATED, now)
             yield {name: text for name, text in fields.items() if name not in _OF_ENDS}
 
-    def cut_off(self) -> Iterator[dict[str, str]]:
-        """Of the sessions that a smaller table had no place for."""
+    def lost_over_a_restart(self) -> Iterator[dict[str, str]]:
+        """Of the sessions that a smaller table had no place for, or whose listener is lost."""
         now = time.monotonic_ns()
         for record in self._resources.cut_off:
             yield session_record.fields(record, self._rule(record), Reason.TERMINATED, now)
+        for record in self._resources.left_over:
+            yield session_record.fields(record, self._rule(record), Reason.ERROR, now)
 
     def _rule(self, record: Record) -> str:
         acls = self._config().acls
         known = record.generation == self._resources.generation and record.acl < len(acls)
         return acls[record.acl].name if known else "-"
 
-    def _row(self, record: Record, now: int) -> Row:
-        listener = next(
-            (one for one in self._resources.listeners.values() if one.number == record.listener),
-            None,
-        )
-        port = listener.port if listener else 0
+    def _row(self, record: Record, now: int, ports: dict[int, int]) -> Row:
+        """`ports` of listeners, by number."""
+        port = ports.get(record.listener, 0)
         server = record.peer or record.server
         return {
             "session": record.id,

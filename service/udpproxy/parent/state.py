@@ -52,7 +52,7 @@ class State:
             "state": self.word,
             "pid": os.getpid(),
             "uptime": round(time.monotonic() - self._born, 1),
-            "listening": len(self._resources.listeners),
+            "listening": len(self._resources.listeners.by_place),
             "rules": len(config.acls),
             "sessions": self.sessions,
             "max-sessions": config.max_sessions,
@@ -75,7 +75,8 @@ class State:
 
     def line(self) -> str:
         """For `systemctl status`."""
-        listening, most = len(self._resources.listeners), self._config().max_sessions
+        listening = len(self._resources.listeners.by_place)
+        most = self._config().max_sessions
         return f"{self.word}: listening {listening}, sessions {self.sessions}/{most}"
 
     def _of_children(self) -> Figures:

@@ -47,6 +47,15 @@ class Systemd:
                 return await self._get(path, _JOB, "JobType") == "restart"
         raise Failure("systemd gave a job of an unknown form")
 
+    async def stored(self) -> int | None:
+        """How many descriptors the store has for our unit; None where nobody can say."""
+        try:
+            unit = await self._ask(_PATH, _MANAGER, "GetUnitByPID", "u", [os.getpid()])
+            count = await self._get(str(unit), _SERVICE, "NFileDescriptorStore")
+        except Failure:
+            return None
+        return count if isinstance(count, int) else None
+
     async def restarts(self, role: str) -> int | None:
         """NRestarts of a child's unit; None where nobody can say."""
         name = f"udp-proxy-{role}@{self._instance}.service"

@@ -64,6 +64,11 @@ RESTART_UNKNOWN = Message(
     "UDPS-122-W", "systemd does not say whether this is a restart: the sessions are kept"
 )
 STORED_WRONGLY = Message("UDPS-123-W", "%s in systemd's store %s: it is thrown out")
+STORE_FULL = Message(
+    "UDPS-125-W",
+    "systemd's store has %d of the %d descriptors that a restart needs: sessions would be lost; "
+    "raise FileDescriptorStoreMax= of the unit",
+)
 LISTENER_MENDED = Message("UDPS-124-W", "listener on %s was put right: %s")
 RECORD_LOST = Message("UDPS-217-E", "the session in slot %d of the table is lost: %s%s")
 LISTENER_REMADE = Message("UDPS-218-E", "listener on %s is made anew: %s")
@@ -82,7 +87,7 @@ LINK_FAULT = Message("UDPS-212-E", "link to %s: %s%s")
 LINK_REFUSED = Message("UDPS-205-W", "a connection to the control socket was refused: %s")
 POOL_REMADE = Message("UDPS-206-E", "carrier %d of the socket pool was emptied and is made anew")
 ADOPTED = Message("UDPS-210-I", "goes on with %d sessions")
-TABLE_LAYOUT = Message("UDPS-211-W", "%s; sessions start anew")
+NOT_TAKEN_OVER = Message("UDPS-211-W", "%s: %s")
 LIMIT_STAYS = Message("UDPS-230-W", "the limit of open descriptors stays at %d: %s")
 LEVEL = Message("UDPS-300-I", "log level is %s")
 REOPENED = Message("UDPS-301-I", "log reopened")
