@@ -24,8 +24,8 @@ class NameServer:
     `silent`: nothing is answered; `delay`: seconds before each answer, which all others wait for.
     """
 
-    def __init__(self, *, ttl: int = 60) -> None:
-        self.port = free_port()
+    def __init__(self, *, ttl: int = 60, port: int = 0) -> None:
+        self.port = port or free_port()
         self.ttl = ttl
         self.silent = False
         self.delay = 0.0

@@ -48,3 +48,7 @@ class UnitError(ProxyError):
         self.unit = unit
         self.reason = reason
         super().__init__(f"{unit}: {reason}")
+
+
+class NoRight(UnitError):
+    """Trying again would not help: we may not."""

@@ -259,27 +259,6 @@ def test_names_that_a_reload_brings(tmp_path: Path, zone: NameServer) -> None:
         assert proxy.info("reg")["names-known"] == 0
 
 
-def test_no_name_server_is_an_error_at_start(tmp_path: Path) -> None:
-    """Where there is no resolv.conf, which is so in a root directory of the test's own."""
-    text = config(free_port(), f"{NAME}:9")
-    hide = [
-        "unshare",
-        "--mount",
-        "sh",
-        "-c",
-        'mount --bind /dev/null /etc/resolv.conf && "$@"',
-        "-",
-    ]
-    proxy = Proxy(tmp_path, text, prefix=hide)
-    try:
-        proxy.launch()
-        assert proxy.wait() == 71
-        (line,) = proxy.said("UDPS-520-E")
-        assert "no name servers: [resolver] gives none and /etc/resolv.conf names no" in line
-    finally:
-        proxy.clean_up()
-
-
 def test_single_mode_resolves_once(tmp_path: Path, zone: NameServer) -> None:
     zone.host(NAME, "127.0.0.1")
     port = free_port()

@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from udpproxy.config.model import Address
 from udpproxy.engine.interface import ListenerSocket
 from udpproxy.errors import UnitError
-from udpproxy.parent.listening import RECEIVE_BUFFER, listening_sockets, refuse_all
+from udpproxy.parent.listening import RECEIVE_BUFFER, is_here, listening_sockets, refuse_all
 from udpproxy.parent.mending import DEAF, Spoilt, empty, mend
 from udpproxy.parent.shelves import Shelves
 from udpproxy.parent.store import Store
@@ -65,6 +65,7 @@ class Listeners:
             elif DEAF in self._mend(listener):
                 # An end of the proxy has made it so: nobody waits for an answer any more.
                 empty(self.by_place[place])
+        self._warn_of_absent(self.by_place)
 
     def bind(self, wanted: Iterable[Place]) -> list[Place]:
         """Listen there, too; all or none. UnitError names the one that failed."""
@@ -81,10 +82,16 @@ class Listeners:
                 self._take_up(place, self._listen(place, self._last, beside))
                 by_port[place[1]].append(place)
                 made.append(place)
+            self._warn_of_absent(made)
         except UnitError:
             self.unbind(made)
             raise
         return made
+
+    def _warn_of_absent(self, places: Iterable[Place]) -> None:
+        for address in dict.fromkeys(address for address, _ in places):
+            if not is_here(address):
+                self._logs.say(messages.ABSENT, address)
 
     def unbind(self, unwanted: Iterable[Place]) -> None:
         """Listen there no longer."""

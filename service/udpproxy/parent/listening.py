@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 
 from udpproxy.config.model import Address
 from udpproxy.engine import sockets
-from udpproxy.errors import UnitError
+from udpproxy.errors import NoRight, UnitError
 from udpproxy.parent import steering
 
 RECEIVE_BUFFER = 4 << 20
 _SO_RCVBUFFORCE = 33
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78
 _SO_ATTACH_FILTER = 26
 _LOW_PORT = ": ports below 1024 need root or CAP_NET_BIND_SERVICE, see udp-proxy-units(7)"
 
@@ -36,6 +37,7 @@ def listening_sockets(
             set_options(sock, wildcard=address.is_unspecified)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            _bind_freely(sock)
             if workers > 1:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             with _side_by_side([sock, *beside] if beside else []):
@@ -45,9 +47,20 @@ def listening_sockets(
     except OSError as problem:
         for sock in made:
             sock.close()
-        hint = _LOW_PORT if problem.errno == errno.EACCES and port < 1024 else ""
-        raise UnitError(f"listen on {address} port {port}", f"{problem.strerror}{hint}") from None
+        where = f"listen on {address} port {port}"
+        if problem.errno == errno.EACCES and port < 1024:
+            raise NoRight(where, f"{problem.strerror}{_LOW_PORT}") from None
+        raise UnitError(where, f"{problem.strerror}") from None
     return made
+
+
+def _bind_freely(sock: socket.socket) -> None:
+    """An address may come late, go and come back (DHCP, VRRP, a tunnel, tentative IPv6): what is
+    sent there is heard from then on (ip(7))."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
 
 
 @contextlib.contextmanager
@@ -92,3 +105,24 @@ def set_options(sock: socket.socket, *, wildcard: bool) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     elif wildcard:
         sock.setsockopt(socket.IPPROTO_IP, sockets.IP_PKTINFO, 1)
+
+
+def is_here(address: Address) -> bool:
+    """Can it be bound on this host by now? Also those of many hosts, multicast and broadcast."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind((str(address), 0))
+        except OSError:
+            return False
+    return True
+
+
+def is_local(address: Address) -> bool:
+    """Is that an address of this host, and of no other?"""
+    if address.is_multicast or address.is_unspecified or not is_here(address):
+        return False
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        # To a broadcast address nobody may connect without SO_BROADCAST.
+        return sock.connect_ex((str(address), 9)) != errno.EACCES

@@ -64,7 +64,8 @@ class Change:
         installed.check(new, str(self._path))
         refuse_restart_keys(old, new)
         check_descriptors(new, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        check_name_servers(new)
+        if self._mode is Mode.SINGLE:
+            check_name_servers(new)
         self.old, self.new = old, new
         # What others can see comes last: from bind() on datagrams may go to the new sockets.
         self._log = self._logs.opened(new.log)

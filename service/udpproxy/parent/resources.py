@@ -4,13 +4,11 @@ session table and the text of the configuration."""
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import socket
-from ipaddress import ip_address
 
-from udpproxy.config.model import Address, Config, Name
+from udpproxy.config.model import Config, Name
 from udpproxy.engine import sockets
 from udpproxy.errors import UnitError
 from udpproxy.parent import steering
@@ -251,17 +249,3 @@ def text_file(text: str) -> int:
         os.close(memory)
         raise
     return memory
-
-
-def is_local(address: Address) -> bool:
-    """Is that an address of this host? Those of many hosts, multicast and broadcast, can be bound,
-    too; to a broadcast address nobody may connect without SO_BROADCAST (EACCES)."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    if ip_address(str(address)).is_multicast or ip_address(str(address)).is_unspecified:
-        return False
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.bind((str(address), 0))
-        except OSError:
-            return False
-        return sock.connect_ex((str(address), 9)) != errno.EACCES

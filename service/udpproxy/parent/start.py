@@ -11,11 +11,12 @@ from pathlib import Path
 from udpproxy import __version__
 from udpproxy.config import load
 from udpproxy.config.model import Config, Log, Name
-from udpproxy.errors import ConfigError, UnitError
+from udpproxy.errors import ConfigError, NoRight, UnitError
+from udpproxy.parent.listening import is_local
 from udpproxy.parent.names import check_name_servers
 from udpproxy.parent.place import AlreadyRunning, Place, runtime_directory
 from udpproxy.parent.process import Parent
-from udpproxy.parent.resources import check_descriptors, is_local
+from udpproxy.parent.resources import check_descriptors
 from udpproxy.parent.setting import INTERNAL, Mode, Setting
 from udpproxy.process import messages
 from udpproxy.process.files import give
@@ -31,8 +32,8 @@ from udpproxy.process.privileges import (
 from udpproxy.process.signals import Signals
 from udpproxy.reg import engines, installed
 
-BAD_CONFIG, NO_SYSTEM, RUNS_ALREADY = 78, 71, 75
-"""EX_CONFIG, EX_OSERR and EX_TEMPFAIL of sysexits.h."""
+BAD_CONFIG, NO_RIGHT, NO_SYSTEM, RUNS_ALREADY = 78, 77, 71, 75
+"""EX_CONFIG, EX_NOPERM, EX_OSERR and EX_TEMPFAIL of sysexits.h."""
 
 
 class Starter(Notifier):
@@ -85,6 +86,9 @@ def run(
     except AlreadyRunning as problem:
         logs.say(messages.START_FAILED, problem)
         return RUNS_ALREADY
+    except NoRight as problem:
+        logs.say(messages.START_FAILED, problem)
+        return NO_RIGHT
     except (UnitError, ValueError) as problem:
         logs.say(messages.START_FAILED, problem)
         return NO_SYSTEM
@@ -105,7 +109,8 @@ def _start(
 ) -> int:
     limit, why_not_more = raise_descriptor_limit()
     check_descriptors(config, limit)
-    check_name_servers(config)
+    if setting.mode is Mode.SINGLE:  # else they may come later
+        check_name_servers(config)
     engines.check(config)
     _refuse_itself(config)
     place = Place(setting.directory, setting.account)

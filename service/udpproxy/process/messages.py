@@ -64,6 +64,9 @@ RESTART_UNKNOWN = Message(
     "UDPS-122-W", "systemd does not say whether this is a restart: the sessions are kept"
 )
 STORED_WRONGLY = Message("UDPS-123-W", "%s in systemd's store %s: it is thrown out")
+ABSENT = Message(
+    "UDPS-126-W", "this host does not have the address %s for now: nothing comes in there till then"
+)
 STORE_FULL = Message(
     "UDPS-125-W",
     "systemd's store has %d of the %d descriptors that a restart needs: sessions would be lost; "

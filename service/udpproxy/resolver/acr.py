@@ -78,6 +78,12 @@ class Acr(Helper):
             self._names = None
             self.configured({})
 
+    def name_servers_changed(self) -> None:
+        """All names are asked for again."""
+        if self._names:
+            self._names.refresh(self._loop.time())
+            self._go()
+
     def resolve_now(self) -> wire.Plain:
         """All names at once; how many."""
         if not self._names or not self.works:

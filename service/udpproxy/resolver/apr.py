@@ -47,6 +47,9 @@ class Apr(Helper):
     def configured(self, known: dict[str, Resolved]) -> None:
         """The next question finds it."""
 
+    def name_servers_changed(self) -> None:
+        """The next question goes to them."""
+
     def forget(self) -> None:
         """There is nothing."""
 

@@ -97,6 +97,10 @@ class Helper(ABC):
         """A new way to REG."""
 
     @abstractmethod
+    def name_servers_changed(self) -> None:
+        """Those of the system, which are asked: what failed so far may succeed now."""
+
+    @abstractmethod
     def forget(self) -> None:
         """What was found out is given up."""
 
@@ -254,10 +258,18 @@ class Helper(ABC):
         interval = self._notifier.watchdog_interval or 1.0
         if self._is_ready:
             self._notifier.alive()
+            self._look_at_name_servers()
         else:
             # The parent may lack for now what it lends to us.
             self._notifier.starting(10 * interval)
         self._loop.call_later(SOON if self._logs.flush() else interval, self._tick)
+
+    def _look_at_name_servers(self) -> None:
+        """The network may come later than we, or be another by now."""
+        wanted, seen = self._servers
+        if self.works and wanted and not wanted.servers and _moment(RESOLV_CONF) != seen:
+            self._servers = None, 0
+            self.name_servers_changed()
 
 
 def _moment(path: Path) -> int:

@@ -1,0 +1,63 @@
+"""What a unit meets while the network comes up: an address that is not there yet, and no name
+server."""
+
+from __future__ import annotations
+
+import time
+
+from system.machine import Machine
+from system.service import ROLES, Instance, load, serve_echo
+from system.waiting import until
+
+LATE = "10.99.0.1"
+CONFIG = f"""\
+max-sessions = 100
+[[listen]]
+address = "127.0.0.1"
+port = 5353
+[[listen]]
+address = "{LATE}"
+port = 5353
+[[session-acl]]
+name = "named"
+to = ["{LATE}"]
+from = ["friend.example.org"]
+plug-to = "127.0.0.1:9"
+[[session-acl]]
+name = "all"
+plug-to = "127.0.0.1:7000"
+"""
+ASK = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind((sys.argv[1], 0))
+sock.settimeout(2)
+sock.sendto(b"late", (sys.argv[1], 5353))
+print(sock.recv(100).split()[0].decode())
+"""
+
+
+def test_address_and_name_server_come_late(host: Machine) -> None:
+    """Ready at once, and never started again."""
+    serve_echo(host)
+    host.write("/opt/ask.py", ASK)
+    host.run("mv", "/etc/resolv.conf", "/etc/resolv.conf.late", check=False)
+    late = Instance(host, "late")
+    late.write(CONFIG)
+    late.start()
+    assert any(f"address {LATE} for now" in text for text in late.messages("UDPS-126-W"))
+    until(lambda: bool(late.messages("UDPP-840-W", "acr")))
+    pids = {role: late.pid(role) for role in ROLES}
+    with load(host, 5, 100, late.port) as clients:
+        begun = time.monotonic()
+        until(lambda: time.monotonic() - begun > 5, 20)
+        host.run("ip", "addr", "add", f"{LATE}/32", "dev", "lo")
+        assert host.run("python3", "/opt/ask.py", LATE).stdout
+        host.write("/etc/resolv.conf", "nameserver 127.0.0.1\n")
+        until(lambda: "unreachable" not in str(late.info("acr")["failing"]))
+        clients.answered()
+        assert clients.report().lost == 0
+    assert {role: late.pid(role) for role in ROLES} == pids
+    assert late.show("NRestarts") == "0"
+    late.stop()
+    host.run("ip", "addr", "del", f"{LATE}/32", "dev", "lo")
