@@ -308,6 +308,17 @@ def test_the_sessions_of_some_rules() -> None:
     assert table.of_rules({1}) == [3]
 
 
+def test_the_sessions_of_listeners_that_are_gone() -> None:
+    table = fresh()
+    for slot, listener in ((0, 1), (1, (1 << 32) - 1), (3, 7)):
+        table.write(slot, replace(RECORD, listener=listener, state=State.OPEN))
+    assert table.of_other_listeners({1, 7}) == [1]
+    assert table.of_other_listeners(set()) == [0, 1, 3]
+    table.free(0)
+    assert table.of_other_listeners({(1 << 32) - 1, 7}) == []
+    assert [slot for slot, _ in table.records(2)] == [3]
+
+
 def test_another_layout_is_not_read() -> None:
     memory = memoryview(bytearray(t.size(4)))
     with pytest.raises(WrongLayout, match="layout"):

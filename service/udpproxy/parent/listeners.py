@@ -47,8 +47,12 @@ class Listeners:
         return 0 if self._shelves is None else len(self._shelves)
 
     def adopt(self, wanted: Collection[Place]) -> None:
-        """What the store has of these, as good as new. The rest of it is let go."""
-        found = self._shelves.take() if self._shelves is not None else {}
+        """What the store has of these, as good as new. The rest of it is let go. UnitError where
+        the system has no descriptors for them."""
+        try:
+            found = self._shelves.take() if self._shelves is not None else {}
+        except OSError as problem:
+            raise UnitError("systemd's store", problem.strerror or str(problem)) from None
         self.came_back = set(found)
         for number, each in found.items():
             self._last = max(self._last, number)

@@ -98,7 +98,7 @@ class Resources:
             self._memory = TableMemory(logs, store, self._rows, capacity, expected=back)
             self.cut_off = self._memory.cut_off
             self._watch_table()
-            self._miss()
+            self._miss({family: self._rows.size(family) for family in families(config)})
             self.fill_pool(config)
             self.listeners.store()
             self.set_text(text, origin)
@@ -108,23 +108,23 @@ class Resources:
         if store:
             store.drop_rest()
 
-    def _miss(self) -> None:
-        """What the store should have had for the sessions, and has not."""
-        sizes = {family: self._rows.size(family) for family in self._rows.families()}
-        deaf: set[int] = set()
-        moved = 0
-        for slot, record in list(self.table.records()):
-            if record.listener not in self.listeners.came_back:
+    def _miss(self, sizes: dict[socket.AddressFamily, int]) -> None:
+        """What the store should have had for the sessions, and has not. `sizes`: for how many
+        slots it had sockets of the families that are wanted."""
+        deaf = self.table.of_other_listeners(self.listeners.came_back)
+        for slot in deaf:
+            if record := self.table.read(slot):
                 self.left_over.append(record)
-                deaf.add(slot)
                 self.table.add(record)
-                self.table.free(slot)
-            elif slot >= sizes.get(sockets.family_of(record.server[0]), 0):
-                moved += 1
-        for sock in self._rows.sockets(deaf):
-            sockets.reset(sock)
+            self.table.free(slot)
         if deaf:
+            for sock in self._rows.sockets(set(deaf)):
+                sockets.reset(sock)
             self._missing("listeners", f"{len(deaf)} sessions end here")
+        moved = sum(
+            slot >= sizes.get(sockets.family_of(record.server[0]), slot + 1)
+            for slot, record in self.table.records(min(sizes.values()))
+        )
         if moved:
             self._missing("sockets towards servers", f"{moved} sessions go on from other ports")
 

@@ -17,16 +17,22 @@ from udpproxy.parent.store import Store
 class _Shelf:
     def __init__(self) -> None:
         self.listeners: dict[int, Sequence[socket.socket]] = {}
+        self.room = pool.BATCH
+        """For so many sockets more."""
         self.changed = False
         self.version = 0
         """Of what was stored last; never given twice."""
         self.stored: set[int] = set()
         """Versions that the store may have."""
 
-    @property
-    def room(self) -> int:
-        """For so many sockets more."""
-        return pool.BATCH - sum(map(len, self.listeners.values()))
+    def put(self, number: int, each: Sequence[socket.socket]) -> None:
+        """In the place of what that listener had."""
+        self.room += len(self.listeners.get(number, ())) - len(each)
+        self.listeners[number] = each
+
+    def remove(self, number: int) -> None:
+        """It has none here any more."""
+        self.room += len(self.listeners.pop(number))
 
     def items(self) -> Iterator[Item]:
         """For pack()."""
@@ -70,7 +76,7 @@ class Shelves:
                     shelf.changed = True
         found = {number: [row[at] for at in sorted(row)] for number, row in rows.items()}
         for number, each in found.items():
-            self._shelves[self._places[number]].listeners[number] = each
+            self._shelves[self._places[number]].put(number, each)
         for number, each in self._store.take_listeners().items():
             if number not in found:
                 found[number] = each
@@ -87,7 +93,7 @@ class Shelves:
             self._shelves.append(_Shelf())
             self._free.add(place)
         shelf = self._shelves[place]
-        shelf.listeners[number] = each
+        shelf.put(number, each)
         shelf.changed = True
         self._places[number] = place
         if shelf.room < len(each):
@@ -98,7 +104,7 @@ class Shelves:
         place = self._places.pop(number, None)
         if place is not None:
             shelf = self._shelves[place]
-            del shelf.listeners[number]
+            shelf.remove(number)
             shelf.changed = True
             self._free.add(place)
 

@@ -23,7 +23,7 @@ CARRIED = struct.Struct("=3Q")
 """Moment, datagrams and bytes of one direction, as they stand together in a record."""
 
 # Where single parts of the identity stand, in bytes from the record's start.
-STATE_AT, RULE_AT, SOURCE_PORT_AT, PEER_PORT_AT, PINNED_AT = 16, 20, 40, 42, 44
+STATE_AT, RULE_AT, LISTENER_AT, SOURCE_PORT_AT, PEER_PORT_AT, PINNED_AT = 16, 20, 32, 40, 42, 44
 PEER_AT, SOURCE_AT = 112, 128
 RULE = struct.Struct("=IQ")
 ENDPOINT_PORT = struct.Struct("=H")

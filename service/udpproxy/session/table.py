@@ -11,7 +11,7 @@ that makes no sense (sense.py) is none.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
 
 from udpproxy.session import layout, sense
@@ -277,9 +277,9 @@ class Table:
         """How many sessions there are, by a look at all states in one go."""
         return self.capacity - self._states().count(State.FREE)
 
-    def records(self) -> Iterator[tuple[int, Record]]:
-        """Every live session with its slot."""
-        for slot, state in enumerate(self._states()):
+    def records(self, first: int = 0) -> Iterator[tuple[int, Record]]:
+        """Every live session with its slot, from the slot `first` on."""
+        for slot, state in enumerate(self._states()[first:], first):
             if state != State.FREE and (record := self.read(slot)):
                 yield slot, record
 
@@ -298,6 +298,16 @@ class Table:
         first = HEADER_SIZE // 8 + layout.STATE_AT // 8
         words = self.words[first : first + self.capacity * WORDS : WORDS].tolist()
         return [slot for slot, word in enumerate(words) if word & 0xFF and word >> 32 in acls]
+
+    def of_other_listeners(self, known: Container[int]) -> list[int]:
+        """The slots of the live sessions of listeners that are not `known`; cheap."""
+        first = HEADER_SIZE // 8 + layout.LISTENER_AT // 8
+        words = self.words[first : first + self.capacity * WORDS : WORDS].tolist()
+        return [
+            slot
+            for slot, (state, word) in enumerate(zip(self._states(), words, strict=True))
+            if state != State.FREE and word & 0xFFFFFFFF not in known
+        ]
 
     def _states(self) -> bytes:
         end = HEADER_SIZE + self.capacity * RECORD_SIZE
