@@ -16,7 +16,7 @@ from udpproxy.process.loop import Reactor
 MOST_OF_TURN = 7
 """More in one turn of the loop are a crowd. The Python engine lets the loop turn after eight
 strangers that it refused, the native one after 64 that it asks about."""
-BURST = 200
+BURST = 150
 """Lines of a crowd: as many clients may begin at once, after a restart of theirs."""
 _CALM = 1.0
 """Seconds without a crowd until all is as before."""
