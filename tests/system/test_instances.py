@@ -88,7 +88,7 @@ def test_a_port_that_is_taken(host: Machine, pair: tuple[Instance, Instance]) ->
     begun = time.monotonic()
     until(lambda: len(rival.messages("UDPS-520-E")) == 7, 60)
     assert time.monotonic() - begun > 15
-    assert rival.state() == "activating"
+    assert rival.state() in ("activating", "deactivating")  # it rests, or tries
     assert states(inner) == {"active"}
     inner.stop()
     until(lambda: states(rival) == {"active"}, 30)
