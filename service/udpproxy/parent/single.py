@@ -114,6 +114,9 @@ class _Told(Notifier):
         """The work can begin."""
         self._life.ready()
 
+    def starting(self, seconds: float) -> None:
+        """Nobody waits for it but we."""
+
     def status(self, text: str) -> None:
         """Nobody reads it."""
 
