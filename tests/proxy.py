@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import re
 import signal
@@ -155,6 +156,17 @@ class Proxy:
         if self.single:
             return self.pid
         return next((pid for pid, role in self.processes().items() if role == "reg"), 0)
+
+    def table(self) -> mmap.mmap:
+        """The shared memory with the sessions, to be written over."""
+        for entry in Path(f"/proc/{self.pid}/fd").iterdir():
+            if "udp-proxy-sessions" in str(entry.readlink()):
+                fd = os.open(entry, os.O_RDWR)
+                try:
+                    return mmap.mmap(fd, 0)
+                finally:
+                    os.close(fd)
+        raise AssertionError("no table")
 
     def kill(self, number: int, process: str = "parent") -> int:
         """Send a signal; which process got it."""

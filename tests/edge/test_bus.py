@@ -69,14 +69,23 @@ class FakeBus:
 
 
 class Nobody:
-    """Objects that nobody asks for anything."""
+    """Objects that nobody asks for anything; it keeps the mistakes that it hears of."""
+
+    def __init__(self) -> None:
+        self.mistakes: list[Exception] = []
+
+    def broken(self, problem: Exception) -> None:
+        """See bus.Service."""
+        self.mistakes.append(problem)
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(name)
 
 
 async def connected(
-    path: Path, work: Callable[[FakeBus, Bus, asyncio.Event], Awaitable[None]]
+    path: Path,
+    work: Callable[[FakeBus, Bus, asyncio.Event], Awaitable[None]],
+    nobody: Nobody | None = None,
 ) -> list[str]:
     """Do the work while connected (the event is set once that is over), and end in order; why the
     connection was lost, each time, and all that asyncio was left with."""
@@ -91,7 +100,8 @@ async def connected(
     asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(str(context)))
     server = await asyncio.start_unix_server(fake.serve, path)
     objects = {PATH: [INTERFACE]}
-    bus = Bus(NAME, objects, Nobody(), session=False, open_methods=frozenset(), allowed_group=None)
+    service = nobody or Nobody()
+    bus = Bus(NAME, objects, service, session=False, open_methods=frozenset(), allowed_group=None)
     run = asyncio.ensure_future(bus.run(joined=joined.set, lost=lost))
     await asyncio.wait_for(joined.wait(), 10)
     await work(fake, bus, gone)
@@ -119,6 +129,18 @@ def test_what_was_said_leaves_before_the_end(address: Path) -> None:
         bus.emit(PATH, INTERFACE, "SessionEnded", "t", [7])
 
     assert asyncio.run(connected(address, work)) == []
+
+
+def test_a_word_that_cannot_be_said(address: Path) -> None:
+    """It costs itself: what we say next is heard."""
+
+    async def work(fake: FakeBus, bus: Bus, gone: asyncio.Event) -> None:
+        bus.emit(PATH, INTERFACE, "SessionEnded", "t", [1 << 64])
+        bus.emit(PATH, INTERFACE, "SessionEnded", "t", [7])
+
+    nobody = Nobody()
+    assert asyncio.run(connected(address, work, nobody)) == []
+    assert len(nobody.mistakes) == 1
 
 
 def descriptors() -> int:

@@ -10,15 +10,29 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dbus_next import Message, Variant
 
-from buses import NAME, PROCESS, PROXY, ROOT, STRANGER, ask, call, caller, on_bus, open_bus
-from echo import Echo, clients, exchange
+from buses import (
+    NAME,
+    PROCESS,
+    PROPERTIES,
+    PROXY,
+    ROOT,
+    STRANGER,
+    ask,
+    call,
+    caller,
+    on_bus,
+    open_bus,
+)
+from echo import Echo, clients, exchange, udp
 from host import free_port
 from proxy import Proxy, config, until
 from udpproxy.parent.service import MOST_ROWS
+from udpproxy.session import table as t
 
 LIMITS = "org.freedesktop.DBus.Error.LimitsExceeded"
 
@@ -285,3 +299,30 @@ def test_descriptors_that_callers_send_are_not_kept(proxy: Proxy, tmp_path: Path
 
     assert asyncio.run(run()) == 0
     assert proxy.said("UDPS-320") == []
+
+
+def test_a_table_that_reg_wrote_over(tmp_path: Path, bus_log: Path) -> None:
+    """Figures on the bus start again at their end, as counters do."""
+    port, largest = free_port(), (1 << 64) - 1
+    message = call("GetAll", "s", PROXY)
+    message.interface = PROPERTIES
+
+    async def shown() -> dict[str, Any]:
+        await on_bus(tmp_path)
+        async with caller(tmp_path) as bus:
+            reply = await ask(bus, message)
+            assert reply.error_name is None, reply.body
+            return {name: value.value for name, value in reply.body[0].items()}
+
+    with Echo() as echo, udp() as client, Proxy(tmp_path, config(port, str(echo))) as proxy:
+        asyncio.run(on_bus(tmp_path))
+        with proxy.table() as shared:
+            shared[16 : t.HEADER_SIZE] = bytes([0xFF]) * (t.HEADER_SIZE - 16)
+        exchange(client, ("127.0.0.1", port), b"tells the bus of a session")
+        time.sleep(1.5)
+        values = asyncio.run(shown())
+        assert values["Sessions"] == 1
+        assert values["Drops"] == largest - 1
+        assert proxy.info()["drops-listeners"] == largest
+        assert proxy.said("UDPS-530") == []
+        assert proxy.stop() == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import random
 import signal
@@ -64,18 +63,6 @@ DAMAGES: dict[Damage, int] = {
 """With how many sessions each costs."""
 
 
-def table_of(pid: int) -> mmap.mmap:
-    for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
-        path = f"/proc/{pid}/fd/{name}"
-        if "udp-proxy-sessions" in os.readlink(path):  # noqa: PTH115
-            fd = os.open(path, os.O_RDWR)
-            try:
-                return mmap.mmap(fd, 0)
-            finally:
-                os.close(fd)
-    raise AssertionError("no table")
-
-
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("engine", NAMES)
 def test_a_damaged_record_costs_its_session_only(
@@ -89,7 +76,7 @@ def test_a_damaged_record_costs_its_session_only(
             exchange(sock, ("127.0.0.1", port), b"before")
         before = {row["session"] for row in proxy.sessions()}
         old = proxy.kill(signal.SIGSTOP, "reg")
-        with table_of(proxy.pid) as shared, memoryview(shared) as memory:
+        with proxy.table() as shared, memoryview(shared) as memory:
             damage(memory)
         proxy.info()
         proxy.sessions()
@@ -120,7 +107,7 @@ def test_records_of_the_rest_are_written_at_the_end(tmp_path: Path, engine: str)
         with Proxy(tmp_path, text) as proxy:
             for sock in socks:
                 exchange(sock, ("127.0.0.1", port), b"before")
-            with table_of(proxy.pid) as shared, memoryview(shared) as memory:
+            with proxy.table() as shared, memoryview(shared) as memory:
                 state_77(memory)
                 assert proxy.stop() == 0
             assert len(proxy.records()) == SESSIONS - 1
@@ -133,7 +120,7 @@ def test_a_child_cannot_cut_the_table(tmp_path: Path, engine: str) -> None:
     text = config(port, "127.0.0.1:9", top=f'max-sessions = 20\nengine = "{engine}"')
     with Proxy(tmp_path, text) as proxy:
         pid = proxy.reg_pid
-        with table_of(proxy.pid) as shared:
+        with proxy.table() as shared:
             size = len(shared)
         for name in os.listdir(f"/proc/{proxy.pid}/fd"):  # noqa: PTH208
             path = f"/proc/{proxy.pid}/fd/{name}"

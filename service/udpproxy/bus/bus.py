@@ -106,8 +106,11 @@ class Bus:
     def emit(
         self, path: str, interface: str, member: str, signature: str, body: list[Value]
     ) -> None:
-        """A signal; nothing where there is no connection, or nobody reads what we say."""
-        if self._bus is not None and not self._bus.full:
+        """A signal; nothing where there is no connection, or nobody reads what we say. What
+        cannot be said costs that word, and is logged."""
+        if self._bus is None or self._bus.full:
+            return
+        try:
             self._bus.send(
                 Message(
                     message_type=MessageType.SIGNAL,
@@ -118,6 +121,8 @@ class Bus:
                     body=body,
                 )
             )
+        except Exception as problem:  # some of our figures are others' words
+            self._service.broken(problem)
 
     def changed(self, path: str, interface: str, names: set[str]) -> None:
         """PropertiesChanged with the values of these."""

@@ -54,6 +54,7 @@ _TOTALS = {
 }
 MOST_ROWS = 2000
 """Sessions in one answer: some tenths of a second, in which nobody else is answered."""
+_LARGEST = (1 << 64) - 1
 _SYSLOG_NAMES = {3: "err", 4: "warning", 5: "notice", 6: "info"}
 _LEVELS = {
     "emerg": "3",
@@ -118,7 +119,8 @@ class BusService:
             "MaxSessions": figures["max-sessions"],
         }
         for name, parts in _TOTALS.items():
-            values[name] = sum(totals[part] for part in parts)
+            # A counter starts again at its end, as those do that it is made of.
+            values[name] = sum(totals[part] for part in parts) & _LARGEST
         return values
 
     async def set_property(self, path: str, interface: str, name: str, value: Value) -> None:
