@@ -118,7 +118,7 @@ def test_a_listener_goes_and_its_sessions_with_it(rig: Rig) -> None:
     rig.converse(client, server, rig.where(first))
     rig.converse(client, server, rig.where(second))
     place = rig.where(first)
-    rig.engine.remove_listener(first)
+    assert rig.engine.remove_listener(first) == 1
     rig.listeners.pop(first).socket.close()
     rig.expect_end(1, Reason.POLICY)
     assert rig.engine.sessions == 1

@@ -6,14 +6,17 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from echo import Echo, clients, exchange, silent
+from built import NAMES
+from echo import Echo, clients, exchange, silent, udp
 from host import free_port
 from proxy import Endpoint, Proxy, command, config, until
 
@@ -150,6 +153,32 @@ def test_withdrawn_rule_ends_its_sessions(lab: Lab) -> None:
     assert until(lambda: lab.proxy.info()["refused-by-acl"], step=0.05)
     assert [row["acl"] for row in lab.proxy.sessions()] == ["two"]
     assert len(lab.proxy.said("UDPS-305-I 1 sessions ended")) == 1
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_sessions_that_come_and_go_meanwhile(tmp_path: Path, engine: str) -> None:
+    """They are none that the reload ended, and their number is never below 0."""
+    port = free_port()
+    acl = "[session-acl.limits]\ndownload-datagrams = 1"
+    top = f'max-sessions = 50\nengine = "{engine}"'
+    with Echo() as echo, Proxy(tmp_path, config(port, str(echo), top=top, acl=acl)) as proxy:
+        over = threading.Event()
+
+        def busy() -> None:
+            with udp() as client:
+                while not over.is_set():
+                    exchange(client, ("127.0.0.1", port), b"opens and ends one")
+
+        with ThreadPoolExecutor() as pool:
+            done = pool.submit(busy)
+            try:
+                ended = [proxy.ask("reload")["sessions-ended"] for _ in range(30)]
+            finally:
+                over.set()
+            done.result()
+        assert ended == [0] * 30
+        assert proxy.info()["reg-ends"] == 0
+        assert proxy.said("UDPS-212-E") == []
 
 
 def test_session_that_another_rule_takes_goes_on(lab: Lab) -> None:

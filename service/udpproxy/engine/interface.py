@@ -198,8 +198,8 @@ class Engine(Protocol):
     def add_listener(self, listener: ListenerSocket) -> None:
         """Take clients' datagrams from it."""
 
-    def remove_listener(self, number: int) -> None:
-        """Its sessions end as `policy`."""
+    def remove_listener(self, number: int) -> int:
+        """Its sessions end as `policy`; how many."""
 
     def adopt(self) -> int:
         """Go on with the sessions in the table; how many there were."""

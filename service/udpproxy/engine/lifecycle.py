@@ -91,15 +91,16 @@ class Lifecycle(ABC):
         """More sockets towards servers, of a family that was not needed before."""
         self._pool.extend(carriers)
 
-    def remove_listener(self, number: int) -> None:
-        """Its sessions end as `policy`."""
+    def remove_listener(self, number: int) -> int:
+        """Its sessions end as `policy`; how many."""
         listening = self._listeners.pop(number)
         del self._drops[number]
         self._reactor.remove_reader(listening.given.socket.fileno())
-        for session in self._sessions():
-            if session.listener is listening:
-                self._close(session, Reason.POLICY)
+        its = [session for session in self._sessions() if session.listener is listening]
+        for session in its:
+            self._close(session, Reason.POLICY)
         listening.given.socket.close()
+        return len(its)
 
     def _sessions(self) -> list[Relayed]:
         return [cast(Relayed, session) for session in self._book]

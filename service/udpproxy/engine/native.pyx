@@ -176,15 +176,16 @@ cdef class NativeEngine(_News):
             raise OSError(problem, os.strerror(problem))
 
     def remove_listener(self, number):
-        """Its sessions end as `policy`."""
-        cdef uint32_t wanted = number
+        """Its sessions end as `policy`; how many."""
+        cdef uint32_t ended, wanted = number
         with nogil:
-            relay_unlisten(self._relay, wanted)
+            ended = relay_unlisten(self._relay, wanted)
         self.settle()
         listener = self._listeners.pop(number)
         del self._drops[number]
         for sock in (listener.socket, *listener.others):
             sock.close()
+        return ended
 
     def adopt(self):
         """Go on with the sessions in the table; how many there were."""

@@ -76,7 +76,7 @@ cdef extern from "relay/relay.h" nogil:
     int relay_poller(relay_ *, uint32_t)
     void relay_socket(relay_ *, int, uint32_t, int)
     int relay_listen(relay_ *, uint32_t, const int *, const address *)
-    int relay_unlisten(relay_ *, uint32_t)
+    uint32_t relay_unlisten(relay_ *, uint32_t)
     void relay_ring(relay_ *)
     void relay_hush(relay_ *)
     void relay_news(relay_ *, news *, uint32_t *, const portion *)

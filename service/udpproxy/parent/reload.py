@@ -22,6 +22,8 @@ from udpproxy.reg import installed
 
 HAND_OVER_LIMIT = 10.0
 """Seconds that REG has to take a new configuration over."""
+_MOST_ENDED = 1 << 32
+"""More than a table's: sessions that open while REG counts can end as well."""
 
 _FIXED = {
     "max_sessions": "max-sessions",
@@ -163,7 +165,7 @@ class Current:
         except (InvalidArgument, LinkError, UnitError, OSError) as problem:
             children.discard(reg, f"it has not taken the new configuration over: {problem}")
             return 0
-        if type(ended) is not int or not 0 <= ended <= resources.table.capacity:
+        if type(ended) is not int or not 0 <= ended <= _MOST_ENDED:
             said = cut(repr(ended))
             children.discard(reg, f"{said} is no number of sessions that a reload can end")
             return 0

@@ -282,16 +282,15 @@ class Reg:
         self._host.verdicts = Verdicts(
             config, generation, self._naming.known, self._lent.versions, before
         )
-        sessions = self._engine.sessions
-        for number in removed:
-            self._engine.remove_listener(number)
+        # Counted one by one: others come and go of themselves meanwhile.
+        ended = sum(self._engine.remove_listener(number) for number in removed)
         self._take_listeners()
-        self._engine.reconsider()
+        ended += self._engine.reconsider()
         self._host.extensions.retire()
         self._naming.reconsider()
         if before.config.segmentation != config.segmentation:  # else a command's word holds
             self._engine.segment(on=config.segmentation == "auto")
-        return sessions - self._engine.sessions
+        return ended
 
     def _tick(self) -> None:
         if self._engine is None:

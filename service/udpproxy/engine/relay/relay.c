@@ -301,8 +301,8 @@ int relay_listen(struct relay *relay, uint32_t number, const int *fds, const uni
     return problem;
 }
 
-// Its sessions end as `policy`. 0: there is no such listener.
-int relay_unlisten(struct relay *relay, uint32_t number)
+// Its sessions end as `policy`; how many.
+uint32_t relay_unlisten(struct relay *relay, uint32_t number)
 {
     struct listener *listener = NULL;
     for (uint32_t i = 0; i < relay->listener_count; i++)
@@ -315,6 +315,7 @@ int relay_unlisten(struct relay *relay, uint32_t number)
     enter_all(relay);
     listener->gone = true;
     leave_all(relay);
+    uint32_t ended = 0;
     for (uint32_t i = 0; i < relay->worker_count; i++) {
         struct worker *worker = relay->workers + i;
         enter(worker);
@@ -322,8 +323,10 @@ int relay_unlisten(struct relay *relay, uint32_t number)
         for (uint32_t slot = 0; slot < relay->capacity; slot++) {
             struct session *session = relay->sessions + slot;
             if (life_of(session) == LIVE && is_of(session, worker) &&
-                session->listener == listener)
+                session->listener == listener) {
                 close_session(worker, session, POLICY);
+                ended++;
+            }
         }
         drop_held(worker, listener);
         leave(worker);
@@ -331,7 +334,7 @@ int relay_unlisten(struct relay *relay, uint32_t number)
     pthread_mutex_lock(&relay->book);
     forget_listener(relay, listener);
     pthread_mutex_unlock(&relay->book);
-    return 1;
+    return ended;
 }
 
 // ---- verdicts: made for Python, which fills them in; used by decisions and sessions ----

@@ -130,7 +130,7 @@ int relay_poller(struct relay *relay, uint32_t worker);
 
 void relay_socket(struct relay *relay, int version, uint32_t slot, int fd);
 int relay_listen(struct relay *relay, uint32_t number, const int *fds, const union address *bound);
-int relay_unlisten(struct relay *relay, uint32_t number);
+uint32_t relay_unlisten(struct relay *relay, uint32_t number);
 
 void relay_news(struct relay *relay, struct news *news, uint32_t *slots,
                 const struct portion *most);
