@@ -236,7 +236,7 @@ def test_a_store_that_does_not_listen(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    "answer", ["text", [], {"a": 1}, -1, 5, 1 << 70, True, None, 1.5, "no", "sessions"]
+    "answer", ["text", [], {"a": 1}, -1, (1 << 32) + 1, 1 << 70, True, None, 1.5, "no", "sessions"]
 )
 def test_a_nonsense_answer_costs_the_child(lab: Lab, answer: wire.Plain) -> None:
     """REG's, to a reload: the reload is completed, and the next REG has all of it."""
