@@ -22,6 +22,8 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
+        if not self.line:  # of the whole file
+            return f"{self.origin}: {self.text}"
         return f"{self.origin}:{self.line}: {self.key}: {self.text}"
 
 
@@ -31,6 +33,13 @@ class ConfigError(ProxyError):
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = sorted(problems, key=lambda problem: problem.line)
         super().__init__("\n".join(map(str, self.problems)))
+
+
+def lines_of(problem: Exception, most: int = 20) -> list[str]:
+    """Each mistake by itself, and if there are very many, how many more."""
+    lines = str(problem).splitlines()
+    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return lines[:most] + more
 
 
 class LinkError(ProxyError):

@@ -70,7 +70,7 @@ def test_check_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert out == f"{path}: ok\n"
     first, second = err.splitlines()
     assert first.startswith(f"warning: {path}:1: session-acl: there is none")
-    assert second.startswith(f'warning: {path}:0: file: "draft.1" is no instance\'s name')
+    assert second.startswith(f'warning: {path}: "draft.1" is no instance\'s name')
 
 
 def test_every_mistake_is_printed(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,7 +79,7 @@ def test_patterns_stand_only_where_clients_do() -> None:
         ("ns.example.org:53", "without a port"),
         ("ns:99999", "without a port"),
         ("*.a b", "is not an address"),
-        ("*", "is not an address"),
+        *((word, 'leave "from" out') for word in ("*", "any", "All", "everybody")),
         ("*.", "is not an address"),
         ("a.*.org", "is not an address"),
         ("**.org", "is not an address"),
@@ -201,6 +201,7 @@ def test_servers(given: str, host: str, port: int | None) -> None:
         ("ns.example.org:x", "port from 1 to 65535"),
         ("127.0.0.1:53:54", "is not an address"),
         ("", "is not an address"),
+        ("[fe80::1]:53", "fe80::1 is link-local and needs a zone"),
         (["a"], "expected text in quotes, found a list"),
     ],
 )

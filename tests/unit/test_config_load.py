@@ -308,6 +308,7 @@ def test_what_is_not_toml(text: str, line: int, told: str) -> None:
         (with_top("resolver = []"), "resolver: expected a table, found a list"),
         (with_top('"a\\nb" = 1'), '"a\\nb": unknown key'),
         (with_top("session_acl = 1"), "session_acl: unknown key; did you mean session-acl?"),
+        (with_top("acl = 1"), "acl: unknown key; did you mean session-acl?"),
         ("max-sessions = 1", "listen: at least one [[listen]] must be given"),
         ("max-sessions = 1\nlisten = []", "listen: at least one [[listen]] must be given"),
         ("max-sessions = 1\n[listen]\nport = 1", "listen: expected a list of tables: write [[lis"),
@@ -332,6 +333,8 @@ def test_mistakes_at_the_top(text: str, told: str) -> None:
         ('address = "::1"\nport = 1\nversion = "6"', 'version: expected 4 or 6, found "6"'),
         ('address = "::1"\nport = 1\nmax-sessions = 1', "it belongs at the top of the file"),
         ('address = "::1"\nport = 1\nxyz = 1', "listen[1].xyz: unknown key"),
+        ('address = "*"\nport = 1', 'write "0.0.0.0" or "::" (a table each) for all of this host'),
+        ('address = "fe80::7"\nport = 1', "fe80::7 is link-local and needs a zone (fe80::7%eth0)"),
         ('address = "localhost"\nport = 1', '"localhost" is a name: only an address can stand'),
         ('address = "::1"\nport = "5060-40000"', "overlaps the kernel's ephemeral ports 32768-60"),
     ],
@@ -377,6 +380,7 @@ def test_overlapping_listens(one: tuple[str, str], other: tuple[str, str], *, cl
         ("limits.upload-datagrams = 1.5", "limits.upload-datagrams: expected a number from 0"),
         ('limits.download-bytes = "1T"', "limits.download-bytes: expected a size"),
         ("limits.idel = 1", "limits.idel: unknown key; did you mean idle?"),
+        ("log = true", "log: unknown key; it is a table of its own: [log]"),
         ('to = "192.0.2.1"', 'to: expected a list such as ["..."], found "192.0.2.1"'),
         ("to = []", "to: the list is empty; leave the key out where anything will do"),
         ("to = [1]", "to[1]: expected text in quotes, found 1"),
@@ -621,7 +625,8 @@ def test_files_that_cannot_be_read(
         path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         load.read(path)
-    assert str(caught.value) == f"{path}:{line}: file: {told}"
+    where = f"{path}:{line}: file" if line else str(path)
+    assert str(caught.value) == f"{where}: {told}"
 
 
 @pytest.mark.parametrize("name", ["dns", "_x", "A-1_b", "x" * 64])

@@ -54,6 +54,7 @@ class World:
             helpers=lambda: (),
             roles=lambda: [child.role for child in self.children],
             segmented=self.modes.append,
+            starting=lambda: True,
             stopping=lambda: self.stopping,
         )
 

@@ -63,6 +63,9 @@ class Service(Protocol):
     def refused(self, what: str, uid: int, why: str) -> None:
         """Somebody was turned away."""
 
+    def failed(self, what: str, uid: int, why: str) -> None:
+        """What somebody may do could not be done."""
+
     def broken(self, problem: Exception) -> None:
         """A mistake of ours, which the caller is not told more of."""
 
@@ -248,7 +251,7 @@ class Objects:
             given = arguments.checked(method.name, message.body)
             body = await self._service.call(message.path, method.name, given)
         except (InvalidArgument, LinkError) as problem:
-            self._service.refused(method.name, caller.uid, arguments.told(str(problem)))
+            self._service.failed(method.name, caller.uid, arguments.told(str(problem)))
             raise
         return Message.new_method_return(message, method.out_signature, body)
 
@@ -277,7 +280,8 @@ class Objects:
         interface, name, value = message.body
         found = [each for each in self._contracts[interface].properties if each.name == name]
         if not found or not found[0].access.writable():
-            return _error(message, _ERROR + "PropertyReadOnly", name)
+            hint = ": the key target of table [log] says it" if name == "LogTarget" else ""
+            return _error(message, _ERROR + "PropertyReadOnly", f"{name} is read-only{hint}")
         if value.signature != found[0].signature:
             return _error(message, _ERROR + "InvalidArgs", f"give {found[0].signature}")
         await self._authorise(message, caller, f"Set {name}", held)

@@ -22,6 +22,7 @@ from udpproxy.config.model import (
 from udpproxy.config.values import NotBuilt, is_name, said, text, whole
 
 _number = whole(1, 65535)
+_EVERYBODY = ("any", "all", "*", "everybody", "everyone")
 
 
 def port(value: object) -> int:
@@ -46,9 +47,16 @@ def ports(value: object) -> Ports:
     return found
 
 
+def _refuse_everybody(word: str, instead: str) -> None:
+    """Words that people write for it; some could be the names of hosts."""
+    if word.strip("[]").lower() in _EVERYBODY:
+        raise ValueError(f"{said(word)} is no address: {instead}")
+
+
 def address(value: object) -> Address:
     """One address, with or without brackets, no port, no name."""
     word = text(value)
+    _refuse_everybody(word, 'write "0.0.0.0" or "::" (a table each) for all of this host')
     if is_name(word):
         raise ValueError(f"{said(word)} is a name: only an address can stand here")
     return _address(_bare(word), word)
@@ -66,6 +74,7 @@ def network(value: object) -> Network:
 def source(value: object) -> Network | Name | Pattern:
     """An item of `from`: as network(), a name, or a pattern such as "*.example.org"."""
     word = text(value)
+    _refuse_everybody(word, 'leave "from" out for everybody, or write "0.0.0.0/0" and "::/0"')
     host = _bare(word)
     if is_name(host):
         return name(host)
@@ -84,6 +93,7 @@ def destination(value: object) -> Destination:
     """An item of `to`: network, ports or both."""
     word = text(value)
     host, port_text = split(word)
+    _refuse_everybody(host, 'leave "to" out for all addresses, or write ":PORT" for all of a port')
     found = None if port_text is None else ports(port_text)
     if re.fullmatch(r"[0-9]+(-[0-9]+)?", host):
         raise ValueError(f'expected ":{host}" for ports alone, found {said(word)}')
@@ -105,6 +115,7 @@ def server(value: object) -> Server:
     target = _address(host, word)
     if target.is_unspecified:
         raise ValueError(f"{target} is no server's address")
+    refuse_link_local(target)
     return Server(host=target, port=found)
 
 
@@ -117,6 +128,12 @@ def name_server(value: object) -> NameServer:
     if target.is_unspecified or target.is_multicast:
         raise ValueError(f"{target} is no name server's address")
     return NameServer(address=target, port=found)
+
+
+def refuse_link_local(target: Address) -> None:
+    """Without an interface the system does not know where that is."""
+    if target.version == 6 and target.is_link_local:
+        raise NotBuilt(f"{target} is link-local and needs a zone ({target}%eth0), which is")
 
 
 def endpoint(target: Address, number: int) -> str:

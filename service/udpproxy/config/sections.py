@@ -27,6 +27,8 @@ LEVELS = {
     "trace": 8,
     "full": 9,
 }
+LEVEL_WORDS = {"emerg": 3, "alert": 3, "crit": 3, "err": 3, "warn": 4, "info": 6}
+"""Of syslog and systemd: they mean the same."""
 TARGETS = ("auto", "journal", "stderr", "syslog", "file")
 FACILITIES = (
     *("user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp"),
@@ -91,9 +93,9 @@ def listen(table: Table) -> Listen | None:
     version = table.take("version", _version, None)
     address: Address | None
     if table.has("interface"):
-        address = table.take("address", addresses.address, None)
+        address = table.take("address", _listening_address, None)
     else:
-        address = table.need("address", addresses.address, None)
+        address = table.need("address", _listening_address, None)
     ports: Ports | None = table.need("port", addresses.ports, None)
     if address is not None and version is not None and version != address.version:
         table.wrong("version", f"{address} is of version {address.version}, not {version}")
@@ -101,6 +103,12 @@ def listen(table: Table) -> Listen | None:
     if address is None or ports is None:
         return None
     return Listen(address=address, ports=ports, line=table.line)
+
+
+def _listening_address(value: object) -> Address:
+    found = addresses.address(value)
+    addresses.refuse_link_local(found)
+    return found
 
 
 def _version(value: object) -> int:
@@ -168,8 +176,8 @@ def log(table: Table) -> Log:
 
 
 def _level(value: object) -> int:
-    if isinstance(value, str) and value in LEVELS:
-        return LEVELS[value]
+    if isinstance(value, str) and value in LEVELS | LEVEL_WORDS:
+        return (LEVELS | LEVEL_WORDS)[value]
     if isinstance(value, int) and not isinstance(value, bool) and 3 <= value <= 9:
         return value
     raise ValueError(

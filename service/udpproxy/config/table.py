@@ -25,6 +25,7 @@ class Notes:
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
         self.top_keys: frozenset[str] = frozenset()
+        self.top_tables: set[str] = set()
         self._origin = origin
         self._lines = lines
 
@@ -117,6 +118,8 @@ class Table:
     def table(self, key: str) -> Table:
         """A table inside this one; an absent one is empty."""
         found = self.take(key, _table, {})
+        if not self.path:
+            self.notes.top_tables.add(key)
         return Table(found, (*self.path, key), self.notes)
 
     def tables(self, key: str) -> list[Table]:
@@ -146,8 +149,11 @@ class Table:
 
     def _hint(self, key: str) -> str:
         close = difflib.get_close_matches(key[:64], self._asked, n=1)
+        close = close or [one for one in self._asked if key in one.split("-")]
         if close:
             return f"; did you mean {close[0]}?"
+        if key in self.notes.top_tables:
+            return f"; it is a table of its own: [{key}]"
         if key in self.notes.top_keys:
             return "; it belongs at the top of the file, before the first [table]"
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 
 from udpproxy.config.model import Config
@@ -62,6 +63,8 @@ class Children:
         self._loop = asyncio.get_running_loop()
         self._lacking: Peer | None = None
         """Who was the last for whom there was no room."""
+        self.down: dict[str, float] = {}
+        """Since when there is none that works, of those that did; seconds since the epoch."""
         self.peers: dict[str, Peer] = {}
         self.running = asyncio.Event()
 
@@ -173,6 +176,7 @@ class Children:
             self._inheritance.told(news.what)
         elif news.what == "ready":
             self._supervisor.ready(peer.role)
+            self.down.pop(peer.role, None)
             if peer.role == "reg":
                 self._inheritance.relays()
                 self.running.set()
@@ -205,6 +209,7 @@ class Children:
         """A child's link is closed."""
         if self.peers.get(peer.role) is peer:
             del self.peers[peer.role]
+            self.down.setdefault(peer.role, time.time())
             self._supervisor.left(peer.role)
             if peer.role == "reg":
                 self.running.clear()

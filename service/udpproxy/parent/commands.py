@@ -50,11 +50,13 @@ class Commands:
         helpers: Callable[[], tuple[str, ...]],
         roles: Callable[[], Container[str]],
         segmented: Callable[[str], None],
+        starting: Callable[[], bool],
         stopping: Callable[[], bool],
     ) -> None:
         """`helpers` are the roles that the names in the configuration need, `roles` all that there
         are to be; `segmented` hears each mode of segmentation that REG has taken."""
         self._segmented = segmented
+        self._starting = starting
         self._stopping = stopping
         self._control = control
         self._sessions = sessions
@@ -133,6 +135,8 @@ class Commands:
         return name
 
     async def _ready(self, *, needed: bool) -> None:
+        if not needed and not self._starting():
+            return  # what the parent knows itself is wanted most while the relay is down
         try:
             limit = READY_LIMIT if needed else _MOMENT
             await asyncio.wait_for(self._running.wait(), limit)

@@ -229,7 +229,9 @@ class Door:
         self._refusals.append(now)
         held = f" ({self._unsaid} more held back)" if self._unsaid else ""
         self._unsaid = 0
-        verb, why = wire.cut(ask.verb), wire.cut(why)
+        first, *rest = why.splitlines() or [""]
+        why = f"{wire.cut(first)} (and {len(rest)} more)" if rest else wire.cut(first)
+        verb = wire.cut(ask.verb)
         self._logs.say(messages.COMMAND_REFUSED, verb, link.peer[1], f"{why}{held}")
 
     def _failed(self, link: Link, what: str) -> None:

@@ -154,6 +154,7 @@ class Parent:
             helpers=children.helpers,
             roles=children.all,
             segmented=children.segmented,
+            starting=lambda: self._state.word == "starting",
             stopping=self._stopping,
         )
         self._door = Door(
@@ -243,7 +244,7 @@ class Parent:
         if interval and now - self._alive_at >= min(interval, 1.0):
             self._alive_at = now
             self._notifier.alive()
-        told = (self._state.word, self._state.sessions)
+        told = (self._state.text, self._state.sessions)
         if told != self._told:
             self._told = told
             self._notifier.status(self._state.line())

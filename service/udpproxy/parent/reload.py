@@ -9,7 +9,7 @@ from pathlib import Path
 
 from udpproxy.config import load
 from udpproxy.config.model import Config
-from udpproxy.errors import ConfigError, InvalidArgument, LinkError, UnitError
+from udpproxy.errors import ConfigError, InvalidArgument, LinkError, UnitError, lines_of
 from udpproxy.parent.children import Children
 from udpproxy.parent.names import Naming, check_name_servers
 from udpproxy.parent.peer import Peer
@@ -126,7 +126,8 @@ class Current:
             change.prepare(self.config, room)
         except (ConfigError, InvalidArgument, UnitError, OSError) as problem:
             change.rollback()
-            self._logs.say(messages.RELOAD_FAILED, problem)
+            for line in lines_of(problem):
+                self._logs.say(messages.RELOAD_FAILED, line)
             raise InvalidArgument(str(problem)) from None
         except BaseException:
             change.rollback()

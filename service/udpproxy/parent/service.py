@@ -171,6 +171,12 @@ class BusService:
         if held is not None:
             self._logs.say(messages.CALL_REFUSED, what, uid, why, held, CALLER_UID=uid)
 
+    def failed(self, what: str, uid: int, why: str) -> None:
+        """The same for what could not be done."""
+        held = self._damper.passes(uid)
+        if held is not None:
+            self._logs.say(messages.CALL_FAILED, what, uid, why, held, CALLER_UID=uid)
+
     def broken(self, problem: Exception) -> None:
         """A mistake of ours, at most one a second: callers can repeat it at will."""
         if self._damper.passes("broken") is not None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from abc import abstractmethod
 from pathlib import Path
 
 from udpproxy import __version__
 from udpproxy.config import load
 from udpproxy.config.model import Config, Log, Name
-from udpproxy.errors import ConfigError, NoRight, UnitError
+from udpproxy.errors import ConfigError, NoRight, UnitError, lines_of
 from udpproxy.parent.listening import is_local
 from udpproxy.parent.names import check_name_servers
 from udpproxy.parent.place import AlreadyRunning, Place, runtime_directory
@@ -60,15 +59,17 @@ def run(
     """The proxy, to its end: in the foreground, or as the daemon that `starter` waits for."""
     # First of all: from here on no signal kills us on the way.
     signals = Signals()
+    logs = Logs(f"udp-proxy/{path.stem}")
     try:
         instance = load.instance_name(path)
         text = load.read_text(path)
         config = load.parse(text, str(path), ephemeral=load.ephemeral_ports())
         installed.check(config, str(path))
     except ConfigError as problem:
-        sys.stderr.write(f"{problem}\n")
+        for line in lines_of(problem):
+            logs.say(messages.CONFIG_MISTAKE, line)
+        logs.close()
         return BAD_CONFIG
-    logs = Logs(f"udp-proxy/{instance}")
     try:
         logs.level = level_from(level, config.log.level) if level else config.log.level
         if config.singleproc and mode is Mode.FORK:

@@ -14,6 +14,8 @@ from udpproxy.parent.setting import Setting
 from udpproxy.process.control import Figures
 from udpproxy.process.costly import Costly
 
+_SPOKEN = {"reg": "relay"}
+
 
 class State:
     """`word` is starting, running or stopping."""
@@ -49,7 +51,7 @@ class State:
             "instance": self._setting.instance,
             "role": "parent",
             "mode": self._setting.mode.value,
-            "state": self.word,
+            "state": self.text,
             "pid": os.getpid(),
             "uptime": round(time.monotonic() - self._born, 1),
             "listening": len(self._resources.listeners.by_place),
@@ -58,6 +60,16 @@ class State:
             "max-sessions": config.max_sessions,
         }
         return figures | ({"tag": config.tag} if config.tag else {})
+
+    @property
+    def text(self) -> str:
+        """`word`, and what is missing while something is."""
+        down = self._children.down
+        if self.word != "running" or not down:
+            return self.word
+        role = "reg" if "reg" in down else min(down)
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(down[role]))
+        return f"degraded: {_SPOKEN.get(role, role)} is down since {since}"
 
     @property
     def sessions(self) -> int:
@@ -77,7 +89,7 @@ class State:
         """For `systemctl status`."""
         listening = len(self._resources.listeners.by_place)
         most = self._config().max_sessions
-        return f"{self.word}: listening {listening}, sessions {self.sessions}/{most}"
+        return f"{self.text}: listening {listening}, sessions {self.sessions}/{most}"
 
     def _of_children(self) -> Figures:
         figures: Figures = {"names-ignored": self._children.words_ignored}

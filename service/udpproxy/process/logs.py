@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from udpproxy.config.model import Log as LogConfig
+from udpproxy.config.sections import LEVEL_WORDS
 from udpproxy.errors import InvalidArgument, UnitError
 from udpproxy.process import messages
 from udpproxy.process.files import FileSink
@@ -53,8 +54,8 @@ def level_from(word: str, current: int) -> int:
     or a name. InvalidArgument for all else."""
     if re.fullmatch(r"[+-][0-9]{1,2}", word):
         return max(LEAST, min(MOST, current + int(word)))
-    if word in NAMES:
-        return NAMES[word]
+    if word in NAMES | LEVEL_WORDS:
+        return (NAMES | LEVEL_WORDS)[word]
     if re.fullmatch(r"[0-9]", word) and LEAST <= int(word) <= MOST:
         return int(word)
     names = ", ".join(NAMES)

@@ -148,8 +148,9 @@ class RelayHost:
         held = self._damper.passes(("refused", name), count)
         if held is not None:
             where = f"{addressed} port {listener.port}"
+            why = "no rule matches" if name == "-" else f"rule {name}"
             self._logs.say(
-                messages.REFUSED, client, where, name, held, CLIENT_ADDR=client, RULE=name
+                messages.REFUSED, client, where, why, held, CLIENT_ADDR=client, RULE=name
             )
 
     def decided(self, record: Record) -> Verdict | None:
