@@ -10,6 +10,7 @@ from socket import SO_BROADCAST, SOL_SOCKET
 
 import pytest
 
+from built import NAMES
 from echo import LARGEST, Echo, arrived, clients, exchange, silent, udp
 from host import free_port
 from namespaces import Network
@@ -161,3 +162,24 @@ def test_unreachable_server(tmp_path: Path, *, single: bool) -> None:
                 exchange(client, ("127.0.0.1", port), b"there you are")
                 assert len(echo.sources) == 1
             assert len(proxy.sessions()) == 1
+
+
+@pytest.mark.parametrize("how", ["ended by REG", "by the parent"])
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("engine", NAMES)
+def test_the_record_says_from_where_the_server_was_written_to(
+    tmp_path: Path, engine: str, address: str, how: str
+) -> None:
+    """Its log knows the client by that alone."""
+    limits = 'limits = { idle = "0.2s" }' if how == "ended by REG" else ""
+    top = f'max-sessions = 5\nengine = "{engine}"'
+    port = free_port(address)
+    with Echo(address) as echo, udp(address) as client:
+        text = config(port, str(echo), listen=address, top=top, acl=limits)
+        with Proxy(tmp_path, text) as proxy:
+            exchange(client, (address, port), b"who am I?")
+            if limits:
+                until(proxy.records)
+        (record,) = proxy.records()
+        ((where, number),) = echo.sources
+        assert (record["SOURCE_ADDR"], record["SOURCE_PORT"]) == (where, str(number))

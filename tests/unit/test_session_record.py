@@ -8,11 +8,13 @@ from udpproxy.session.layout import Record
 from udpproxy.session.reasons import Reason
 from udpproxy.session.record import address_text, endpoint_text, fields, text
 
-CLIENT, SERVER, PEER = (ip_address(word).packed for word in ("10.0.0.1", "192.0.2.1", "192.0.2.9"))
+CLIENT, SERVER, PEER, OWN = (
+    ip_address(word).packed for word in ("10.0.0.1", "192.0.2.1", "192.0.2.9", "192.0.2.3")
+)
 
 RECORD = Record(
-    id=7, client=(CLIENT, 4000), server=(SERVER, 53), opened=10_000_000_000, uploads=3,
-    upload_bytes=300, downloads=2, download_bytes=800, stray=5,
+    id=7, client=(CLIENT, 4000), server=(SERVER, 53), source=(OWN, 50_000),
+    opened=10_000_000_000, uploads=3, upload_bytes=300, downloads=2, download_bytes=800, stray=5,
 )  # fmt: skip
 
 
@@ -26,6 +28,8 @@ def test_all_its_fields() -> None:
         "SERVER_ADDR": "192.0.2.1",
         "SERVER_PORT": "53",
         "SERVER_PORT_NAME": "",
+        "SOURCE_ADDR": "192.0.2.3",
+        "SOURCE_PORT": "50000",
         "USER": "",
         "BYTES_CIN": "300",
         "BYTES_COUT": "800",
@@ -54,6 +58,7 @@ def test_the_fixed_peer_is_the_server() -> None:
 def test_a_session_that_was_never_connected() -> None:
     made = fields(Record(client=(CLIENT, 1)), "-", Reason.UNRESOLVED, 0)
     assert (made["SERVER"], made["SERVER_PORT"], made["RESULT"]) == ("-", "0", "FAILED")
+    assert (made["SOURCE_ADDR"], made["SOURCE_PORT"]) == ("", "")
 
 
 def test_one_line_without_empty_fields() -> None:

@@ -30,7 +30,7 @@ MOMENT = 0.5
 """Seconds to wait for the lock itself: somebody may have said `run` just before."""
 
 _COLUMNS = (
-    "session", "client", "listener", "server", "acl", "type", "state", "age", "idle",
+    "session", "client", "listener", "source", "server", "acl", "type", "state", "age", "idle",
     "datagrams-up", "datagrams-down", "bytes-up", "bytes-down",
 )  # fmt: skip
 

@@ -11,7 +11,8 @@ from udpproxy.session.reasons import Reason, result
 def fields(record: Record, rule: str, reason: Reason, ended: int) -> dict[str, str]:
     """`rule` is the ACL's name, `ended` the monotonic clock in nanoseconds.
 
-    BYTES and DATAGRAMS: CIN client to proxy, COUT proxy to client, SIN server to proxy, SOUT
+    SOURCE is our own end towards the server, empty where there is none: the server's log knows the
+    session by it. BYTES and DATAGRAMS: CIN client to proxy, COUT proxy to client, SIN server to proxy, SOUT
     proxy to server, as seen from the proxy.
     """
     server, port = record.peer or record.server
@@ -25,6 +26,8 @@ def fields(record: Record, rule: str, reason: Reason, ended: int) -> dict[str, s
         "SERVER_ADDR": address_text(server),
         "SERVER_PORT": str(port),
         "SERVER_PORT_NAME": "",
+        "SOURCE_ADDR": address_text(record.source[0]) if record.source[1] else "",
+        "SOURCE_PORT": str(record.source[1] or ""),
         "USER": "",
         "BYTES_CIN": str(record.upload_bytes),
         "BYTES_COUT": str(record.download_bytes),
