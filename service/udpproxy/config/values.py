@@ -20,7 +20,9 @@ LONGEST = 100 * 365 * 86400
 LARGEST = 2**63 - 1
 _SHOWN = 60
 
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
+_DURATION = re.compile(
+    r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m(?:in)?)?(?:([0-9]+(?:\.[0-9]{1,9})?)s)?(?:([0-9]+)ms)?"
+)
 _SIZE = re.compile(r"(\d+)([kKMG]?)", re.ASCII)
 _FACTORS = {"": 1, "k": 2**10, "K": 2**10, "M": 2**20, "G": 2**30}
 _LABEL = r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)"
@@ -96,8 +98,8 @@ def one_of(*words: str) -> Parser[str]:
 
 
 def duration(value: object) -> float:
-    """Seconds: a number of them, or days, hours, minutes and seconds in this order."""
-    wanted = f'expected a duration such as "90s", "5m", "1h30m" or 90, found {said(value)}'
+    """Seconds: a number of them, or days, hours, minutes, seconds and milliseconds in this order."""
+    wanted = f'expected a duration such as "90s", "5m", "1h30m", "500ms" or 90, found {said(value)}'
     match value:
         case bool():
             raise ValueError(wanted)
@@ -115,11 +117,11 @@ def _written_duration(value: str, wanted: str) -> float:
     found = _DURATION.fullmatch(value[:_SHOWN])
     if not value or found is None:
         raise ValueError(wanted)
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    days, hours, minutes, milliseconds = (int(found[group] or 0) for group in (1, 2, 3, 5))
+    total = ((days * 24 + hours) * 60 + minutes) * 60 + float(found[4] or 0) + milliseconds / 1000
     if total > LONGEST:
         raise ValueError(f"{wanted}; it must lie between 0 and 100 years")
-    return float(total)
+    return total
 
 
 def positive_duration(value: object) -> float:

@@ -12,8 +12,8 @@ def fields(record: Record, rule: str, reason: Reason, ended: int) -> dict[str, s
     """`rule` is the ACL's name, `ended` the monotonic clock in nanoseconds.
 
     SOURCE is our own end towards the server, empty where there is none: the server's log knows the
-    session by it. BYTES and DATAGRAMS: CIN client to proxy, COUT proxy to client, SIN server to proxy, SOUT
-    proxy to server, as seen from the proxy.
+    session by it. BYTES and DATAGRAMS, as seen from the proxy: CIN client to proxy, COUT proxy to
+    client, SIN server to proxy, SOUT proxy to server.
     """
     server, port = record.peer or record.server
     client = address_text(record.client[0])
