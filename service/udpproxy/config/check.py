@@ -6,6 +6,7 @@ Each check notes what it finds; nothing here changes what was read.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import combinations
 
 from udpproxy.config.addresses import endpoint
@@ -17,17 +18,52 @@ Listens = list[tuple[Path, Listen]]
 Acls = list[tuple[Path, Acl]]
 
 
-def together(config: Config, listens: Listens, acls: Acls, ephemeral: Ports, notes: Notes) -> None:
+@dataclass(frozen=True, slots=True)
+class KernelPorts:
+    """Those that the kernel hands out by itself, but for the reserved ones among them."""
+
+    ephemeral: Ports
+    reserved: tuple[Ports, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many it can hand out."""
+        kept = {
+            port
+            for ports in self.reserved
+            if (shared := overlap(ports, self.ephemeral))
+            for port in range(shared.first, shared.last + 1)
+        }
+        return self.ephemeral.last - self.ephemeral.first + 1 - len(kept)
+
+    def taken(self, ports: Ports) -> Ports | None:
+        """Those of `ports` that it may hand out, from the first on; None: it does none."""
+        shared = overlap(ports, self.ephemeral)
+        if shared is None:
+            return None
+        first = shared.first
+        for kept in sorted(self.reserved, key=lambda kept: kept.first):
+            if kept.first <= first <= kept.last:
+                first = kept.last + 1
+        if first > shared.last:
+            return None
+        later = [kept.first for kept in self.reserved if first < kept.first <= shared.last]
+        return Ports(first=first, last=min(later, default=shared.last + 1) - 1)
+
+
+def together(
+    config: Config, listens: Listens, acls: Acls, kernel: KernelPorts, notes: Notes
+) -> None:
     """Every check over more than one table."""
     _overlaps(listens, notes)
-    _ephemeral_ranges(listens, ephemeral, notes)
+    _ephemeral_ranges(listens, kernel, notes)
     _names(acls, notes)
     if config.workers > 1 and config.engine == "python":
         notes.wrong(("workers",), 'more than one needs the native engine: engine is "python"')
     for path, acl in acls:
         if acl.accept and acl.server is not None:
             _at_itself(path, acl, [listener for _, listener in listens], notes)
-    _remarks(config, listens, acls, ephemeral, notes)
+    _remarks(config, listens, acls, kernel, notes)
 
 
 def overlap(one: Ports, other: Ports) -> Ports | None:
@@ -47,14 +83,16 @@ def _overlaps(listens: Listens, notes: Notes) -> None:
             )
 
 
-def _ephemeral_ranges(listens: Listens, ephemeral: Ports, notes: Notes) -> None:
+def _ephemeral_ranges(listens: Listens, kernel: KernelPorts, notes: Notes) -> None:
     """One port can be kept free by its listener; in a range some will be taken by others."""
     for path, listener in listens:
         ports = listener.ports
-        if ports.first < ports.last and overlap(ports, ephemeral) is not None:
+        taken = kernel.taken(ports) if ports.first < ports.last else None
+        if taken is not None:
             notes.wrong(
                 (*path, "port"),
-                f"the range {ports} overlaps the kernel's ephemeral ports {ephemeral}",
+                f"the range {ports} overlaps the kernel's ephemeral ports {kernel.ephemeral}: "
+                f"reserve {taken} with sysctl net.ipv4.ip_local_reserved_ports",
             )
 
 
@@ -114,14 +152,16 @@ def _may_be_addressed(listening: Address, item: Destination) -> bool:
     return listening in item.host
 
 
-def _remarks(config: Config, listens: Listens, acls: Acls, ephemeral: Ports, notes: Notes) -> None:
+def _remarks(
+    config: Config, listens: Listens, acls: Acls, kernel: KernelPorts, notes: Notes
+) -> None:
     """What is allowed but will surprise."""
-    available = ephemeral.last - ephemeral.first + 1
+    available = kernel.count
     if config.max_sessions > available:
         notes.warn(
             ("max-sessions",),
             f"{config.max_sessions} is more than the kernel's {available} ephemeral ports "
-            f"({ephemeral}); sessions that get no port are refused",
+            f"({kernel.ephemeral}); sessions that get no port are refused",
         )
     if not acls:
         notes.warn(("session-acl",), "there is none: every datagram is refused")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,16 +20,28 @@ from udpproxy.errors import ConfigError, Problem
 LARGEST_FILE = 2**20
 EPHEMERAL = (32768, 60999)
 _EPHEMERAL_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_RESERVED_FILE = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _INSTANCE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 _TOML_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 
 
-def parse(text: str, origin: str, *, ephemeral: tuple[int, int] | None = EPHEMERAL) -> Config:
-    """`ephemeral` is None where the kernel did not say."""
+Range = tuple[int, int]
+
+
+def parse(
+    text: str,
+    origin: str,
+    *,
+    ephemeral: Range | None = EPHEMERAL,
+    reserved: Iterable[Range] = (),
+) -> Config:
+    """`ephemeral` is None where the kernel did not say; `reserved` it never hands out."""
     data = _toml(text, origin)
     notes = Notes(origin, lines.locate(text))
     first, last = EPHEMERAL if ephemeral is None else ephemeral
-    config = _config(Table(data, (), notes), Ports(first=first, last=last))
+    kept = tuple(Ports(first=one, last=other) for one, other in reserved)
+    kernel = check.KernelPorts(Ports(first=first, last=last), kept)
+    config = _config(Table(data, (), notes), kernel)
     if ephemeral is None:
         notes.warn(
             ("listen",),
@@ -41,7 +54,12 @@ def parse(text: str, origin: str, *, ephemeral: tuple[int, int] | None = EPHEMER
 
 
 def read(path: Path) -> Config:
-    return parse(read_text(path), str(path), ephemeral=ephemeral_ports())
+    return parse_here(read_text(path), str(path))
+
+
+def parse_here(text: str, origin: str) -> Config:
+    """With the ports of this very kernel."""
+    return parse(text, origin, ephemeral=ephemeral_ports(), reserved=reserved_ports())
 
 
 def read_text(path: Path) -> str:
@@ -76,13 +94,23 @@ def _unreadable(origin: str, text: str, line: int = 0) -> ConfigError:
     return ConfigError([Problem(origin, line, "file", text)])
 
 
-def ephemeral_ports() -> tuple[int, int] | None:
+def ephemeral_ports() -> Range | None:
     """The kernel's own range; None where it will not say."""
     try:
         first, last = map(int, _EPHEMERAL_FILE.read_text().split())
     except (OSError, ValueError):
         return None
     return first, last
+
+
+def reserved_ports() -> list[Range]:
+    """What an administrator has taken out of it."""
+    try:
+        words = _RESERVED_FILE.read_text().strip().split(",")
+        ends = [word.partition("-") for word in words if word]
+        return [(int(first), int(last or first)) for first, _, last in ends]
+    except (OSError, ValueError):
+        return []
 
 
 def _toml(text: str, origin: str) -> dict[str, object]:
@@ -105,7 +133,7 @@ def _syntax_error(text: str, origin: str, told: str) -> Problem:
     return Problem(origin, int(place[2]), "TOML", f"{place[1]} (column {place[3]})")
 
 
-def _config(table: Table, ephemeral: Ports) -> Config:
+def _config(table: Table, kernel: check.KernelPorts) -> Config:
     notes = table.notes
     base = table.table("limits")
     resolver, log = table.table("resolver"), table.table("log")
@@ -125,5 +153,5 @@ def _config(table: Table, ephemeral: Ports) -> Config:
         resolver=sections.resolver(resolver),
         log=sections.log(log),
     )
-    check.together(config, listens, rules, ephemeral, notes)
+    check.together(config, listens, rules, kernel, notes)
     return config

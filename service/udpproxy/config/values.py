@@ -98,7 +98,7 @@ def one_of(*words: str) -> Parser[str]:
 
 
 def duration(value: object) -> float:
-    """Seconds: a number of them, or days, hours, minutes, seconds and milliseconds in this order."""
+    """Seconds: a number of them, or d, h, m (min), s and ms in this order."""
     wanted = f'expected a duration such as "90s", "5m", "1h30m", "500ms" or 90, found {said(value)}'
     match value:
         case bool():

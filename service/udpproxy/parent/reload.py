@@ -62,7 +62,7 @@ class Change:
         """ConfigError, InvalidArgument, UnitError or OSError, and rollback() must follow. `room`:
         how many descriptors REG can open, if it says so."""
         self._text = load.read_text(self._path)
-        new = load.parse(self._text, str(self._path), ephemeral=load.ephemeral_ports())
+        new = load.parse_here(self._text, str(self._path))
         installed.check(new, str(self._path))
         refuse_restart_keys(old, new)
         check_descriptors(new, resource.getrlimit(resource.RLIMIT_NOFILE)[0])

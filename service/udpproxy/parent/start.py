@@ -63,7 +63,7 @@ def run(
     try:
         instance = load.instance_name(path)
         text = load.read_text(path)
-        config = load.parse(text, str(path), ephemeral=load.ephemeral_ports())
+        config = load.parse_here(text, str(path))
         installed.check(config, str(path))
     except ConfigError as problem:
         for line in lines_of(problem):
