@@ -343,6 +343,30 @@ def test_mistakes_in_listen(listen: str, told: str) -> None:
     assert told in mistake(f"max-sessions = 1\n[[listen]]\n{listen}\n")
 
 
+@pytest.mark.parametrize(
+    ("ports", "reserved", "wanted"),
+    [
+        ("49152-49252", [(49152, 65535)], ""),
+        ("16384-32768", [], "32768"),
+        ("16384-32768", [(32768, 32768)], ""),
+        ("40000-40010", [(40000, 40004)], "40005-40010"),
+        ("40000-40010", [(40003, 40004)], "40000-40002"),
+        ("40000-40010", [(40003, 40010), (1, 40002)], ""),
+        ("60990-61010", [(60990, 60999)], ""),
+        ("1000-2000", [], ""),
+    ],
+)
+def test_reserved_ports_are_not_the_kernels(
+    ports: str, reserved: list[tuple[int, int]], wanted: str
+) -> None:
+    text = SMALLEST.replace("5353", f'"{ports}"')
+    if not wanted:
+        load.parse(text, "test.toml", reserved=reserved)
+        return
+    with pytest.raises(ConfigError, match=f"reserve {wanted} with sysctl net.ipv4.ip_local_res"):
+        load.parse(text, "test.toml", reserved=reserved)
+
+
 def test_one_ephemeral_port_is_accepted_and_ranges_elsewhere_too() -> None:
     load.parse(SMALLEST.replace("5353", "40000"), "test.toml")
     load.parse(SMALLEST.replace("5353", '"60000-60001"'), "test.toml", ephemeral=(1024, 59999))
@@ -605,7 +629,15 @@ def test_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             ports.write_text(unknown)
         (warning,) = load.read(path).warnings
         assert f"cannot read {ports}: the kernel's ephemeral ports are taken to be 327" in warning
+    reserved = tmp_path / "reserved"
+    monkeypatch.setattr(load, "_RESERVED_FILE", reserved)
     ports.write_text("1000\t1099\n")
+    reserved.write_text("7,1000-1009,1050,1090-2000\n")
+    assert load.reserved_ports() == [(7, 7), (1000, 1009), (1050, 1050), (1090, 2000)]
+    assert "the kernel's 79 ephemeral ports (1000-1099)" in load.read(path).warnings[0]
+    for none in ("\n", "many\n"):
+        reserved.write_text(none)
+        assert load.reserved_ports() == []
     assert "100 ephemeral ports (1000-1099)" in load.read(path).warnings[0]
 
 
