@@ -60,6 +60,15 @@ plug-to = "{server}"
 """
 
 
+def reloaded(ended: int, following: int = 0, staying: int = 0) -> Row:
+    """What a reload says that it did to sessions."""
+    return {
+        "sessions-ended": ended,
+        "sessions-following": following,
+        "sessions-staying": staying,
+    }
+
+
 def command(*words: object) -> list[str]:
     """The proxy's command line as this interpreter runs it."""
     return [sys.executable, "-m", "udpproxy", *map(str, words)]

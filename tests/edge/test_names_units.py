@@ -17,7 +17,7 @@ from echo import Echo, exchange, udp
 from groups import inside, unit
 from host import free_port
 from nameserver import NameServer
-from proxy import command, config, until
+from proxy import command, config, reloaded, until
 
 ROLES = ("reg", "acr", "apr")
 
@@ -59,7 +59,7 @@ def test_idle_until_a_reload_needs_them(tmp_path: Path) -> None:
         exchange(client, ("127.0.0.1", port), b"without names")
 
         file.write_text(config(port, f"srv.lab.test:{echo.endpoint[1]}", more=zone.section))
-        assert ctl(file, "reload") == {"sessions-ended": 0}
+        assert ctl(file, "reload") == reloaded(0)
         until(lambda: ctl(file, "--process", "reg", "info")["names-known"] == 1)
         assert ctl(file, "--process", "acr", "info")["state"] == "resolving"
         assert ctl(file, "resolve-now") == {"names": 1}

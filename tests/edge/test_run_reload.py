@@ -18,7 +18,7 @@ import pytest
 from built import NAMES
 from echo import Echo, clients, exchange, silent, udp
 from host import free_port
-from proxy import Endpoint, Proxy, command, config, until
+from proxy import Endpoint, Proxy, command, config, reloaded, until
 
 
 def file_text(
@@ -92,7 +92,7 @@ def test_file_that_is_gone_changes_nothing(lab: Lab) -> None:
     lab.proxy.file.unlink()
     assert lab.proxy.ctl("reload").returncode == 1
     lab.proxy.write(text)
-    assert lab.proxy.ask("reload") == {"sessions-ended": 0}
+    assert lab.proxy.ask("reload") == reloaded(0)
 
 
 def test_listener_that_cannot_be_had_changes_nothing(lab: Lab) -> None:
@@ -303,9 +303,67 @@ def test_an_address_and_the_wildcard_change_places(
             exchange(client, there, b"first")
             for address in (wildcard, one, wildcard):
                 proxy.write(config(there[1], str(echo), listen=address, top=top))
-                assert proxy.ask("reload") == {"sessions-ended": 1}
+                assert proxy.ask("reload") == reloaded(1)
                 exchange(client, there, b"again")
                 with socket.socket(client.family, socket.SOCK_DGRAM) as thief:
                     thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     with pytest.raises(OSError, match="in use"):
                         thief.bind(there)
+
+
+@pytest.mark.parametrize("how", ["reload", "restart of REG later"])
+@pytest.mark.parametrize("policy", ["close", "follow", "keep"])
+@pytest.mark.parametrize("engine", NAMES)
+def test_a_rule_that_leads_to_another_server(
+    tmp_path: Path, engine: str, policy: str, how: str
+) -> None:
+    """What the list, the record and `explain` say of a session is what it does."""
+    port = free_port()
+    top = f'max-sessions = 20\nengine = "{engine}"'
+    acl = f'reload-policy = "{policy}"' if policy != "close" else ""
+    with Echo() as old, Echo() as new, clients(2) as (client, other):
+        with Proxy(tmp_path, config(port, str(old), top=top, acl=acl)) as proxy:
+            exchange(client, ("127.0.0.1", port), b"before")
+            proxy.write(config(port, str(new), top=top, acl=f'{acl}\nunreachable = "close"'))
+            assert proxy.ask("reload") == reloaded(
+                policy == "close", policy == "follow", policy == "keep"
+            )
+            if how != "reload":
+                proxy.next_reg(proxy.kill(signal.SIGKILL, "reg"))
+            for _ in range(3):
+                exchange(client, ("127.0.0.1", port), b"after")
+                exchange(other, ("127.0.0.1", port), b"new")
+            servers = {row["client"]: row["server"] for row in proxy.sessions()}
+            mine = f"127.0.0.1:{client.getsockname()[1]}"
+            stays = str(old) if policy == "keep" else str(new)
+            assert servers == {
+                mine: stays,
+                f"127.0.0.1:{other.getsockname()[1]}": str(new),
+            }
+            assert (len(old.sources_of(b"after")) > 0) is (policy == "keep")
+            assert (len(new.sources_of(b"after")) > 0) is (policy != "keep")
+            # The same file once more: nobody goes anywhere.
+            assert proxy.ask("reload") == reloaded(0)
+            exchange(client, ("127.0.0.1", port), b"once more")
+        ended = [(row["REASON"], row["SERVER_PORT"]) for row in proxy.records()
+                 if row["CLIENT_PORT"] == mine.split(":")[1]]  # fmt: skip
+        if policy == "close":
+            assert ended == [
+                ("policy", str(old.endpoint[1])), ("terminated", str(new.endpoint[1])),
+            ]  # fmt: skip
+        else:
+            assert ended == [("terminated", stays.split(":")[1])]
+
+
+def test_another_port_of_the_same_rule_is_another_server(tmp_path: Path) -> None:
+    """Without a port in plug-to it is the client's, and the same as before."""
+    port = free_port()
+    with Echo("127.0.0.2", port) as echo, clients(1) as (client,):
+        with Proxy(tmp_path, config(port, "127.0.0.2")) as proxy:
+            exchange(client, ("127.0.0.1", port), b"before")
+            proxy.write(config(port, f"127.0.0.2:{port}"))
+            assert proxy.ask("reload") == reloaded(0)
+            exchange(client, ("127.0.0.1", port), b"after")
+            proxy.write(config(port, "127.0.0.2:9"))
+            assert proxy.ask("reload") == reloaded(1)
+        assert len(echo.sources) == 1

@@ -12,7 +12,7 @@ import pytest
 
 from echo import Echo, exchange, udp
 from host import free_port
-from proxy import Proxy, config, until
+from proxy import Proxy, config, reloaded, until
 
 NOBODY = 65534
 
@@ -60,7 +60,7 @@ def test_the_verbs_by_ctl(tmp_path: Path) -> None:
         assert proxy.ask("--process", "reg", "loglevel", "6") == "normal (6)"
         assert proxy.info()["log-level"] == "debug (7)"
         proxy.ask("reopen")
-        assert proxy.ask("reload") == {"sessions-ended": 0}
+        assert proxy.ask("reload") == reloaded(0)
         (row,) = proxy.sessions()
         proxy.ask("kill", row["session"])
         (record,) = until(proxy.records)

@@ -73,6 +73,7 @@ type = "any-port"
 plug-to = "[2001:db8::2]"
 unreachable = "close"
 resolve-policy = "follow"
+reload-policy = "keep"
 extension = "some.module:Class"
 limits = { lifetime = "1h", upload-bytes = "64k", download-bytes = 10, download-datagrams = 0 }
 [[session-acl]]
@@ -147,6 +148,7 @@ def test_the_smallest_file() -> None:
                 reply_any_port=False,
                 unreachable_close=False,
                 resolve_policy="pin",
+                reload_policy="close",
                 limits=Limits(),
                 extension=None,
                 line=5,
@@ -212,6 +214,7 @@ def test_every_key() -> None:
         reply_any_port=False,
         unreachable_close=True,
         resolve_policy="follow",
+        reload_policy="keep",
         limits=Limits(
             idle=300.0, lifetime=3600.0, upload_datagrams=4, upload_bytes=65536, download_bytes=10
         ),
@@ -421,6 +424,7 @@ def test_overlapping_listens(one: tuple[str, str], other: tuple[str, str], *, cl
         ("source-port = 0", "source-port: expected a port from 1 to 65535"),
         ('source-port = "x"', 'source-port: expected "client" or a number'),
         ('unreachable = "x"', 'unreachable: expected one of "ignore", "close"'),
+        ('reload-policy = "pin"', 'reload-policy: expected one of "close", "follow", "keep"'),
         ('resolve-policy = "x"', 'resolve-policy: expected one of "pin", "follow", "close"'),
         ("extension = 1", "extension: expected text in quotes, found 1"),
         ('extension = "module"', 'extension: expected "module:Class", found "module"'),

@@ -123,6 +123,7 @@ def acls(draw: st.DrawFn) -> Acl:
         reply_any_port=wide is not None and draw(st.booleans()),
         unreachable_close=draw(st.booleans()),
         resolve_policy=draw(st.sampled_from(["pin", "follow", "close"])),
+        reload_policy=draw(st.sampled_from(["close", "follow", "keep"])),
         limits=draw(LIMITS),
         extension=draw(st.none() | EXTENSIONS),
         line=0,

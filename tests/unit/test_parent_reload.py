@@ -83,9 +83,10 @@ class Lab:
         return load.parse(self.path.read_text(), str(self.path))
 
     async def reload(self) -> int:
-        """As a command does it."""
-        children = cast(Children, self.family)
-        return await self.current.reload(Mode.FORK, self.resources, self.naming, children, None)
+        """As a command does it; how many sessions it ended."""
+        children, naming = cast(Children, self.family), self.naming
+        led = await self.current.reload(Mode.FORK, self.resources, naming, children, None)
+        return led.ended
 
     def state(self) -> tuple[object, ...]:
         """All that a reload may change."""

@@ -47,6 +47,7 @@ def session_acl(table: Table, base: Limits) -> Acl:
         reply_any_port=take("reply-port", _REPLY_PORTS, default=False),
         unreachable_close=take("unreachable", _UNREACHABLE, default=False),
         resolve_policy=take("resolve-policy", values.one_of("pin", "follow", "close"), "pin"),
+        reload_policy=take("reload-policy", values.one_of("close", "follow", "keep"), "close"),
         limits=sections.limits(table.table("limits"), base),
         extension=_extension(table),
         line=table.line,

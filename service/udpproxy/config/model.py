@@ -151,6 +151,7 @@ class Acl:
     reply_any_port: bool
     unreachable_close: bool
     resolve_policy: str
+    reload_policy: str
     limits: Limits
     extension: ExtensionName | None
     line: int = field(compare=False)

@@ -147,6 +147,7 @@ def _acl(acl: Acl) -> list[Entry]:
         ("reply-port", ("any" if acl.reply_any_port else "same") if broadcast else None, "same"),
         ("unreachable", "close" if acl.unreachable_close else "ignore", "ignore"),
         ("resolve-policy", acl.resolve_policy, "pin"),
+        ("reload-policy", acl.reload_policy, "close"),
         ("extension", acl.extension and str(acl.extension), None),
     ]
 

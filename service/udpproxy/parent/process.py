@@ -277,7 +277,7 @@ class Parent:
             room = await self._children.room()
             if self._stopping():
                 raise LinkError("the proxy is stopping")
-            ended = await self._current.reload(
+            led = await self._current.reload(
                 self._setting.mode, self._resources, self._naming, self._children, room
             )
         finally:
@@ -286,4 +286,8 @@ class Parent:
                 self._notifier.ready(self._state.line())
         self._look_at_store()
         self._bus.emit(ROOT, PROXY, "Reloaded", "", [])
-        return {"sessions-ended": ended}
+        return {
+            "sessions-ended": led.ended,
+            "sessions-following": led.follow,
+            "sessions-staying": led.stay,
+        }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+from dataclasses import dataclass
 from pathlib import Path
 
 from udpproxy.config import load
@@ -22,8 +23,8 @@ from udpproxy.reg import installed
 
 HAND_OVER_LIMIT = 10.0
 """Seconds that REG has to take a new configuration over."""
-_MOST_ENDED = 1 << 32
-"""More than a table's: sessions that open while REG counts can end as well."""
+_MOST = 1 << 32
+"""Of sessions: more than a table's, for they come and go while REG counts."""
 
 _FIXED = {
     "max_sessions": "max-sessions",
@@ -103,6 +104,16 @@ class Change:
         self._undo.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Led:
+    """How many sessions a reload ended, and of those whose rule leads elsewhere how many follow it
+    and how many stay."""
+
+    ended: int = 0
+    follow: int = 0
+    stay: int = 0
+
+
 class Current:
     """`config` is the configuration that holds."""
 
@@ -118,8 +129,8 @@ class Current:
         naming: Naming,
         children: Children,
         room: int | None,
-    ) -> int:
-        """The file as it is now takes its place; how many sessions that ended. InvalidArgument
+    ) -> Led:
+        """The file as it is now takes its place; what that did to sessions. InvalidArgument
         and nothing changed where it has mistakes. `room`: see Children.room()."""
         change = Change(mode, self._logs, resources, naming, self._path)
         try:
@@ -139,35 +150,47 @@ class Current:
             children.segmented(new.segmentation)
         for child in children.all().values():
             child.life.judge_by(new.crash_limit, new.crash_window, stop=new.stop_on_child_death)
-        ended = 0
+        led = Led()
         if reg := children.peers.get("reg"):
             if mode is Mode.SINGLE:
                 naming.resume(reg.link)
-            ended = await self._hand_over(reg, resources, children, old)
+            led = await self._hand_over(reg, resources, children, old)
         naming.reloaded(new, children.peers)
         children.start_helpers()
         self._logs.say(messages.RELOADED, len(resources.listeners.by_place), len(new.acls))
-        if ended:
-            self._logs.say(messages.SESSIONS_WITHDRAWN, ended)
-        return ended
+        if led.ended:
+            self._logs.say(messages.SESSIONS_WITHDRAWN, led.ended)
+        if led.follow or led.stay:
+            self._logs.say(messages.SESSIONS_LED, led.follow, led.stay)
+        return led
 
     async def _hand_over(
         self, reg: Peer, resources: Resources, children: Children, old: Config
-    ) -> int:
-        """REG takes it over; how many sessions that ended. One that goes meanwhile is replaced by
+    ) -> Led:
+        """REG takes it over; what that did to sessions. One that goes meanwhile is replaced by
         one that starts with all of it, and so is one that does not do as it should."""
         level = self.config.log.level
         try:
             resources.lend_text(reg.link)
             removed: list[Plain] = [*resources.lend_difference(reg.link)]
-            ended = await reg.ask("reconsider", {"removed": removed}, limit=HAND_OVER_LIMIT)
+            answer = await reg.ask("reconsider", {"removed": removed}, limit=HAND_OVER_LIMIT)
             if level != old.log.level:
                 await reg.ask("loglevel", {"level": str(level)})
         except (InvalidArgument, LinkError, UnitError, OSError) as problem:
             children.discard(reg, f"it has not taken the new configuration over: {problem}")
-            return 0
-        if type(ended) is not int or not 0 <= ended <= _MOST_ENDED:
-            said = cut(repr(ended))
-            children.discard(reg, f"{said} is no number of sessions that a reload can end")
-            return 0
-        return ended
+            return Led()
+        led = _led(answer)
+        if led is None:
+            said = cut(repr(answer))
+            children.discard(reg, f"{said} is nothing that a reload can do to sessions")
+            return Led()
+        return led
+
+
+def _led(answer: Plain) -> Led | None:
+    match answer:
+        case {"ended": ended, "follow": follow, "stay": stay}:
+            numbers = [ended, follow, stay]
+            if all(type(number) is int and 0 <= number <= _MOST for number in numbers):
+                return Led(*numbers)
+    return None

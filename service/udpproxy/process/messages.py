@@ -97,7 +97,12 @@ REOPENED = Message("UDPS-301-I", "log reopened")
 LINES_LOST = Message("UDPS-306-W", "%d log lines are lost: nobody took them in time")
 INFO = Message("UDPS-302-I", "info: %s")
 RELOADED = Message("UDPS-303-I", "configuration reloaded: %d listening, %d rules")
-SESSIONS_WITHDRAWN = Message("UDPS-305-I", "%d sessions ended, which the new rules refuse")
+SESSIONS_WITHDRAWN = Message(
+    "UDPS-305-I", "%d sessions ended, which the new rules refuse or send to another server"
+)
+SESSIONS_LED = Message(
+    "UDPS-313-I", "the rules of some sessions have another server now: %d follow, %d stay"
+)
 RELOAD_FAILED = Message("UDPS-304-W", "configuration not reloaded: %s")
 SIGNAL_UNANSWERED = Message("UDPS-311-W", "a signal's verb did not reach everybody: %s")
 LOG_STAYS = Message(

@@ -37,6 +37,8 @@ _PRESSURE_ON, _PRESSURE_OFF = 0.90, 0.75
 
 Keep = Callable[[Wait, ListenerSocket, tuple[str, int], Way, bytes], None]
 
+Follower = tuple[int, tuple[str, int]]
+
 
 class RelayHost:
     """See engine.interface.Host. `verdicts` changes with a reload; `keep` takes the datagrams
@@ -56,6 +58,9 @@ class RelayHost:
         self._unanswered = Unanswered(logs)
         self._ports: dict[int, int] = {}
         self._pressed = False
+        self._followers: list[Follower] = []
+        self.led = dict.fromkeys(("close", "follow", "keep"), 0)
+        """How many sessions of rules that lead elsewhere end, follow or stay."""
 
     def wait(
         self,
@@ -157,10 +162,29 @@ class RelayHost:
         """The verdict for a session found in the table; None: no longer accepted."""
         port = self._ports.get(record.listener)
         verdict = None if port is None else self.verdicts.again(record, port)
-        if verdict is None or self.extensions.refuses(verdict.rule):
+        if port is None or verdict is None or self.extensions.refuses(verdict.rule):
+            return None
+        if not self.verdicts.has_rule(record) and self._led(record, verdict, port) == "close":
             return None
         self.extensions.judged(record, verdict)
         return verdict
+
+    def _led(self, record: Record, verdict: Verdict, port: int) -> str:
+        """What becomes of a session whose rule leads to another server since a reload; "": it does
+        not."""
+        acl = self.verdicts.config.acls[verdict.acl]
+        server = self.verdicts.elsewhere(record, acl, port)
+        if server is None:
+            return ""
+        self.led[acl.reload_policy] += 1
+        if acl.reload_policy == "follow":
+            self._followers.append((record.id, server))
+        return acl.reload_policy
+
+    def take_followers(self) -> list[Follower]:
+        """Sessions, by number, and the servers that they are to go on to."""
+        followers, self._followers = self._followers, []
+        return followers
 
     def handed(
         self, verdict: Verdict, slot: int, number: int, direction: str, payload: bytes

@@ -23,7 +23,7 @@ from udpproxy.process.notify import Notifier
 from udpproxy.reg import engines
 from udpproxy.reg.changes import NamedSessions
 from udpproxy.reg.extensions import Extensions
-from udpproxy.reg.host import RelayHost
+from udpproxy.reg.host import Follower, RelayHost
 from udpproxy.reg.lent import Lent
 from udpproxy.reg.naming import Blocking, Naming
 from udpproxy.reg.verdicts import Verdicts
@@ -32,6 +32,8 @@ from udpproxy.session.table import STARTS
 _BUSY_TICK, _IDLE_TICK = 0.1, 1.0
 """Seconds between two looks at what is due, with and without sessions."""
 _RETRY = 1.0
+_PART = 128
+"""Sessions that follow in one go."""
 """Seconds until the relay is tried again where the system lacked something."""
 
 
@@ -250,6 +252,7 @@ class Reg:
         )
         self._take_listeners()
         adopted = engine.adopt()
+        self._follow(host.take_followers())
         if adopted:
             self._logs.say(messages.ADOPTED, adopted)
             sessions.look()
@@ -267,8 +270,9 @@ class Reg:
             self._engine.add_listener(listener)
         self._lent.listeners.clear()
 
-    def _reconsider(self, removed: list[int]) -> int:
-        """The new configuration was lent: it holds from now on. How many sessions it ended."""
+    def _reconsider(self, removed: list[int]) -> wire.Plain:
+        """The new configuration was lent: it holds from now on. How many sessions it ended, and
+        how many of rules that lead elsewhere follow and stay."""
         if not self._engine or not self._host or not self._lent.config:
             raise InvalidArgument("still starting: try again")
         config, generation = self._lent.config
@@ -283,6 +287,7 @@ class Reg:
             config, generation, self._naming.known, self._lent.versions, before
         )
         # Counted one by one: others come and go of themselves meanwhile.
+        self._host.led = dict.fromkeys(self._host.led, 0)
         ended = sum(self._engine.remove_listener(number) for number in removed)
         self._take_listeners()
         ended += self._engine.reconsider()
@@ -290,7 +295,17 @@ class Reg:
         self._naming.reconsider()
         if before.config.segmentation != config.segmentation:  # else a command's word holds
             self._engine.segment(on=config.segmentation == "auto")
-        return ended
+        self._follow(self._host.take_followers())
+        led = self._host.led
+        return {"ended": ended, "follow": led["follow"], "stay": led["keep"]}
+
+    def _follow(self, followers: list[Follower]) -> None:
+        """To the servers that their rules name now; some of them, the others when the loop has
+        turned."""
+        if self._engine and followers:
+            for number, server in followers[:_PART]:
+                self._engine.redirect(number, server)
+            self._reactor.call_later(0, lambda: self._follow(followers[_PART:]))
 
     def _tick(self) -> None:
         if self._engine is None:

@@ -11,7 +11,7 @@ import time
 from datetime import datetime, timedelta
 from ipaddress import ip_address
 
-from udpproxy.config.model import Acl, Address, Config
+from udpproxy.config.model import Acl, Address, Config, Name
 from udpproxy.config.names import server_name
 from udpproxy.engine.interface import ListenerSocket, Verdict, Wait
 from udpproxy.policy.acl import Choice, Known, Policy, Question, Unresolved, server_for
@@ -47,7 +47,7 @@ class Verdicts:
         self._policy = Policy(config)
         self._budgets = [budget(acl.limits) for acl in config.acls]
         self._numbers = {acl.name: number for number, acl in enumerate(config.acls)}
-        self._before = (before.generation, list(before._numbers)) if before else (-1, [])
+        self._before = (before.generation, before.config.acls) if before else (-1, ())
         self._kept: dict[Key, Answer] = {}
         self._until = datetime.min
 
@@ -97,6 +97,19 @@ class Verdicts:
         found = self._choose_again(record, question(record, port))
         return self._verdict(found, server) if found and found.accept else None
 
+    def elsewhere(self, record: Record, acl: Acl, port: int) -> tuple[str, int] | None:
+        """Where the rule sends sessions now, if the file has another server in it than when this
+        one began; None: that is not so, or the new server's name is not resolved."""
+        generation, acls = self._before
+        if generation == record.generation and record.acl < len(acls):
+            if acls[record.acl].server == acl.server:
+                return None  # what a name stands for is resolve-policy's business
+        elif acl.server is None or isinstance(acl.server.host, Name):
+            return None  # nobody knows what it was
+        server = self.server(acl, question(record, port))
+        same = (address_text(record.server[0]), record.server[1])
+        return server if server != same else None
+
     def server(self, acl: Acl, asked: Question) -> tuple[str, int] | None:
         """Where a session of the ACL would go now; None: its server's name is not resolved."""
         found = server_for(acl, asked, self._known, self._versions)
@@ -116,9 +129,9 @@ class Verdicts:
         now = datetime.now()
         choice = self._policy.decide(asked, now, self._known)
         if choice.pending:
-            generation, names = self._before
-            known = generation == record.generation and record.acl < len(names)
-            opened_by = names[record.acl] if known else "-"
+            generation, acls = self._before
+            known = generation == record.generation and record.acl < len(acls)
+            opened_by = acls[record.acl].name if known else "-"
             if choice.acl and choice.acl.name == opened_by:
                 return choice.acl
             choice = self._policy.decide(asked, now, _Nameless(self._known))
