@@ -189,8 +189,8 @@ class Current:
 
 def _led(answer: Plain) -> Led | None:
     match answer:
-        case {"ended": ended, "follow": follow, "stay": stay}:
-            numbers = [ended, follow, stay]
+        case {"ended": int(ended), "follow": int(follow), "stay": int(stay)}:
+            numbers = (ended, follow, stay)
             if all(type(number) is int and 0 <= number <= _MOST for number in numbers):
                 return Led(*numbers)
     return None
