@@ -38,6 +38,29 @@ def test_upload_datagrams_close_the_clients_side_only(rig: Rig, kind: SessionTyp
     assert [rig.host.records[n].downloads for n in (1, 2)] == [2, 1]
 
 
+@pytest.mark.parametrize("most", [1, 3])
+def test_upload_datagrams_end_a_session_that_nobody_may_answer(
+    new_rig: Callable[..., Rig], most: int
+) -> None:
+    """Slot and port are free at once: messages from fresh ports never fill the table."""
+    rig = new_rig(sessions=4)
+    rig.listen()
+    server = rig.udp()
+    limits = Limits(upload_datagrams=most)
+    rig.host.policy = lambda _: verdict(server.getsockname(), SessionType.ONE_WAY, limits=limits)
+    for number in range(20):
+        client = rig.udp()
+        for turn in range(most):
+            client.sendto(b"%d %d" % (number, turn), rig.where())
+            assert rig.take(server)[0] == b"%d %d" % (number, turn)
+    rig.until(lambda: len(rig.host.reasons) == 20)
+    assert rig.host.refusals == []
+    assert {tuple(reasons) for reasons in rig.host.reasons.values()} == {(Reason.UPLOAD_DATAGRAMS,)}
+    assert {record.uploads for record in rig.host.records.values()} == {most}
+    assert rig.engine.sessions == 0
+    rig.expect_clean_pool()
+
+
 @pytest.mark.parametrize("most", [4, 7, 19, 20, 21, 22])
 def test_upload_datagrams_are_counted_within_a_burst(rig: Rig, most: int) -> None:
     rig.listen()

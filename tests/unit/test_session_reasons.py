@@ -6,7 +6,8 @@ from udpproxy.session.reasons import Reason, result
 
 RESULTS = {
     "OK": {
-        "idle", "lifetime", "upload-bytes", "download-bytes", "download-datagrams",
+        "idle", "lifetime", "upload-bytes", "upload-datagrams", "download-bytes",
+        "download-datagrams",
     },
     "FAILED": {"unexpected-reply", "unreachable", "unresolved", "error"},
     "ABORTED": {"policy", "evicted", "killed", "terminated", "extension"},

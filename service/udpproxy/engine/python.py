@@ -137,7 +137,9 @@ class PythonEngine(Handing):
             if not self._sent_after_all(session, data, problem, now):
                 return
         self._count_upload(session, size, now)
-        if verdict is Verdict.PASS_LAST:
+        if verdict is Verdict.PASS_LAST and session.one_way:
+            self._close(session, Reason.UPLOAD_DATAGRAMS)
+        elif verdict is Verdict.PASS_LAST:
             self._close_upload(session)
 
     def _count_upload(self, session: Relayed, size: int, now: int) -> None:

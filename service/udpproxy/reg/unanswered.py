@@ -17,7 +17,7 @@ MOST_TOLD = 20
 TOLD_A_SECOND = 1
 """So many more may be later: a minute of a flood makes less than 100 kB."""
 
-_CHEAP = frozenset((Reason.EVICTED, Reason.UNREACHABLE, Reason.UNRESOLVED))
+_CHEAP = frozenset((Reason.EVICTED, Reason.UNREACHABLE, Reason.UNRESOLVED, Reason.UPLOAD_DATAGRAMS))
 """These free a slot at once, so that another forged datagram can have it."""
 _PRESSURE_LASTS = 10.0
 """Seconds after which a table that was nearly full is so no longer: a flood's sessions are idle all

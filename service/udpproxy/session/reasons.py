@@ -11,6 +11,8 @@ class Reason(enum.Enum):
     IDLE = "idle"
     LIFETIME = "lifetime"
     UPLOAD_BYTES = "upload-bytes"
+    UPLOAD_DATAGRAMS = "upload-datagrams"
+    """Of a one-way session: nobody may answer, and so it has nothing to wait for."""
     DOWNLOAD_BYTES = "download-bytes"
     DOWNLOAD_DATAGRAMS = "download-datagrams"
     UNEXPECTED_REPLY = "unexpected-reply"

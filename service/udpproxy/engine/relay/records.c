@@ -33,6 +33,7 @@ static const struct {
     [IDLE] = {"idle", "OK"},
     [LIFETIME] = {"lifetime", "OK"},
     [OVER_UPLOAD_BYTES] = {"upload-bytes", "OK"},
+    [ALL_UPLOAD_DATAGRAMS] = {"upload-datagrams", "OK"},
     [OVER_DOWNLOAD_BYTES] = {"download-bytes", "OK"},
     [OVER_DOWNLOAD_DATAGRAMS] = {"download-datagrams", "OK"},
     [UNEXPECTED_REPLY] = {"unexpected-reply", "FAILED"},

@@ -130,7 +130,10 @@ bool pass_up(struct worker *worker, struct session *session, const void *data, u
     if (is_watched(worker->relay))
         tell_seen(worker, session, true, data, size);
     enum outcome outcome = upload_one(worker, session, &iov);
-    if (outcome == SENT && last) {
+    if (outcome == SENT && last && record->type == ONE_WAY) {
+        // Nobody may answer: it has nothing to wait for.
+        close_session(worker, session, ALL_UPLOAD_DATAGRAMS);
+    } else if (outcome == SENT && last) {
         // It takes no more from the client; the next datagram finds no session.
         leave_key(worker, session);
         __atomic_store_n(&session->record->state, UPLOAD_CLOSED, __ATOMIC_RELEASE);
