@@ -158,6 +158,7 @@ class Witness:
         self.strays: list[Endpoint] = []
         self.unable: list[int] = []
         self.failures: list[str] = []
+        self.reroutes: list[int] = []
 
     def decide(
         self, listener: ListenerSocket, client: str, addressed: str
@@ -202,6 +203,9 @@ class Witness:
 
     def strayed(self, number: int, rule: str, sender: tuple[str, int]) -> None:
         self.strays.append(sender)
+
+    def rerouted(self, slot: int, number: int, rule: str) -> None:
+        self.reroutes.append(number)
 
     def failed(self, what: str, problem: OSError) -> None:
         self.failures.append(what)

@@ -127,6 +127,9 @@ class Host(Protocol):
     def strayed(self, number: int, rule: str, sender: tuple[str, int]) -> None:
         """A reply from somebody who may not reply was ignored."""
 
+    def rerouted(self, slot: int, number: int, rule: str) -> None:
+        """A session goes on from another end of ours, for the old one was of no use any more."""
+
     def failed(self, what: str, problem: OSError) -> None:
         """The system refused to carry a datagram, which is lost and counted."""
 

@@ -105,6 +105,8 @@ cdef class _News(_Verdicts):
         elif one.kind == STRAYED:
             sender = _endpoint(&one.who)[:2]
             host.strayed(one.session, self._verdicts[one.verdict].rule, sender)
+        elif one.kind == REROUTED:
+            host.rerouted(one.slot, one.session, self._verdicts[one.verdict].rule)
         elif one.kind == FAILED:
             host.failed(_WHAT[one.what], OSError(one.problem, os.strerror(one.problem)))
         elif one.listener not in self._listeners:

@@ -61,7 +61,7 @@ cdef extern from "relay/relay.h" nogil:
         uint64_t segmentation, unsegmented, unable, waiting_dropped, events_dropped
     cdef struct relay_ "relay":
         pass
-    int OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN, HANDED
+    int OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN, HANDED, REROUTED
     int POLICY, FAULT
     ctypedef void (*seen)(void *, uint64_t, int, const void *, uint32_t) noexcept
 

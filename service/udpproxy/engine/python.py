@@ -167,6 +167,11 @@ class PythonEngine(Handing):
             if again is None:
                 return self._sent_at_last(session, data, untold, now)
             problem = again
+        if problem.errno in sockets.CUT_OFF and self._reconnect(session):
+            again = _problem_of(session, data)
+            if again is None:
+                return True
+            problem = again
         self._lost(session, "send to a server", problem)
         return False
 

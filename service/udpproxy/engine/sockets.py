@@ -29,6 +29,12 @@ UNREACHABLE = {
 }  # fmt: skip
 """What an ICMP message can make of the next call on a connected socket (icmp(7), icmp.c)."""
 
+CUT_OFF = {
+    errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EINVAL, errno.ENODEV, errno.EDESTADDRREQ,
+}  # fmt: skip
+"""Our address towards the server is gone, or its interface, or the route; or the socket has none
+since the last time that this was so."""
+
 _MEMINFO = struct.Struct("=9I")
 _ORIGIN_AT, _LOCAL = 4, 1  # of struct sock_extended_err (linux/errqueue.h)
 _PKTINFO4 = struct.Struct("=I4s4s")

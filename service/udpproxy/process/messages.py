@@ -129,6 +129,9 @@ CALL_FAILED = Message("UDPS-325-W", "D-Bus call %s by uid %d failed: %s%s")
 CALL_REFUSED = Message("UDPS-322-W", "D-Bus call %s by uid %d refused: %s%s")
 SESSIONS_KEPT = Message("UDPS-105-I", "restarting: %d sessions are kept")
 UNEXPECTED_REPLY = Message("UDPS-630-W", "reply from %s ignored, rule %s%s")
+REROUTED = Message(
+    "UDPS-601-N", "the way of session %d from %s to %s, rule %s, has changed: it goes on from %s%s"
+)
 NO_ROOM = Message("UDPS-640-W", "new session of %s refused: %s%s")
 PRESSURE_ON = Message("UDPS-641-N", "session table under pressure: %d of %d in use")
 PRESSURE_OFF = Message("UDPS-642-N", "session table relieved: %d of %d in use")

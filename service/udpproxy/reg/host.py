@@ -252,6 +252,20 @@ class RelayHost:
             where = f"{sender[0]} port {sender[1]}"
             self._logs.say(messages.UNEXPECTED_REPLY, where, rule, held, SESSION=number, RULE=rule)
 
+    def rerouted(self, slot: int, number: int, rule: str) -> None:
+        """One line a second for each rule: a lost address concerns all its sessions."""
+        record = self._table.read(slot)
+        if record is None or record.id != number:
+            return
+        held = self._damper.passes(("rerouted", rule))
+        if held is not None:
+            ends = record.client, record.peer or record.server, record.source
+            client, server, source = (session_record.endpoint_text(*end) for end in ends)
+            self._logs.say(
+                messages.REROUTED, number, client, server, rule, source, held,
+                SESSION=number, RULE=rule,
+            )  # fmt: skip
+
     def failed(self, what: str, problem: OSError) -> None:
         """A datagram was lost to the system."""
         held = self._damper.passes(("failed", what, problem.errno))

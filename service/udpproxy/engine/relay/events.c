@@ -80,6 +80,19 @@ void tell_failed(struct worker *worker, enum what what, int problem)
     pthread_mutex_unlock(&relay->book);
 }
 
+void tell_rerouted(struct worker *worker, const struct session *session)
+{
+    struct relay *relay = worker->relay;
+    pthread_mutex_lock(&relay->book);
+    struct event *event = tell(relay, REROUTED, 0);
+    if (event) {
+        event->session = session->id;
+        event->slot = slot_of(relay, session);
+        name_verdict(event, session->verdict);
+    }
+    pthread_mutex_unlock(&relay->book);
+}
+
 // Before the datagram is passed on where the host is called at once, else soon after.
 void tell_seen(struct worker *worker, const struct session *session, bool up, const void *data,
                uint32_t size)

@@ -303,12 +303,15 @@ struct worker *enter_session(struct session *session, uint64_t id);
 int attach(struct relay *relay, int fd, enum type type, const union address *server,
            union address *own);
 int fix_peer(int fd, const union address *peer);
+int fix_peer_again(int fd, const union address *peer, union address *own);
+void disconnect(int fd);
 void reset_socket(int fd, bool plain);
 uint32_t worker_of(const struct relay *relay, const union address *client);
 struct listener *listener_of(const struct relay *relay, uint32_t number);
 uint32_t take_errors(int fd);
 uint32_t socket_drops(int fd);
 bool means_unreachable(int problem);
+bool means_cut_off(int problem);
 
 // book.c: which sessions there are
 uint32_t hash_of(const struct relay *relay, const struct listener *listener,
@@ -348,6 +351,7 @@ void name_verdict(struct event *event, struct verdict *verdict);
 void tell_refused(struct worker *worker, enum total counter, const union address *client,
                   const struct listener *listener);
 void tell_failed(struct worker *worker, enum what what, int problem);
+void tell_rerouted(struct worker *worker, const struct session *session);
 void tell_seen(struct worker *worker, const struct session *session, bool upload, const void *data,
                uint32_t size);
 void tell_handed(struct worker *worker, const struct session *session, bool upload,
@@ -361,6 +365,7 @@ void count_total(struct relay *relay, enum total total, uint64_t amount);
 struct session *open_session(struct worker *worker, const struct first *first,
                              struct verdict *verdict, uint32_t slot);
 void close_session(struct worker *worker, struct session *session, enum reason reason);
+bool reconnect(struct worker *worker, struct session *session);
 void be_careful(struct relay *relay, struct session *session);
 bool poll_session(struct worker *worker, struct session *session);
 void unpoll_ended(struct worker *worker, struct session *session);

@@ -60,7 +60,7 @@ struct verdict {
     uint8_t network_size, first[16], last[16];
 };
 
-enum kind { OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN, HANDED };
+enum kind { OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN, HANDED, REROUTED };
 
 enum what { FROM_CLIENTS, TO_SERVER, TO_CLIENT, OPEN_SESSION, FIX_PEER, FOLLOW_SERVER };
 

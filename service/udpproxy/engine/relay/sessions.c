@@ -397,6 +397,17 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
     return 1;
 }
 
+static void name_source(struct session *session, const union address *own)
+{
+    struct record *record = session->record;
+    begin_change(record);
+    record->source_port = own ? port_of(own) : 0;
+    memset(record->source, 0, sizeof record->source);
+    if (own)
+        memcpy(record->source, packed_of(own), packed_size(own));
+    end_change(record);
+}
+
 static void aim(struct worker *worker, struct session *session, const union address *server)
 {
     struct relay *relay = worker->relay;
@@ -435,13 +446,43 @@ static void aim(struct worker *worker, struct session *session, const union addr
         close_session(worker, session, FAULT);
         return;
     }
-    begin_change(record);
-    record->source_port = port_of(&own);
-    memcpy(record->source, packed_of(&own), packed_size(&own));
-    end_change(record);
+    name_source(session, &own);
     pthread_mutex_lock(&relay->book);
     enter_port(relay, session);
     pthread_mutex_unlock(&relay->book);
+}
+
+// Our end of the way to the server is of no use any more: the session goes on from what the system
+// gives now. False: it gives nothing, or a socket without a peer has chosen for each datagram anyway.
+bool reconnect(struct worker *worker, struct session *session)
+{
+    struct relay *relay = worker->relay;
+    const struct record *record = session->record;
+    union address server, own = {0};
+    int failed;
+    if (!session->plain && !session->pinned)
+        return false;
+    pthread_mutex_lock(&relay->book);
+    leave_port(relay, session);
+    pthread_mutex_unlock(&relay->book);
+    // Whoever comes after a crash in between connects it himself.
+    name_source(session, NULL);
+    if (session->pinned) {
+        make_address(&server, record->peer, record->server_size, record->peer_port, 0);
+        failed = fix_peer_again(session->fd, &server, &own);
+    } else {
+        make_address(&server, record->server, record->server_size, record->server_port, 0);
+        disconnect(session->fd);
+        failed = attach(relay, session->fd, record->type, &server, &own);
+    }
+    if (failed)
+        return false;
+    name_source(session, &own);
+    pthread_mutex_lock(&relay->book);
+    enter_port(relay, session);
+    pthread_mutex_unlock(&relay->book);
+    tell_rerouted(worker, session);
+    return true;
 }
 
 // The session goes on to another server; 0: there is none of that number.

@@ -30,7 +30,7 @@ void make_address(union address *address, const uint8_t *packed, unsigned size, 
 }
 
 // connect(2) to AF_UNSPEC dissolves the association and gives the port back.
-static void disconnect(int fd)
+void disconnect(int fd)
 {
     struct sockaddr_in6 nobody = {.sin6_family = AF_UNSPEC};
     (void)!connect(fd, (struct sockaddr *)&nobody, sizeof nobody);
@@ -148,6 +148,13 @@ static int attach_open(struct relay *relay, int fd, const union address *server,
     return 0;
 }
 
+// A peer that was fixed, from whatever address the system gives now; the port stays.
+int fix_peer_again(int fd, const union address *peer, union address *own)
+{
+    disconnect(fd);
+    return fix_peer(fd, peer) || name_of(fd, own) ? -1 : 0;
+}
+
 int attach(struct relay *relay, int fd, enum type type, const union address *server,
            union address *own)
 {
@@ -219,6 +226,22 @@ uint32_t socket_drops(int fd)
 }
 
 // What an ICMP message can make of the next call on a connected socket (icmp(7), icmp.c).
+// Our address towards the server is gone, or its interface, or the route; or the socket has none
+// since the last time that this was so.
+bool means_cut_off(int problem)
+{
+    switch (problem) {
+    case ENETUNREACH:
+    case EADDRNOTAVAIL:
+    case EINVAL:
+    case ENODEV:
+    case EDESTADDRREQ:
+        return true;
+    default:
+        return false;
+    }
+}
+
 bool means_unreachable(int problem)
 {
     switch (problem) {
