@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -183,3 +184,24 @@ def test_the_record_says_from_where_the_server_was_written_to(
         (record,) = proxy.records()
         ((where, number),) = echo.sources
         assert (record["SOURCE_ADDR"], record["SOURCE_PORT"]) == (where, str(number))
+
+
+@pytest.mark.parametrize("idle", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("engine", NAMES)
+def test_a_short_idle_limit_is_kept(tmp_path: Path, engine: str, idle: float) -> None:
+    """By both engines alike, and from the first session on."""
+    port = free_port()
+    top = f'max-sessions = 20\nengine = "{engine}"'
+    with Echo() as echo, udp() as client, udp() as other:
+        text = config(port, str(echo), top=top, acl=f'limits = {{ idle = "{idle}s" }}')
+        with Proxy(tmp_path, text) as proxy:
+            time.sleep(1.2)  # it has nothing to do, and looks seldom
+            exchange(client, ("127.0.0.1", port), b"alone")
+            until(proxy.records)
+            for _ in range(3):
+                exchange(client, ("127.0.0.1", port), b"once more")
+                exchange(other, ("127.0.0.1", port), b"another")
+                time.sleep(idle / 4)
+            until(lambda: len(proxy.records()) == 3)
+            for record in proxy.records()[:1]:
+                assert idle <= float(record["DURATION"]) < idle + 0.25

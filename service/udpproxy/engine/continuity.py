@@ -47,6 +47,7 @@ class Continuity(Lifecycle):
             session.be_careful(watched=self._watched)
             self._table.set_rule(session.slot, verdict.acl, verdict.generation)
             self._book.replan(session)
+            self._plan(time.monotonic_ns())
         return ended
 
     def inject(

@@ -164,8 +164,18 @@ class Lasting(Protocol):
         """Sessions ended; their records as session.record.text() writes them."""
 
 
+class Timer(Protocol):
+    """What call_later returns."""
+
+    def cancel(self) -> object:
+        """It does not fire."""
+
+
 class Reactor(Protocol):
     """A loop that calls back; asyncio's event loop is one."""
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
+        """Once, after `delay` seconds."""
 
     def add_reader(self, fd: int, callback: Callable[[], object], /) -> object:
         """Call back while `fd` is readable or has an error."""

@@ -15,7 +15,15 @@ from typing import cast
 
 from udpproxy.config.model import SessionType
 from udpproxy.engine import sockets
-from udpproxy.engine.interface import Host, ListenerSocket, Reactor, Verdict, Wait, Way
+from udpproxy.engine.interface import (
+    Host,
+    ListenerSocket,
+    Reactor,
+    Timer,
+    Verdict,
+    Wait,
+    Way,
+)
 from udpproxy.engine.pool import Pool
 from udpproxy.engine.relayed import Listening, Relayed
 from udpproxy.session import layout
@@ -30,6 +38,8 @@ TYPES = list(SessionType)
 """A type's place in here is its number in the table."""
 
 _SECOND = 1_000_000_000
+_SOONEST = 10_000_000
+"""Nanoseconds until the next look at who is idle: it costs datagrams."""
 _MOST_ENDED = 256
 """Sessions ended in one go before datagrams get their turn again."""
 
@@ -61,6 +71,8 @@ class Lifecycle(ABC):
         self._drops: dict[int, int] = {}
         self._own: set[Endpoint] = set()
         self._next_second = 0
+        self._planned = 0
+        self._timer: Timer | None = None
         self._watched = False
         self._announces = True
 
@@ -223,6 +235,7 @@ class Lifecycle(ABC):
     def _start(self, session: Relayed, *, keyed: bool = True) -> None:
         self._own.add(session.own)
         self._book.open(session, answered=session.answered, keyed=keyed)
+        self._plan(time.monotonic_ns())
         self._reactor.add_reader(session.sock.fileno(), self._reader(session))
 
     def _is_own(self, listening: Listening, client: tuple[str, int], local: bytes) -> bool:
@@ -349,8 +362,23 @@ class Lifecycle(ABC):
         if now >= self._next_second:
             self._next_second = now + _SECOND
             self._count_drops()
+        self._plan(now)
         moment = self._book.next_due()
         return self._next_second if moment is None else min(moment, self._next_second)
+
+    def _plan(self, now: int) -> None:
+        """Whoever calls work() now and then knows nothing of sessions that began meanwhile."""
+        moment = self._book.next_due()
+        if moment is None or now < self._planned <= moment:
+            return
+        if self._timer:
+            self._timer.cancel()
+        self._planned = max(moment, now + _SOONEST)
+        self._timer = self._reactor.call_later((self._planned - now) / 1e9, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        self.work(time.monotonic_ns())
 
     def _count_drops(self) -> None:
         for number, listening in self._listeners.items():
@@ -366,6 +394,8 @@ class Lifecycle(ABC):
 
     def close(self) -> None:
         """Stop carrying datagrams; the sessions stay in the table for the next one."""
+        if self._timer:
+            self._timer.cancel()
         for session in self._sessions():
             self._reactor.remove_reader(session.sock.fileno())
         for listening in self._listeners.values():
