@@ -108,7 +108,7 @@ def test_what_a_process_has(dns: Instance, role: str) -> None:
 def test_what_others_can_see(dns: Instance) -> None:
     places = ["/etc/udp-proxy", "/var/log/udp-proxy", "/run/udp-proxy/dns"]
     modes = dns.machine.run("stat", "--format=%A %U %G", *places).stdout.splitlines()
-    assert modes[0] == "drwxr-x--- root udp-proxy"
+    assert modes[0] == "drwxr-s--- root udp-proxy"
     assert modes[1:] == [f"drwx{rest}--- udp-proxy udp-proxy" for rest in ("rwx", "r-x")]
     for user in ("alice", "bob"):
         words = ["udp-proxy", "ctl", "dns", "terminate", "--runtime-dir", places[2]]

@@ -34,6 +34,8 @@ def check(path: Path, *, resolve: bool) -> int:
         return _mistaken(error)
     for warning in config.warnings:
         _tell(f"warning: {warning}")
+    if unreadable := load.unreadable_for_us(path):
+        _tell(f"warning: {path}: {unreadable}")
     try:
         load.instance_name(path)
     except ConfigError as error:

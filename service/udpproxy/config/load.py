@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import grp
+import os
+import pwd
 import re
 import tomllib
 from collections.abc import Iterable
@@ -18,6 +21,7 @@ from udpproxy.config.values import said
 from udpproxy.errors import ConfigError, Problem
 
 LARGEST_FILE = 2**20
+_HOME, _GROUP = Path("/etc/udp-proxy"), "udp-proxy"
 EPHEMERAL = (32768, 60999)
 _EPHEMERAL_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _RESERVED_FILE = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
@@ -68,6 +72,8 @@ def read_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             raw = file.read(LARGEST_FILE + 1)
+    except PermissionError as error:
+        raise _unreadable(origin, f"cannot be read by {_who()}: {error.strerror}") from error
     except OSError as error:
         raise _unreadable(origin, f"cannot be read: {error.strerror}") from error
     if len(raw) > LARGEST_FILE:
@@ -77,6 +83,28 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise _unreadable(origin, "is not UTF-8 text", line) from error
+
+
+def _who() -> str:
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"uid {os.geteuid()}"
+    return f"the user {name} (chgrp {_GROUP} and chmod g+r help)" if name == _GROUP else name
+
+
+def unreadable_for_us(path: Path) -> str:
+    """Why the unit could not read a file below /etc/udp-proxy, which root can; "": it could."""
+    if path.resolve().parent != _HOME:
+        return ""
+    try:
+        group = grp.getgrnam(_GROUP).gr_gid
+        status = path.stat()
+    except (KeyError, OSError):
+        return ""
+    readable = status.st_mode & 0o004 or (status.st_gid == group and status.st_mode & 0o040)
+    advice = f"chgrp {_GROUP} {path}; chmod g+r {path}"
+    return "" if readable else f"the user {_GROUP} cannot read it: {advice}"
 
 
 def instance_name(path: Path) -> str:
