@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import grp
+import os
 import re
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -663,6 +665,45 @@ def test_files_that_cannot_be_read(
         load.read(path)
     where = f"{path}:{line}: file" if line else str(path)
     assert str(caught.value) == f"{where}: {told}"
+
+
+@pytest.mark.parametrize(
+    ("mode", "mine", "told"),
+    [(0o640, True, False), (0o600, True, True), (0o640, False, True), (0o644, False, False)],
+)
+def test_what_root_can_read_and_the_unit_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, *, mine: bool, told: bool
+) -> None:
+    path = tmp_path / "dns.toml"
+    path.touch()
+    path.chmod(mode)
+    name = grp.getgrgid(path.stat().st_gid).gr_name
+    other = next(each.gr_name for each in grp.getgrall() if each.gr_name != name)
+    assert load.unreadable_for_us(path) == ""
+    monkeypatch.setattr(load, "_HOME", tmp_path)
+    monkeypatch.setattr(load, "_GROUP", name if mine else other)
+    said = load.unreadable_for_us(path)
+    assert (f"chgrp {name if mine else other} {path}" in said) is told
+    monkeypatch.setattr(load, "_GROUP", "no-such-group-here")
+    assert load.unreadable_for_us(path) == ""
+
+
+def test_who_may_not_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may, and so the refusal is made here."""
+    path = tmp_path / "dns.toml"
+
+    def refused(*words: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refused)
+    for uid, who in ((0, "root"), (4_000_123, "uid 4000123")):
+        monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
+        with pytest.raises(ConfigError, match=f"cannot be read by {who}: Permission denied"):
+            load.read_text(path)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(load, "_GROUP", "root")
+    with pytest.raises(ConfigError, match=r"by the user root \(chgrp root and chmod g\+r help\)"):
+        load.read_text(path)
 
 
 @pytest.mark.parametrize("name", ["dns", "_x", "A-1_b", "x" * 64])
