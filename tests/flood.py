@@ -122,6 +122,10 @@ class Known:
         """Questions without an answer; final once it was left."""
         return self.sent - len(self.trips)
 
+    def lost_since(self, number: int) -> int:
+        """The same from a question on, counted from 0."""
+        return sum(sent >= number for sent in self._sent_at)
+
     def summary(self) -> str:
         """For a table."""
         trips = sorted(self.trips) or [0.0]

@@ -1,0 +1,1 @@
+"""The weather that a proxy meets: real conditions, each in a line (docs/field.md lists them)."""
