@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udpproxy.config import load
+from udpproxy.config import load, reading
 from udpproxy.config.model import (
     Acl,
     Config,
@@ -627,24 +627,27 @@ def test_any_value_of_any_key(key: str, value: str) -> None:
 def test_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "dns.toml"
     path.write_text(SMALLEST)
-    assert load.read(path) == load.parse(SMALLEST, str(path))
+    assert reading.read(path) == load.parse(SMALLEST, str(path))
     ports = tmp_path / "ports"
-    monkeypatch.setattr(load, "_EPHEMERAL_FILE", ports)
+    monkeypatch.setattr(reading, "EPHEMERAL_FILE", ports)
     for unknown in (None, "", "many few\n"):
         if unknown is not None:
             ports.write_text(unknown)
-        (warning,) = load.read(path).warnings
-        assert f"cannot read {ports}: the kernel's ephemeral ports are taken to be 327" in warning
+        (warning,) = reading.read(path).warnings
+        assert (
+            f"cannot read {load.EPHEMERAL_FILE}: the kernel's ephemeral ports are taken to be 327"
+            in warning
+        )
     reserved = tmp_path / "reserved"
-    monkeypatch.setattr(load, "_RESERVED_FILE", reserved)
+    monkeypatch.setattr(reading, "_RESERVED_FILE", reserved)
     ports.write_text("1000\t1099\n")
     reserved.write_text("7,1000-1009,1050,1090-2000\n")
-    assert load.reserved_ports() == [(7, 7), (1000, 1009), (1050, 1050), (1090, 2000)]
-    assert "the kernel's 79 ephemeral ports (1000-1099)" in load.read(path).warnings[0]
+    assert reading.reserved_ports() == [(7, 7), (1000, 1009), (1050, 1050), (1090, 2000)]
+    assert "the kernel's 79 ephemeral ports (1000-1099)" in reading.read(path).warnings[0]
     for none in ("\n", "many\n"):
         reserved.write_text(none)
-        assert load.reserved_ports() == []
-    assert "100 ephemeral ports (1000-1099)" in load.read(path).warnings[0]
+        assert reading.reserved_ports() == []
+    assert "100 ephemeral ports (1000-1099)" in reading.read(path).warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -662,7 +665,7 @@ def test_files_that_cannot_be_read(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        load.read(path)
+        reading.read(path)
     where = f"{path}:{line}: file" if line else str(path)
     assert str(caught.value) == f"{where}: {told}"
 
@@ -679,13 +682,13 @@ def test_what_root_can_read_and_the_unit_cannot(
     path.chmod(mode)
     name = grp.getgrgid(path.stat().st_gid).gr_name
     other = next(each.gr_name for each in grp.getgrall() if each.gr_name != name)
-    assert load.unreadable_for_us(path) == ""
-    monkeypatch.setattr(load, "_HOME", tmp_path)
-    monkeypatch.setattr(load, "_GROUP", name if mine else other)
-    said = load.unreadable_for_us(path)
+    assert reading.unreadable_for_us(path) == ""
+    monkeypatch.setattr(reading, "_HOME", tmp_path)
+    monkeypatch.setattr(reading, "_GROUP", name if mine else other)
+    said = reading.unreadable_for_us(path)
     assert (f"chgrp {name if mine else other} {path}" in said) is told
-    monkeypatch.setattr(load, "_GROUP", "no-such-group-here")
-    assert load.unreadable_for_us(path) == ""
+    monkeypatch.setattr(reading, "_GROUP", "no-such-group-here")
+    assert reading.unreadable_for_us(path) == ""
 
 
 def test_who_may_not_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -699,22 +702,22 @@ def test_who_may_not_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for uid, who in ((0, "root"), (4_000_123, "uid 4000123")):
         monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
         with pytest.raises(ConfigError, match=f"cannot be read by {who}: Permission denied"):
-            load.read_text(path)
+            reading.read_text(path)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(load, "_GROUP", "root")
+    monkeypatch.setattr(reading, "_GROUP", "root")
     with pytest.raises(ConfigError, match=r"by the user root \(chgrp root and chmod g\+r help\)"):
-        load.read_text(path)
+        reading.read_text(path)
 
 
 @pytest.mark.parametrize("name", ["dns", "_x", "A-1_b", "x" * 64])
 def test_instance_names(name: str) -> None:
-    assert load.instance_name(Path(f"/etc/udp-proxy/{name}.toml")) == name
+    assert reading.instance_name(Path(f"/etc/udp-proxy/{name}.toml")) == name
 
 
 @pytest.mark.parametrize("name", ["", "1", "-a", "a.b", "a b", "x" * 65, "č", "a\n"])
 def test_what_is_no_instance_name(name: str) -> None:
     with pytest.raises(ConfigError, match="is no instance's name"):
-        load.instance_name(Path(f"/etc/udp-proxy/{name}.toml"))
+        reading.instance_name(Path(f"/etc/udp-proxy/{name}.toml"))
 
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from udpproxy.cli import ctl
-from udpproxy.config import load
+from udpproxy.config import reading
 from udpproxy.daemon import control
 from udpproxy.daemon.birth import Birth
 from udpproxy.daemon.control import Control, Outcome
@@ -75,7 +75,7 @@ def _reload(path: Path, pid: int) -> None:
 def _stop_limit(path: Path) -> float:
     """As long as an end may take by its own limits; a file with mistakes is no reason to fail."""
     try:
-        timeout = load.read(path).stop_timeout
+        timeout = reading.read(path).stop_timeout
     except ConfigError:
         timeout = _STOP_TIMEOUT
     return timeout + STOP_SLACK

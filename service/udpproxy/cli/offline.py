@@ -10,7 +10,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from udpproxy.config import load
+from udpproxy.config import reading
 from udpproxy.config import show as shown
 from udpproxy.config.model import Config
 from udpproxy.config.names import names, needed
@@ -28,16 +28,16 @@ _CONFIG = 78
 def check(path: Path, *, resolve: bool) -> int:
     """Say whether the file is right, with every mistake in it."""
     try:
-        config = load.read(path)
+        config = reading.read(path)
         installed.check(config, str(path), loading=True)
     except ConfigError as error:
         return _mistaken(error)
     for warning in config.warnings:
         _tell(f"warning: {warning}")
-    if unreadable := load.unreadable_for_us(path):
+    if unreadable := reading.unreadable_for_us(path):
         _tell(f"warning: {path}: {unreadable}")
     try:
-        load.instance_name(path)
+        reading.instance_name(path)
     except ConfigError as error:
         # A draft beside the real file may be called anything.
         _tell(f"warning: {error}")
@@ -74,7 +74,7 @@ def _resolve(path: Path, config: Config) -> int:
 def explain(path: Path, *, client: str, to: str | None, at: str | None) -> int:
     """Say which ACL decides for a client, and why none before it did."""
     try:
-        config = load.read(path)
+        config = reading.read(path)
         question = asked.question(config, client, to)
         moment = asked.moment(at, datetime.now())
     except ConfigError as error:
@@ -105,7 +105,7 @@ def _known(config: Config) -> Known:
 def show(path: Path, *, defaults: bool) -> int:
     """Print the file as it was understood."""
     try:
-        config = load.read(path)
+        config = reading.read(path)
     except ConfigError as error:
         return _mistaken(error)
     print(shown.render(config, defaults=defaults), end="")

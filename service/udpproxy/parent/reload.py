@@ -8,7 +8,7 @@ import resource
 from dataclasses import dataclass
 from pathlib import Path
 
-from udpproxy.config import load
+from udpproxy.config import reading
 from udpproxy.config.model import Config
 from udpproxy.errors import ConfigError, InvalidArgument, LinkError, UnitError, lines_of
 from udpproxy.parent.children import Children
@@ -62,8 +62,8 @@ class Change:
     def prepare(self, old: Config, room: int | None) -> None:
         """ConfigError, InvalidArgument, UnitError or OSError, and rollback() must follow. `room`:
         how many descriptors REG can open, if it says so."""
-        self._text = load.read_text(self._path)
-        new = load.parse_here(self._text, str(self._path))
+        self._text = reading.read_text(self._path)
+        new = reading.parse_here(self._text, str(self._path))
         installed.check(new, str(self._path))
         refuse_restart_keys(old, new)
         check_descriptors(new, resource.getrlimit(resource.RLIMIT_NOFILE)[0])

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from pathlib import Path
 
 from udpproxy import __version__
-from udpproxy.config import load
+from udpproxy.config import reading
 from udpproxy.config.model import Config, Log, Name
 from udpproxy.errors import ConfigError, NoRight, UnitError, lines_of
 from udpproxy.parent.listening import is_local
@@ -61,9 +61,9 @@ def run(
     signals = Signals()
     logs = Logs(f"udp-proxy/{path.stem}")
     try:
-        instance = load.instance_name(path)
-        text = load.read_text(path)
-        config = load.parse_here(text, str(path))
+        instance = reading.instance_name(path)
+        text = reading.read_text(path)
+        config = reading.parse_here(text, str(path))
         installed.check(config, str(path))
     except ConfigError as problem:
         for line in lines_of(problem):

@@ -1,0 +1,103 @@
+"""Configurations from files, with what this very host makes of them: load.py does the rest."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+from pathlib import Path
+
+from udpproxy.config.load import EPHEMERAL_FILE, Range, parse
+from udpproxy.config.model import Config
+from udpproxy.config.values import said
+from udpproxy.errors import ConfigError, Problem
+
+LARGEST_FILE = 2**20
+_HOME, _GROUP = Path("/etc/udp-proxy"), "udp-proxy"
+_RESERVED_FILE = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+_INSTANCE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+
+
+def read(path: Path) -> Config:
+    return parse_here(read_text(path), str(path))
+
+
+def parse_here(text: str, origin: str) -> Config:
+    """With the ports of this very kernel."""
+    return parse(text, origin, ephemeral=ephemeral_ports(), reserved=reserved_ports())
+
+
+def read_text(path: Path) -> str:
+    """The file as it is; ConfigError where it cannot be read."""
+    origin = str(path)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(LARGEST_FILE + 1)
+    except PermissionError as error:
+        raise _unreadable(origin, f"cannot be read by {_who()}: {error.strerror}") from error
+    except OSError as error:
+        raise _unreadable(origin, f"cannot be read: {error.strerror}") from error
+    if len(raw) > LARGEST_FILE:
+        raise _unreadable(origin, f"is larger than {LARGEST_FILE} bytes")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise _unreadable(origin, "is not UTF-8 text", line) from error
+
+
+def _who() -> str:
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"uid {os.geteuid()}"
+    return f"the user {name} (chgrp {_GROUP} and chmod g+r help)" if name == _GROUP else name
+
+
+def unreadable_for_us(path: Path) -> str:
+    """Why the unit could not read a file below /etc/udp-proxy, which root can; "": it could."""
+    if path.resolve().parent != _HOME:
+        return ""
+    try:
+        group = grp.getgrnam(_GROUP).gr_gid
+        status = path.stat()
+    except (KeyError, OSError):
+        return ""
+    readable = status.st_mode & 0o004 or (status.st_gid == group and status.st_mode & 0o040)
+    advice = f"chgrp {_GROUP} {path}; chmod g+r {path}"
+    return "" if readable else f"the user {_GROUP} cannot read it: {advice}"
+
+
+def instance_name(path: Path) -> str:
+    """The name of the instance that a file configures."""
+    if not _INSTANCE.fullmatch(path.stem):
+        raise _unreadable(
+            str(path),
+            f"{said(path.stem)} is no instance's name: at most 64 letters, digits, - and _, "
+            "beginning with a letter or _",
+        )
+    return path.stem
+
+
+def _unreadable(origin: str, text: str, line: int = 0) -> ConfigError:
+    return ConfigError([Problem(origin, line, "file", text)])
+
+
+def ephemeral_ports() -> Range | None:
+    """The kernel's own range; None where it will not say."""
+    try:
+        first, last = map(int, EPHEMERAL_FILE.read_text().split())
+    except (OSError, ValueError):
+        return None
+    return first, last
+
+
+def reserved_ports() -> list[Range]:
+    """What an administrator has taken out of it."""
+    try:
+        words = _RESERVED_FILE.read_text().strip().split(",")
+        ends = [word.partition("-") for word in words if word]
+        return [(int(first), int(last or first)) for first, _, last in ends]
+    except (OSError, ValueError):
+        return []
