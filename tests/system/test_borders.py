@@ -258,7 +258,7 @@ def test_a_unit_that_lies(bordered: Machine, role: str) -> None:
         while liar.told(place) >= 0:
             begun = time.monotonic()
             assert begun < ends, liar.told(place)
-            assert lies.info()["state"] == "running"
+            assert str(lies.info()["state"]).startswith(("running", "degraded"))
             slowest = max(slowest, time.monotonic() - begun)
         # Most of it is the start of `ctl`.
         assert slowest < 3.0

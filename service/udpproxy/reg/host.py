@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 
@@ -37,8 +38,6 @@ _PRESSURE_ON, _PRESSURE_OFF = 0.90, 0.75
 
 Keep = Callable[[Wait, ListenerSocket, tuple[str, int], Way, bytes], None]
 
-Follower = tuple[int, tuple[str, int]]
-
 
 class RelayHost:
     """See engine.interface.Host. `verdicts` changes with a reload; `keep` takes the datagrams
@@ -58,7 +57,8 @@ class RelayHost:
         self._unanswered = Unanswered(logs)
         self._ports: dict[int, int] = {}
         self._pressed = False
-        self._followers: list[Follower] = []
+        self.followers: dict[int, tuple[str, int]] = {}
+        """Sessions, by number, and the servers that they have yet to go on to."""
         self.led = dict.fromkeys(("close", "follow", "keep"), 0)
         """How many sessions of rules that lead elsewhere end, follow or stay."""
 
@@ -178,13 +178,13 @@ class RelayHost:
             return ""
         self.led[acl.reload_policy] += 1
         if acl.reload_policy == "follow":
-            self._followers.append((record.id, server))
+            self.followers[record.id] = server
         return acl.reload_policy
 
-    def take_followers(self) -> list[Follower]:
-        """Sessions, by number, and the servers that they are to go on to."""
-        followers, self._followers = self._followers, []
-        return followers
+    def take_followers(self, most: int) -> list[tuple[int, tuple[str, int]]]:
+        """So many of them, who are on their way now."""
+        first = list(itertools.islice(self.followers, most))
+        return [(number, self.followers.pop(number)) for number in first]
 
     def handed(
         self, verdict: Verdict, slot: int, number: int, direction: str, payload: bytes

@@ -23,7 +23,7 @@ from udpproxy.process.notify import Notifier
 from udpproxy.reg import engines
 from udpproxy.reg.changes import NamedSessions
 from udpproxy.reg.extensions import Extensions
-from udpproxy.reg.host import Follower, RelayHost
+from udpproxy.reg.host import RelayHost
 from udpproxy.reg.lent import Lent
 from udpproxy.reg.naming import Blocking, Naming
 from udpproxy.reg.verdicts import Verdicts
@@ -32,9 +32,9 @@ from udpproxy.session.table import STARTS
 _BUSY_TICK, _IDLE_TICK = 0.1, 1.0
 """Seconds between two looks at what is due, with and without sessions."""
 _RETRY = 1.0
+"""Seconds until the relay is tried again where the system lacked something."""
 _PART = 128
 """Sessions that follow in one go."""
-"""Seconds until the relay is tried again where the system lacked something."""
 
 
 def room() -> int:
@@ -252,7 +252,7 @@ class Reg:
         )
         self._take_listeners()
         adopted = engine.adopt()
-        self._follow(host.take_followers())
+        self._follow()
         if adopted:
             self._logs.say(messages.ADOPTED, adopted)
             sessions.look()
@@ -295,17 +295,19 @@ class Reg:
         self._naming.reconsider()
         if before.config.segmentation != config.segmentation:  # else a command's word holds
             self._engine.segment(on=config.segmentation == "auto")
-        self._follow(self._host.take_followers())
+        self._follow()
         led = self._host.led
         return {"ended": ended, "follow": led["follow"], "stay": led["keep"]}
 
-    def _follow(self, followers: list[Follower]) -> None:
+    def _follow(self) -> None:
         """To the servers that their rules name now; some of them, the others when the loop has
         turned."""
-        if self._engine and followers:
-            for number, server in followers[:_PART]:
-                self._engine.redirect(number, server)
-            self._reactor.call_later(0, lambda: self._follow(followers[_PART:]))
+        assert self._engine
+        assert self._host
+        for number, server in self._host.take_followers(_PART):
+            self._engine.redirect(number, server)
+        if self._host.followers:
+            self._reactor.call_later(0, self._follow)
 
     def _tick(self) -> None:
         if self._engine is None:

@@ -75,13 +75,14 @@ int relay_describe(struct relay *relay, uint32_t slot, const char *rule, uint64_
     int length = snprintf(
         text, size,
         "PROTOCOL=UDP CLIENT=%s CLIENT_ADDR=%s CLIENT_PORT=%u SERVER=%s SERVER_ADDR=%s "
-        "SERVER_PORT=%u SOURCE_ADDR=%s SOURCE_PORT=%u BYTES_CIN=%llu BYTES_COUT=%llu BYTES_SIN=%llu BYTES_SOUT=%llu "
+        "SERVER_PORT=%u SOURCE_ADDR=%s SOURCE_PORT=%u BYTES_CIN=%llu BYTES_COUT=%llu "
+        "BYTES_SIN=%llu BYTES_SOUT=%llu "
         "DATAGRAMS_CIN=%llu DATAGRAMS_COUT=%llu DATAGRAMS_SIN=%llu DATAGRAMS_SOUT=%llu "
         "DURATION=%.3f STATUS=ACCEPTED RESULT=%s RULE=%s REASON=%s SESSION=%llu",
         client, client, record->client_port, server, server,
         record->pinned ? record->peer_port : record->server_port, source, record->source_port, up,
-        down, down, up, ups, downs, downs + (unsigned long long)record->stray, ups, (double)(now - record->opened) / 1e9,
-        ENDS[session->reason].result, rule, ENDS[session->reason].reason,
+        down, down, up, ups, downs, downs + (unsigned long long)record->stray, ups,
+        (double)(now - record->opened) / 1e9, ENDS[session->reason].result, rule, ENDS[session->reason].reason,
         (unsigned long long)record->id);
     return length < (int)size ? length : -1;
 }

@@ -225,7 +225,6 @@ uint32_t socket_drops(int fd)
     return meminfo(fd, DROPS_WORD);
 }
 
-// What an ICMP message can make of the next call on a connected socket (icmp(7), icmp.c).
 // Our address towards the server is gone, or its interface, or the route; or the socket has none
 // since the last time that this was so.
 bool means_cut_off(int problem)
@@ -242,6 +241,7 @@ bool means_cut_off(int problem)
     }
 }
 
+// What an ICMP message can make of the next call on a connected socket (icmp(7), icmp.c).
 bool means_unreachable(int problem)
 {
     switch (problem) {
