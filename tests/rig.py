@@ -207,7 +207,7 @@ class Witness:
     def rerouted(self, slot: int, number: int, rule: str) -> None:
         self.reroutes.append(number)
 
-    def failed(self, what: str, problem: OSError) -> None:
+    def failed(self, what: str, problem: OSError, slot: int = 0, number: int = 0) -> None:
         self.failures.append(what)
 
     def unsegmented(self, sessions: int) -> None:

@@ -205,3 +205,19 @@ def test_a_short_idle_limit_is_kept(tmp_path: Path, engine: str, idle: float) ->
             until(lambda: len(proxy.records()) == 3)
             for record in proxy.records()[:1]:
                 assert idle <= float(record["DURATION"]) < idle + 0.25
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_what_cannot_be_sent_is_said_with_both_ends(tmp_path: Path, engine: str) -> None:
+    """An IPv6 client can send a little more than IPv4 can carry."""
+    port = free_port("::1")
+    with Echo() as echo, udp("::1") as client:
+        text = config(port, str(echo), listen="::1", top=f'max-sessions = 9\nengine = "{engine}"')
+        with Proxy(tmp_path, text) as proxy:
+            exchange(client, ("::1", port), b"before")
+            client.sendto(bytes(65_527), ("::1", port))
+            until(lambda: proxy.said("UDPS-600-W"))
+            exchange(client, ("::1", port), b"after")
+            (line,) = proxy.said("UDPS-600-W")
+            ends = f"session 1 from [::1]:{client.getsockname()[1]} to {echo}"
+            assert line.endswith(f"cannot send to a server: Message too long, {ends}")

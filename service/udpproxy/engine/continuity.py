@@ -19,6 +19,8 @@ from udpproxy.session.peers import Endpoint
 from udpproxy.session.reasons import Reason
 from udpproxy.session.sense import Damaged
 
+_FOLLOW = "follow a server to its new address"
+
 
 class Continuity(Lifecycle):
     """What adopt(), reconsider(), inject() and redirect() of the interface do."""
@@ -74,7 +76,7 @@ class Continuity(Lifecycle):
         packed = sockets.pack(server[0])
         if session.slot >= self._pool.size(sockets.family_of(packed)):
             problem = OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
-            self._host.failed("follow a server to its new address", problem)
+            self._host.failed(_FOLLOW, problem, session.slot, session.id)
             self._close(session, Reason.ERROR)
             return True
         lost = sockets.drops(session.sock) - self._words[session.at + layout.DROPS_BASE]
@@ -95,7 +97,7 @@ class Continuity(Lifecycle):
         try:
             session.own = self._attach(session, session.rule.type)
         except OSError as problem:
-            self._host.failed("follow a server to its new address", problem)
+            self._host.failed(_FOLLOW, problem, session.slot, session.id)
             self._close(session, Reason.ERROR)
             return True
         self._own.add(session.own)

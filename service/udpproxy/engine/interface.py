@@ -130,8 +130,9 @@ class Host(Protocol):
     def rerouted(self, slot: int, number: int, rule: str) -> None:
         """A session goes on from another end of ours, for the old one was of no use any more."""
 
-    def failed(self, what: str, problem: OSError) -> None:
-        """The system refused to carry a datagram, which is lost and counted."""
+    def failed(self, what: str, problem: OSError, slot: int = 0, number: int = 0) -> None:
+        """The system refused to carry a datagram, which is lost and counted; `number` is 0 where
+        that was no session's."""
 
     def unsegmented(self, sessions: int) -> None:
         """A device cannot cut runs of datagrams, as so many sessions have found out: all do without

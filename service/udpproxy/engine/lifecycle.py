@@ -302,7 +302,7 @@ class Lifecycle(ABC):
     def _lost(self, session: Relayed, what: str, problem: OSError) -> None:
         self._words[session.at + layout.SEND_ERRORS] += 1
         self._table.count("send-errors")
-        self._host.failed(what, problem)
+        self._host.failed(what, problem, session.slot, session.id)
 
     def _is_icmp(self, session: Relayed, problem: OSError) -> bool:
         """Was that an error of an earlier datagram, which an ICMP message told of?"""

@@ -108,7 +108,8 @@ cdef class _News(_Verdicts):
         elif one.kind == REROUTED:
             host.rerouted(one.slot, one.session, self._verdicts[one.verdict].rule)
         elif one.kind == FAILED:
-            host.failed(_WHAT[one.what], OSError(one.problem, os.strerror(one.problem)))
+            problem = OSError(one.problem, os.strerror(one.problem))
+            host.failed(_WHAT[one.what], problem, one.slot, one.session)
         elif one.listener not in self._listeners:
             pass
         elif one.kind == REFUSED:

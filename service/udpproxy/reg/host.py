@@ -259,18 +259,30 @@ class RelayHost:
             return
         held = self._damper.passes(("rerouted", rule))
         if held is not None:
-            ends = record.client, record.peer or record.server, record.source
-            client, server, source = (session_record.endpoint_text(*end) for end in ends)
+            client, server = self._ends(record)
+            source = session_record.endpoint_text(*record.source)
             self._logs.say(
                 messages.REROUTED, number, client, server, rule, source, held,
                 SESSION=number, RULE=rule,
             )  # fmt: skip
 
-    def failed(self, what: str, problem: OSError) -> None:
-        """A datagram was lost to the system."""
+    @staticmethod
+    def _ends(record: Record) -> tuple[str, str]:
+        """The session's client and server, as people write them."""
+        server = record.peer or record.server
+        return session_record.endpoint_text(*record.client), session_record.endpoint_text(*server)
+
+    def failed(self, what: str, problem: OSError, slot: int = 0, number: int = 0) -> None:
+        """A datagram was lost to the system: one line a second for each kind."""
         held = self._damper.passes(("failed", what, problem.errno))
-        if held is not None:
-            self._logs.say(messages.CARRY_FAILED, what, problem.strerror or problem, held)
+        if held is None:
+            return
+        why, whose = problem.strerror or str(problem), ""
+        record = self._table.read(slot) if number else None
+        if record is not None and record.id == number:  # it may have ended meanwhile
+            client, server = self._ends(record)
+            whose = f", session {number} from {client} to {server}"
+        self._logs.say(messages.CARRY_FAILED, what, why, whose, held)
 
     def unsegmented(self, sessions: int) -> None:
         """A device cannot cut runs of datagrams: for a while all go singly."""

@@ -68,7 +68,8 @@ void tell_refused(struct worker *worker, enum total counter, const union address
     pthread_mutex_unlock(&relay->book);
 }
 
-void tell_failed(struct worker *worker, enum what what, int problem)
+// NULL: it happened to no session.
+void tell_failed(struct worker *worker, const struct session *session, enum what what, int problem)
 {
     struct relay *relay = worker->relay;
     pthread_mutex_lock(&relay->book);
@@ -76,6 +77,8 @@ void tell_failed(struct worker *worker, enum what what, int problem)
     if (event) {
         event->what = what;
         event->problem = problem;
+        event->session = session ? session->id : 0;
+        event->slot = session ? slot_of(relay, session) : 0;
     }
     pthread_mutex_unlock(&relay->book);
 }

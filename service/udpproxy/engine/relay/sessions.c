@@ -172,7 +172,7 @@ static struct session *refuse_session(struct worker *worker, const struct first 
     give_back(relay, slot_of(relay, session));
     pthread_mutex_unlock(&relay->book);
     tell_refused(worker, REFUSED_NO_PORT, first->client, first->listener);
-    tell_failed(worker, OPEN_SESSION, problem);
+    tell_failed(worker, NULL, OPEN_SESSION, problem);
     return NULL;
 }
 
@@ -258,7 +258,7 @@ void lost(struct worker *worker, struct session *session, enum what what, int pr
 {
     more(&session->record->send_errors, 1);
     count_total(worker->relay, SEND_ERRORS, 1);
-    tell_failed(worker, what, problem);
+    tell_failed(worker, session, what, problem);
 }
 
 // Was that an error of an earlier datagram, which an ICMP message told of?
@@ -415,7 +415,7 @@ static void aim(struct worker *worker, struct session *session, const union addr
     uint32_t slot = slot_of(relay, session), dropped = relay_drops(relay, slot);
     union address own;
     if (relay->sockets[is_v6(server)][slot] < 0) {
-        tell_failed(worker, FOLLOW_SERVER, EAFNOSUPPORT);
+        tell_failed(worker, session, FOLLOW_SERVER, EAFNOSUPPORT);
         close_session(worker, session, FAULT);
         return;
     }
@@ -442,7 +442,7 @@ static void aim(struct worker *worker, struct session *session, const union addr
     session->pinned = false;
     put(&record->drops_base, (uint32_t)(socket_drops(session->fd) - dropped));
     if (attach(relay, session->fd, record->type, server, &own) || !poll_session(worker, session)) {
-        tell_failed(worker, FOLLOW_SERVER, errno);
+        tell_failed(worker, session, FOLLOW_SERVER, errno);
         close_session(worker, session, FAULT);
         return;
     }

@@ -320,7 +320,7 @@ void read_clients(struct worker *worker, struct listener *listener)
                              NULL);
         if (count < 0) {
             if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
-                tell_failed(worker, FROM_CLIENTS, errno);
+                tell_failed(worker, NULL, FROM_CLIENTS, errno);
             return;
         }
         look_ahead(worker, listener, count);
