@@ -1,4 +1,5 @@
-"""Sessions that go on: over the death of REG, a change of the rules or of a name, and a wait."""
+"""Sessions that go on: over the death of REG, a change of the rules, of a name or of our own
+address, and a wait."""
 
 from __future__ import annotations
 
@@ -149,3 +150,29 @@ class Continuity(Lifecycle):
             session.pin((sockets.unpack(record.peer[0]), record.peer[1]))
         self._table.set_rule(slot, verdict.acl, verdict.generation)
         self._start(session, keyed=record.state is State.OPEN)
+
+    def _reconnect(self, session: Relayed) -> bool:
+        """Our end of the way to the server is of no use any more: the session goes on from what
+        the system gives now. False: it gives nothing, or a socket without a peer has chosen for
+        each datagram anyway."""
+        sock, peer = session.sock, session.peer
+        if not session.plain and peer is None:
+            return False
+        self._own.discard(session.own)
+        # Whoever comes after a crash in between connects it himself.
+        self._table.set_source(session.slot, (b"", 0))
+        try:
+            if peer is None:
+                self._pool.reset(sock, plain=True, port=session.own[1])
+                session.own = self._pool.connect(sock, session.rule.server)
+            else:
+                sockets.disconnect(sock)
+                self._pool.pin(sock, peer)
+                session.own = sock.getsockname()[:2]
+        except OSError:
+            session.own = ("", 0)
+            return False
+        self._own.add(session.own)
+        self._table.set_source(session.slot, (sockets.pack(session.own[0]), session.own[1]))
+        self._host.rerouted(session.slot, session.id, session.verdict.rule)
+        return True

@@ -269,32 +269,6 @@ class Lifecycle(ABC):
         self._table.pin(session.slot, (sockets.pack(peer[0]), peer[1]))
         return True
 
-    def _reconnect(self, session: Relayed) -> bool:
-        """Our end of the way to the server is of no use any more: the session goes on from what
-        the system gives now. False: it gives nothing, or a socket without a peer has chosen for
-        each datagram anyway."""
-        sock, peer = session.sock, session.peer
-        if not session.plain and peer is None:
-            return False
-        self._own.discard(session.own)
-        # Whoever comes after a crash in between connects it himself.
-        self._table.set_source(session.slot, (b"", 0))
-        try:
-            if peer is None:
-                self._pool.reset(sock, plain=True, port=session.own[1])
-                session.own = self._pool.connect(sock, session.rule.server)
-            else:
-                sockets.disconnect(sock)
-                self._pool.pin(sock, peer)
-                session.own = sock.getsockname()[:2]
-        except OSError:
-            session.own = ("", 0)
-            return False
-        self._own.add(session.own)
-        self._table.set_source(session.slot, (sockets.pack(session.own[0]), session.own[1]))
-        self._host.rerouted(session.slot, session.id, session.verdict.rule)
-        return True
-
     def _close_upload(self, session: Relayed) -> None:
         self._book.close_upload(session)
         self._table.set_state(session.slot, State.UPLOAD_CLOSED)
