@@ -57,6 +57,34 @@ def test_newcomers_replace_the_oldest_without_an_answer(new_rig: NewRig) -> None
     assert sorted(rig.host.reasons) == [2, 3]
 
 
+def test_the_host_keeps_ports_though_there_are_slots(new_rig: NewRig) -> None:
+    rig = new_rig(sessions=4, evict=True)
+    rig.listen()
+    server = rig.udp()
+    rig.host.policy = lambda _: verdict(server.getsockname())
+    rig.engine.limit_ports(2)
+    for _ in range(2):
+        rig.udp().sendto(b"x", rig.where())
+        rig.take(server)
+    # A newcomer takes the port of one that has no answer, and none of the host's.
+    for number in (1, 2):
+        rig.converse(rig.udp(), server, rig.where())
+        rig.expect_end(number, Reason.EVICTED)
+    rig.udp().sendto(b"x", rig.where())
+    rig.until(lambda: rig.host.refusals)
+    assert rig.host.refusals == ["refused-ports-kept"]
+    assert rig.count("refused-ports-kept") == 1
+    rig.engine.limit_ports(0)
+    for _ in range(2):
+        rig.converse(rig.udp(), server, rig.where())
+    rig.engine.limit_ports(1)
+    assert rig.engine.kill(3)
+    rig.udp().sendto(b"x", rig.where())
+    rig.until(lambda: len(rig.host.refusals) == 2)
+    assert rig.host.refusals[1] == "refused-ports-kept"
+    assert rig.engine.sessions == 3, "those that there are stay"
+
+
 def test_a_client_has_so_many_and_no_more(new_rig: NewRig) -> None:
     rig = new_rig(per_client=2, evict=True)
     rig.listen()

@@ -53,6 +53,7 @@ crash-limit = 3
 crash-window = "2m"
 on-child-death = "stop"
 segmentation = "off"
+use-all-ports = true
 user = "proxy"
 group = "#990"
 tag = "inside"
@@ -174,6 +175,7 @@ def test_every_key() -> None:
         crash_window=120.0,
         stop_on_child_death=True,
         segmentation="off",
+        use_all_ports=True,
         user="proxy",
         group="#990",
         tag="inside",
@@ -582,12 +584,39 @@ def test_empty_lists_of_the_resolver_mean_the_system() -> None:
 def test_warnings() -> None:
     text = 'max-sessions = 101\n[[listen]]\naddress = "239.0.0.1"\nport = 5\n'
     assert load.parse(text, "test.toml", ephemeral=(900, 999)).warnings == (
-        "test.toml:1: max-sessions: 101 is more than the kernel's 100 ephemeral ports (900-999); "
-        "sessions that get no port are refused",
+        "test.toml:1: max-sessions: 101 is more than 90 of the kernel's 100 ephemeral ports "
+        "(900-999), the host keeps the others; sessions that get no port are refused; see "
+        "use-all-ports",
         "test.toml:1: session-acl: there is none: every datagram is refused",
         "test.toml:3: listen[1].address: 239.0.0.1 is a multicast group, "
         "which the proxy does not join itself",
     )
+
+
+@pytest.mark.parametrize(
+    ("top", "ephemeral", "ports", "warning"),
+    [
+        ("max-sessions = 90", (900, 999), 90, ""),
+        ("max-sessions = 91", (900, 999), 90, "91 is more than 90 of the kernel's 100 ephemeral"),
+        ("max-sessions = 100\nuse-all-ports = true", (900, 999), 0, ""),
+        (
+            "max-sessions = 101\nuse-all-ports = true",
+            (900, 999),
+            0,
+            "101 is more than the kernel's 100 ephemeral ports (900-999); sessions that get no",
+        ),
+        ("max-sessions = 1", (900, 900), 1, ""),
+        ("max-sessions = 25408", load.EPHEMERAL, 25408, ""),
+    ],
+)
+def test_the_host_keeps_ports(
+    top: str, ephemeral: tuple[int, int], ports: int, warning: str
+) -> None:
+    text = SMALLEST.replace("max-sessions = 1000", top)
+    config = load.parse(text, "test.toml", ephemeral=ephemeral)
+    assert config.ports == ports
+    said = [one for one in config.warnings if "max-sessions" in one]
+    assert [warning in one for one in said] == [True] * bool(warning)
 
 
 FRAGMENTS = [*SMALLEST.splitlines(), *LARGEST.splitlines()]

@@ -175,6 +175,7 @@ CONFIGS = st.builds(
     singleproc=st.booleans(),
     engine=st.sampled_from(["auto", "python"]),
     segmentation=st.sampled_from(["auto", "off"]),
+    use_all_ports=st.booleans(),
     stop_timeout=POSITIVE,
     crash_limit=st.integers(1, 1000),
     crash_window=POSITIVE,

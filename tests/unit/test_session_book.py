@@ -54,6 +54,21 @@ class Shelf:
         return ended
 
 
+def test_fewer_than_there_are_slots() -> None:
+    """The host keeps ports of its own; those that there are already stay."""
+    shelf = Shelf(3, evict=True)
+    first, second = shelf.open(1, answered=True), shelf.open(2)
+    shelf.book.limit(2)
+    assert shelf.book.room("a") is second
+    shelf.book.answered(second)
+    assert shelf.book.room("a") == shelf.book.full == "refused-ports-kept"
+    shelf.book.limit(1)
+    shelf.book.close(first)
+    assert shelf.book.room("a") == "refused-ports-kept"
+    shelf.book.limit(3)
+    assert shelf.book.room("a") is None
+
+
 def test_open_and_close() -> None:
     shelf = Shelf()
     session = shelf.open(1)

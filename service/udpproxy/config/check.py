@@ -14,6 +14,9 @@ from udpproxy.config.lines import Path
 from udpproxy.config.model import Acl, Address, Config, Destination, Listen, Name, Ports
 from udpproxy.config.table import Notes
 
+SHARE = 90
+"""Per cent of the ephemeral ports that sessions may have."""
+
 Listens = list[tuple[Path, Listen]]
 Acls = list[tuple[Path, Acl]]
 
@@ -35,6 +38,11 @@ class KernelPorts:
             for port in range(shared.first, shared.last + 1)
         }
         return self.ephemeral.last - self.ephemeral.first + 1 - len(kept)
+
+    def for_sessions(self, config: Config) -> int:
+        """How many of them sessions may have, the host keeps the others; 0: all. IPv4 and IPv6
+        together: a program's socket for both needs a port that is free in both."""
+        return 0 if config.use_all_ports else max(1, self.count * SHARE // 100)
 
     def taken(self, ports: Ports) -> Ports | None:
         """Those of `ports` that it may hand out, from the first on; None: it does none."""
@@ -156,12 +164,19 @@ def _remarks(
     config: Config, listens: Listens, acls: Acls, kernel: KernelPorts, notes: Notes
 ) -> None:
     """What is allowed but will surprise."""
-    available = kernel.count
-    if config.max_sessions > available:
+    available = f"the kernel's {kernel.count} ephemeral ports ({kernel.ephemeral})"
+    ports = kernel.for_sessions(config)
+    if ports and config.max_sessions > ports:
         notes.warn(
             ("max-sessions",),
-            f"{config.max_sessions} is more than the kernel's {available} ephemeral ports "
-            f"({kernel.ephemeral}); sessions that get no port are refused",
+            f"{config.max_sessions} is more than {ports} of {available}, the host keeps the "
+            "others; sessions that get no port are refused; see use-all-ports",
+        )
+    elif config.max_sessions > kernel.count:
+        notes.warn(
+            ("max-sessions",),
+            f"{config.max_sessions} is more than {available}; "
+            "sessions that get no port are refused",
         )
     if not acls:
         notes.warn(("session-acl",), "there is none: every datagram is refused")

@@ -42,7 +42,8 @@ def parse(
         )
     if notes.problems:
         raise ConfigError(notes.problems)
-    return replace(config, warnings=tuple(map(str, notes.warnings)))
+    ports = kernel.for_sessions(config)
+    return replace(config, ports=ports, warnings=tuple(map(str, notes.warnings)))
 
 
 def _toml(text: str, origin: str) -> dict[str, object]:

@@ -207,6 +207,7 @@ class Config:
     workers: int = 1
     engine: str = "auto"
     segmentation: str = SEGMENTATION[0]
+    use_all_ports: bool = False
     stop_timeout: float = 10.0
     crash_limit: int = 5
     crash_window: float = 60.0
@@ -218,3 +219,5 @@ class Config:
     log: Log = Log()
     warnings: tuple[str, ...] = field(default=(), compare=False)
     """What `check` and the start say at warning level, ready to print."""
+    ports: int = field(default=0, compare=False)
+    """How many ports of this host the sessions may have; 0: as many as there are."""

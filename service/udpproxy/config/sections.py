@@ -72,6 +72,7 @@ def top(table: Table) -> Config:
         workers=take("workers", values.whole(1, 64), plain.workers),
         engine=take("engine", values.one_of("auto", "native", "python"), plain.engine),
         segmentation=take("segmentation", values.one_of(*SEGMENTATION), plain.segmentation),
+        use_all_ports=take("use-all-ports", values.flag, plain.use_all_ports),
         stop_timeout=take("stop-timeout", values.positive_duration, plain.stop_timeout),
         crash_limit=take("crash-limit", values.whole(1, 1000), plain.crash_limit),
         crash_window=take("crash-window", values.positive_duration, plain.crash_window),

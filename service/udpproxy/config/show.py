@@ -113,7 +113,7 @@ def _top(config: Config) -> list[Entry]:
     entries: list[Entry] = []
     for field in fields(config):
         value, usual = getattr(config, field.name), getattr(default, field.name)
-        if field.name in ("listen", "acls", "resolver", "log", "warnings"):
+        if field.name in ("listen", "acls", "resolver", "log", "warnings", "ports"):
             continue
         if field.name in special:
             key, names = special[field.name]

@@ -99,6 +99,10 @@ class Lifecycle(ABC):
         """How many there are now."""
         return len(self._book)
 
+    def limit_ports(self, most: int) -> None:
+        """How many of the host's ports sessions may have; 0: no limit."""
+        self._book.limit(most or self._table.capacity)
+
     def extend(self, carriers: list[socket.socket]) -> None:
         """More sockets towards servers, of a family that was not needed before."""
         self._pool.extend(carriers)
@@ -146,7 +150,7 @@ class Lifecycle(ABC):
             self._refuse(room, client, listening)
             return None
         if room is not None and not self._evictions.allow(now):
-            self._refuse("refused-table-full", client, listening)
+            self._refuse(self._book.full, client, listening)
             return None
         if room is not None:
             self._table.count("evicted")

@@ -94,7 +94,7 @@ class Change:
     def commit(self) -> None:
         """All of it holds, but for the children, who are told next."""
         self._undo.pop_all()
-        self._resources.replace(self._text, str(self._path), self._removed)
+        self._resources.replace(self.new, self._text, str(self._path), self._removed)
         self._logs.take(self._log, keep_level=self.old.log.level == self.new.log.level)
         for warning in self.new.warnings:
             self._logs.say(messages.CONFIG_WARNING, warning)

@@ -101,7 +101,7 @@ class Resources:
             self._miss({family: self._rows.size(family) for family in families(config)})
             self.fill_pool(config)
             self.listeners.store()
-            self.set_text(text, origin)
+            self.set_text(config, text, origin)
         except BaseException:
             self.close()
             raise
@@ -151,10 +151,11 @@ class Resources:
         if held is not None:
             self._logs.say(messages.RECORD_LOST, slot, why, held)
 
-    def set_text(self, text: str, origin: str) -> None:
+    def set_text(self, config: Config, text: str, origin: str) -> None:
         """The configuration that children get from now on."""
         self.generation = generation(text)
         self._text, self._origin = text, origin
+        self._ports = config.ports
 
     def renew_table(self) -> int:
         """Another one, without sessions; how many are lost that nobody could read."""
@@ -173,9 +174,9 @@ class Resources:
             self.listeners.unbind(wanted)
             raise
 
-    def replace(self, text: str, origin: str, removed: list[Place]) -> None:
+    def replace(self, config: Config, text: str, origin: str, removed: list[Place]) -> None:
         """Another configuration, whose listeners are bound and whose pool is filled."""
-        self.set_text(text, origin)
+        self.set_text(config, text, origin)
         self.listeners.forget_lost()
         self.listeners.unbind(removed)
 
@@ -216,8 +217,12 @@ class Resources:
         """The configuration, as a file: it may be longer than a message."""
         memory = text_file(self._text)
         try:
-            items: list[wire.Plain] = [{"origin": self._origin, "generation": self.generation}]
-            link.send(wire.Lend("config", items), [memory])
+            item: wire.Plain = {
+                "origin": self._origin,
+                "generation": self.generation,
+                "ports": self._ports,
+            }
+            link.send(wire.Lend("config", [item]), [memory])
         finally:
             os.close(memory)
 

@@ -43,6 +43,7 @@ _TOTALS = {
         "refused-table-full",
         "refused-per-client",
         "refused-no-port",
+        "refused-ports-kept",
         "refused-own-socket",
     ),
     "UploadDatagrams": ("upload-datagrams",),

@@ -32,6 +32,7 @@ _ROOM = {
     "refused-table-full": "all sessions are in use (max-sessions)",
     "refused-per-client": "the client has as many as it may (max-sessions-per-client)",
     "refused-no-port": "the system gave no port or no route",
+    "refused-ports-kept": "the host keeps its other ports (use-all-ports)",
     "refused-own-socket": "it comes from a socket of this proxy",
 }
 _PRESSURE_ON, _PRESSURE_OFF = 0.90, 0.75
@@ -104,12 +105,13 @@ class RelayHost:
     def load(self, sessions: int) -> None:
         """So many sessions there are; asked now and then."""
         self._unanswered.look()
-        if not self._pressed and sessions >= self._table.capacity * _PRESSURE_ON:
+        most = min(self._table.capacity, self.verdicts.config.ports or self._table.capacity)
+        if not self._pressed and sessions >= most * _PRESSURE_ON:
             self._pressed = True
-            self._logs.say(messages.PRESSURE_ON, sessions, self._table.capacity)
-        elif self._pressed and sessions <= self._table.capacity * _PRESSURE_OFF:
+            self._logs.say(messages.PRESSURE_ON, sessions, most)
+        elif self._pressed and sessions <= most * _PRESSURE_OFF:
             self._pressed = False
-            self._logs.say(messages.PRESSURE_OFF, sessions, self._table.capacity)
+            self._logs.say(messages.PRESSURE_OFF, sessions, most)
         if self._pressed:
             self._unanswered.pressed()
 

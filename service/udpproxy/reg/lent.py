@@ -18,7 +18,8 @@ from udpproxy.session.table import Table
 _VERSIONS = {int(socket.AF_INET): 4, int(socket.AF_INET6): 6}
 
 _ANY = (0, 0)
-"""The parent has judged ranges of ports by the kernel's; we may see another default."""
+"""The parent has judged by the kernel's ports, and says how many of them there are for sessions; we
+may see others."""
 
 
 class Lent:
@@ -49,10 +50,13 @@ class Lent:
     def take(self, what: str, items: list[wire.Plain], descriptors: list[int]) -> None:
         """As many descriptors as items; LinkError, and they are closed, for what is unknown."""
         match what, items:
-            case "config", [{"origin": str(origin), "generation": int(generation)}]:
+            case "config", [
+                {"origin": str(origin), "generation": int(generation), "ports": int(ports)}
+            ]:
                 with os.fdopen(descriptors[0], "rb") as file:
                     file.seek(0)
-                    self.config = parse(file.read().decode(), origin, ephemeral=_ANY), generation
+                    config = parse(file.read().decode(), origin, ephemeral=_ANY)
+                self.config = replace(config, ports=ports), generation
             case "table", [{"capacity": int(capacity)}]:
                 memory = mmap.mmap(descriptors[0], 0)
                 os.close(descriptors[0])

@@ -243,6 +243,7 @@ class Reg:
         table.words[STARTS] = (table.words[STARTS] + 1) % (1 << 63)
         self._engine = engine
         engine.segment(on=segmentation == "auto")
+        engine.limit_ports(config.ports)
         self._clean_ups.limit = config.stop_timeout / 2
         # The sessions that end as the relay stops are still the extensions' business.
         self._clean_ups.add("extensions", lambda: self._close_extensions(host.extensions))
@@ -282,6 +283,7 @@ class Reg:
         self._clean_ups.limit = config.stop_timeout / 2
         self._naming.configure(config)
         self._host.extensions.configure(config)
+        self._engine.limit_ports(config.ports)
         before = self._host.verdicts
         self._host.verdicts = Verdicts(
             config, generation, self._naming.known, self._lent.versions, before

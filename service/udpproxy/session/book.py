@@ -56,6 +56,7 @@ class Book:
     ) -> None:
         """`per_client` 0 is no cap; `evict` lets newcomers replace unanswered sessions."""
         self._free = list(reversed(slots))
+        self._most = len(slots)
         self._per_client = per_client
         self._evict = evict
         self._last = last
@@ -70,6 +71,10 @@ class Book:
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._by_id.values()))
 
+    def limit(self, most: int) -> None:
+        """So many sessions and no more, though there are slots for others."""
+        self._most = most
+
     def get(self, number: int) -> Session | None:
         """The session of that number, while it lives."""
         return self._by_id.get(number)
@@ -79,11 +84,16 @@ class Book:
         no, and which of the table's counters says so."""
         if self._per_client and self._clients.get(client, 0) >= self._per_client:
             return "refused-per-client"
-        if self._free:
+        if self._free and len(self._by_id) < self._most:
             return None
         if self._evict and self._unanswered:
             return next(iter(self._unanswered.values()))
-        return "refused-table-full"
+        return self.full
+
+    @property
+    def full(self) -> str:
+        """The counter that says why there is no room."""
+        return "refused-ports-kept" if self._free else "refused-table-full"
 
     def take_slot(self) -> int:
         """A free slot; room() has said that there is one."""

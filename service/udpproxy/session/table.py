@@ -49,6 +49,7 @@ TOTALS = (
     "drops-sessions",
     "records-dropped",
     "sessions-lost",
+    "refused-ports-kept",
 )
 """Counters of the instance, over all its sessions that have ended and all restarts of REG."""
 

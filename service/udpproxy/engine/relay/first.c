@@ -210,7 +210,25 @@ static bool may_evict(struct relay *relay, uint64_t now)
     return true;
 }
 
-enum room { ROOM, CLIENT_FULL, TABLE_FULL, SOON, EVICT };
+enum room { ROOM, CLIENT_FULL, TABLE_FULL, PORTS_KEPT, SOON, EVICT };
+
+// With the book locked.
+static enum room full(const struct relay *relay)
+{
+    return relay->free_count ? PORTS_KEPT : TABLE_FULL;
+}
+
+static enum total counter_of(enum room room)
+{
+    switch (room) {
+    case CLIENT_FULL:
+        return REFUSED_PER_CLIENT;
+    case PORTS_KEPT:
+        return REFUSED_PORTS_KEPT;
+    default:
+        return REFUSED_TABLE_FULL;
+    }
+}
 
 // With the book locked.
 static enum room room_for(struct worker *worker, const union address *client, bool new)
@@ -220,14 +238,14 @@ static enum room room_for(struct worker *worker, const union address *client, bo
     bool behind = new && worker->slot_waiters;
     if (relay->per_client && *client_count(relay, client) >= relay->per_client)
         return CLIENT_FULL;
-    if (relay->free_count)
+    // Ended sessions have their slots and ports until the host has heard of them.
+    if (relay->free_count && relay->capacity - relay->free_count < relay->most)
         return behind ? SOON : ROOM;
-    // Slots of ended sessions are free as soon as the host has heard of them.
     if (relay->ended_count > worker->slot_waiters)
         return SOON;
     if (relay->evict && may_evict(relay, worker->now))
         return EVICT;
-    return relay->ended_count ? SOON : TABLE_FULL;
+    return relay->ended_count ? SOON : full(relay);
 }
 
 static uint32_t take_slot(struct relay *relay, const union address *client,
@@ -270,6 +288,7 @@ bool take_first(struct worker *worker, const struct first *first, const void *da
     }
     struct verdict *verdict = decision->verdict;
     enum room room = verdict ? room_for(worker, first->client, !held) : ROOM;
+    enum room without = full(relay);
     if (room > CLIENT_FULL && waits_already(worker, first)) {
         pthread_mutex_unlock(&relay->book);
         return hold(worker, first, data, size, asked, held);
@@ -277,19 +296,18 @@ bool take_first(struct worker *worker, const struct first *first, const void *da
     uint32_t slot = verdict && room == ROOM ? take_slot(relay, first->client, verdict) : NOBODY;
     if (!verdict && !asked)
         deny(relay, decision, first);
-    if (decision->once && (room == ROOM || room == CLIENT_FULL || room == TABLE_FULL))
+    if (decision->once && room != SOON && room != EVICT)
         drop_decision(relay, decision);
     pthread_mutex_unlock(&relay->book);
     if (!verdict)
         return false;
     if (room == EVICT)
-        room = evict_one(worker) || any_ended(relay) ? SOON : TABLE_FULL;
+        room = evict_one(worker) || any_ended(relay) ? SOON : without;
     if (room == SOON) {
         worker->slot_waiters++;
         return hold(worker, first, data, size, asked, held);
     } else if (room != ROOM) {
-        tell_refused(worker, room == CLIENT_FULL ? REFUSED_PER_CLIENT : REFUSED_TABLE_FULL,
-                     first->client, first->listener);
+        tell_refused(worker, counter_of(room), first->client, first->listener);
     } else {
         struct session *session = open_session(worker, first, verdict, slot);
         if (session)

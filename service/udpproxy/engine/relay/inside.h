@@ -195,6 +195,7 @@ struct relay {
 
     pthread_mutex_t book;
     uint32_t *free, free_count;
+    uint32_t most; // sessions at a time: the host has other uses for ports
     uint32_t ended, ended_last, ended_count;
     uint32_t *ports; // our own: the first session of each
     uint32_t *given_back, given_back_count, rest; // ports, see book.c

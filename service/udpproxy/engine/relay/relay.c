@@ -106,7 +106,7 @@ struct relay *relay_new(void *table, uint32_t capacity, uint32_t workers, uint32
     relay->records = (struct record *)((uint8_t *)table + HEADER_SIZE);
     relay->steering[0] = (uint32_t)relay->header[STEERING];
     relay->steering[1] = (uint32_t)(relay->header[STEERING] >> 32);
-    relay->capacity = capacity;
+    relay->capacity = relay->most = capacity;
     relay->worker_count = workers;
     relay->per_client = per_client;
     relay->evict = evict;
@@ -211,6 +211,14 @@ void relay_reserve(struct relay *relay, const uint8_t *taken)
     for (uint32_t slot = relay->capacity; slot-- > 0;)
         if (!taken[slot])
             relay->free[relay->free_count++] = slot;
+}
+
+// So many sessions and no more, though there are slots for others.
+void relay_limit(struct relay *relay, uint32_t most)
+{
+    pthread_mutex_lock(&relay->book);
+    relay->most = most;
+    pthread_mutex_unlock(&relay->book);
 }
 
 // It was reserved for a session that cannot go on.

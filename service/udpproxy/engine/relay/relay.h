@@ -170,6 +170,7 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict);
 void relay_clear(struct relay *relay, uint32_t slot);
 void relay_free_slot(struct relay *relay, uint32_t slot);
 void relay_reserve(struct relay *relay, const uint8_t *taken);
+void relay_limit(struct relay *relay, uint32_t most);
 uint64_t relay_work(struct relay *relay, uint64_t now);
 uint32_t relay_sessions(struct relay *relay);
 void relay_watch(struct relay *relay, int on);

@@ -33,6 +33,7 @@ enum total {
     DROPS_SESSIONS,
     RECORDS_DROPPED,
     SESSIONS_LOST,
+    REFUSED_PORTS_KEPT,
     TOTALS
 };
 
