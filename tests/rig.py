@@ -155,6 +155,8 @@ class Witness:
         self.losses: dict[int, str] = {}
         """What lost() got, by slot."""
         self.refusals: list[str] = []
+        self.problems: list[int | None] = []
+        """What the system said to refused() of them."""
         self.strays: list[Endpoint] = []
         self.unable: list[int] = []
         self.failures: list[str] = []
@@ -198,8 +200,16 @@ class Witness:
     def lost(self, slot: int, why: str) -> None:
         self.losses[slot] = why
 
-    def refused(self, counter: str, client: tuple[str, int], listener: ListenerSocket) -> None:
+    def refused(
+        self,
+        counter: str,
+        client: tuple[str, int],
+        listener: ListenerSocket,
+        problem: OSError | None = None,
+    ) -> None:
         self.refusals.append(counter)
+        if problem:
+            self.problems.append(problem.errno)
 
     def strayed(self, number: int, rule: str, sender: tuple[str, int]) -> None:
         self.strays.append(sender)

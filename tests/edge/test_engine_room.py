@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 import pytest
@@ -165,7 +166,8 @@ def test_a_server_that_cannot_be_had(rig: Rig, kind: SessionType) -> None:
         client.sendto(b"x", rig.where())
     rig.until(lambda: len(rig.host.refusals) == 9)
     assert set(rig.host.refusals) == {"refused-no-port"}
-    assert rig.host.failures == ["open a session"] * 9
+    assert rig.host.problems == [errno.EACCES] * 9
+    assert rig.host.failures == []
     assert rig.engine.sessions == 0
     assert rig.host.opened_ids == []
     assert rig.host.reasons == {}

@@ -114,6 +114,22 @@ def test_other_programs_still_get_ports(network: Network, tmp_path: Path, engine
         crowd.ask("127.0.0.1", 60)
         until(lambda: proxy.info()["refused-no-port"] > 0, step=0.05)
         assert connects(network, 10) == 0
+        refused = [line for line in proxy.said("UDPS-640-W") if "use-all-ports" not in line]
+        assert "refused: the system has no port for it (net.ipv4.ip_local_port_r" in refused[0]
+        assert proxy.said("UDPS-600-W") == [], "one line says it all"
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_one_line_where_there_is_no_way(network: Network, tmp_path: Path, engine: str) -> None:
+    whole = text(engine).replace("127.0.0.1:6004", "192.0.2.1:6004")
+    with ExitStack() as stack:
+        crowd = Crowd(network, stack)
+        proxy = stack.enter_context(Proxy(tmp_path, whole, prefix=network.prefix("host")))
+        crowd.ask("127.0.0.1", 1)
+        (line,) = until(lambda: proxy.said("UDPS-640-W"), step=0.05)
+        assert "new session of 127.0.0.1 refused: the system cannot open it: Network is un" in line
+        assert proxy.info()["refused-no-port"] == 1
+        assert proxy.said("UDPS-600-W") == []
 
 
 @pytest.mark.parametrize("engine", NAMES)

@@ -121,8 +121,15 @@ class Host(Protocol):
     def lost(self, slot: int, why: str) -> None:
         """The slot's session cannot go on: what the table has of it makes no sense."""
 
-    def refused(self, counter: str, client: tuple[str, int], listener: ListenerSocket) -> None:
-        """A new session was refused for want of something; `counter` is one of table.TOTALS."""
+    def refused(
+        self,
+        counter: str,
+        client: tuple[str, int],
+        listener: ListenerSocket,
+        problem: OSError | None = None,
+    ) -> None:
+        """A new session was refused for want of something; `counter` is one of table.TOTALS,
+        `problem` why the system did not open it."""
 
     def strayed(self, number: int, rule: str, sender: tuple[str, int]) -> None:
         """A reply from somebody who may not reply was ignored."""

@@ -195,8 +195,7 @@ class Lifecycle(ABC):
             self._pool.reset(session.sock, plain=session.plain)
             self._table.free(slot)
             self._book.give_back(slot)
-            self._refuse("refused-no-port", client, listening)
-            self._host.failed("open a session", problem)
+            self._refuse("refused-no-port", client, listening, problem)
             return None
         self._table.open(slot, (sockets.pack(session.own[0]), session.own[1]))
         self._table.count("sessions-opened")
@@ -258,9 +257,15 @@ class Lifecycle(ABC):
                 return True
         return False
 
-    def _refuse(self, counter: str, client: tuple[str, int], listening: Listening) -> None:
+    def _refuse(
+        self,
+        counter: str,
+        client: tuple[str, int],
+        listening: Listening,
+        problem: OSError | None = None,
+    ) -> None:
         self._table.count(counter)
-        self._host.refused(counter, client, listening.given)
+        self._host.refused(counter, client, listening.given, problem)
 
     def _pin(self, session: Relayed, peer: Endpoint) -> bool:
         """The first reply fixes the peer. False: it cannot be reached, so it was none."""

@@ -4,7 +4,6 @@ _WHAT = (
     "receive from clients",
     "send to a server",
     "send to a client",
-    "open a session",
     "fix the peer of a session",
     "follow a server to its new address",
 )
@@ -114,7 +113,8 @@ cdef class _News(_Verdicts):
             pass
         elif one.kind == REFUSED:
             listener = self._listeners[one.listener]
-            host.refused(TOTALS[one.counter], _endpoint(&one.who), listener)
+            problem = OSError(one.problem, os.strerror(one.problem)) if one.problem else None
+            host.refused(TOTALS[one.counter], _endpoint(&one.who), listener, problem)
         elif one.kind == DENIED and self._lasting is not None:
             addressed = sockets.unpack(one.addressed[:one.addressed_size])
             listener = self._listeners[one.listener]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import time
 from collections.abc import Callable
@@ -31,7 +32,6 @@ from udpproxy.session.table import Table
 _ROOM = {
     "refused-table-full": "all sessions are in use (max-sessions)",
     "refused-per-client": "the client has as many as it may (max-sessions-per-client)",
-    "refused-no-port": "the system gave no port or no route",
     "refused-ports-kept": "the host keeps its other ports (use-all-ports)",
     "refused-own-socket": "it comes from a socket of this proxy",
 }
@@ -241,11 +241,18 @@ class RelayHost:
         """See engine.interface.Lasting."""
         self._logs.record_lines(texts)
 
-    def refused(self, counter: str, client: tuple[str, int], listener: ListenerSocket) -> None:
+    def refused(
+        self,
+        counter: str,
+        client: tuple[str, int],
+        listener: ListenerSocket,
+        problem: OSError | None = None,
+    ) -> None:
         """A new session was refused for want of something."""
-        held = self._damper.passes(counter)
+        held = self._damper.passes((counter, problem and problem.errno))
         if held is not None:
-            self._logs.say(messages.NO_ROOM, client[0], _ROOM[counter], held, CLIENT_ADDR=client[0])
+            why = _why_not_opened(problem) if problem else _ROOM[counter]
+            self._logs.say(messages.NO_ROOM, client[0], why, held, CLIENT_ADDR=client[0])
 
     def strayed(self, number: int, rule: str, sender: tuple[str, int]) -> None:
         """A reply from somebody who may not reply was ignored."""
@@ -294,3 +301,9 @@ class RelayHost:
         """At level full only."""
         text = payload.hex()
         self._logs.say(messages.PAYLOAD, number, direction, len(payload), text, SESSION=number)
+
+
+def _why_not_opened(problem: OSError) -> str:
+    if problem.errno == errno.EAGAIN:
+        return "the system has no port for it (net.ipv4.ip_local_port_range)"
+    return f"the system cannot open it: {problem.strerror}"

@@ -53,8 +53,7 @@ void name_verdict(struct event *event, struct verdict *verdict)
     verdict->uses++;
 }
 
-void tell_refused(struct worker *worker, enum total counter, const union address *client,
-                  const struct listener *listener)
+void tell_refused(struct worker *worker, enum total counter, const struct first *first, int problem)
 {
     struct relay *relay = worker->relay;
     count_total(relay, counter, 1);
@@ -62,8 +61,9 @@ void tell_refused(struct worker *worker, enum total counter, const union address
     struct event *event = tell(relay, REFUSED, 0);
     if (event) {
         event->counter = counter;
-        event->who = *client;
-        event->listener = listener->number;
+        event->who = *first->client;
+        event->listener = first->listener->number;
+        event->problem = problem;
     }
     pthread_mutex_unlock(&relay->book);
 }

@@ -271,7 +271,7 @@ bool take_first(struct worker *worker, const struct first *first, const void *da
     pthread_mutex_lock(&relay->book);
     if (is_ours(relay, first->client, first->listener, first->local)) {
         pthread_mutex_unlock(&relay->book);
-        tell_refused(worker, REFUSED_OWN_SOCKET, first->client, first->listener);
+        tell_refused(worker, REFUSED_OWN_SOCKET, first, 0);
         return false;
     }
     struct decision *decision =
@@ -307,7 +307,7 @@ bool take_first(struct worker *worker, const struct first *first, const void *da
         worker->slot_waiters++;
         return hold(worker, first, data, size, asked, held);
     } else if (room != ROOM) {
-        tell_refused(worker, counter_of(room), first->client, first->listener);
+        tell_refused(worker, counter_of(room), first, 0);
     } else {
         struct session *session = open_session(worker, first, verdict, slot);
         if (session)

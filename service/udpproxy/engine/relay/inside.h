@@ -349,8 +349,7 @@ void forget_listener(struct relay *relay, const struct listener *listener);
 // events.c
 struct event *tell(struct relay *relay, enum kind kind, uint32_t size);
 void name_verdict(struct event *event, struct verdict *verdict);
-void tell_refused(struct worker *worker, enum total counter, const union address *client,
-                  const struct listener *listener);
+void tell_refused(struct worker *worker, enum total counter, const struct first *first, int problem);
 void tell_failed(struct worker *worker, const struct session *session, enum what what, int problem);
 void tell_rerouted(struct worker *worker, const struct session *session);
 void tell_seen(struct worker *worker, const struct session *session, bool upload, const void *data,

@@ -62,12 +62,12 @@ struct verdict {
 
 enum kind { OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN, HANDED, REROUTED };
 
-enum what { FROM_CLIENTS, TO_SERVER, TO_CLIENT, OPEN_SESSION, FIX_PEER, FOLLOW_SERVER };
+enum what { FROM_CLIENTS, TO_SERVER, TO_CLIENT, FIX_PEER, FOLLOW_SERVER };
 
 struct decision;
 struct listener;
 
-// Something to tell the host. `counter` is one of enum total, `problem` an errno.
+// Something to tell the host. `counter` is one of enum total, `problem` an errno or 0.
 struct event {
     struct event *next;
     struct decision *decision; // DENIED: while more may be added to `count`

@@ -171,8 +171,7 @@ static struct session *refuse_session(struct worker *worker, const struct first 
         client_left(relay, first->client);
     give_back(relay, slot_of(relay, session));
     pthread_mutex_unlock(&relay->book);
-    tell_refused(worker, REFUSED_NO_PORT, first->client, first->listener);
-    tell_failed(worker, NULL, OPEN_SESSION, problem);
+    tell_refused(worker, REFUSED_NO_PORT, first, problem);
     return NULL;
 }
 
