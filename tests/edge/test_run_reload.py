@@ -99,9 +99,19 @@ def test_listener_that_cannot_be_had_changes_nothing(lab: Lab) -> None:
     taken = lab.echo.endpoint[1]
     rules = [(name, client, "127.0.0.9:9") for name, client, _ in lab.rules]
     said = lab.refused(file_text([lab.ports[1], taken], rules))
-    assert f"listen on 127.0.0.1 port {taken}" in said
+    comm = Path("/proc/self/comm").read_text().strip()
+    who = f"{comm} (process {os.getpid()}, user root)"
+    assert f"listen on 127.0.0.1 port {taken}: Address already in use: {who} has it" in said
     lab.socks[0].sendto(b"anybody?", lab.at(1))
     assert silent(lab.socks[0]), "of two new listeners none stays when one fails"
+
+
+def test_who_keeps_a_wildcard_away(lab: Lab) -> None:
+    """Ours on the single address is not in the way of it."""
+    text, port = lab.proxy.file.read_text(), lab.ports[0]
+    with udp("127.0.0.53", port):
+        said = lab.refused(text.replace('address = "127.0.0.1"', 'address = "0.0.0.0"'))
+    assert "has 127.0.0.53, so 0.0.0.0 cannot be had: name the addresses" in said
 
 
 @pytest.mark.parametrize("key", ['target = "file"\nfile', "records"])

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ import pytest
 from echo import Echo, exchange, udp
 from host import free_port
 from proxy import Proxy, command, config, until
+from udpproxy.errors import UnitError
+from udpproxy.parent.listening import listening_sockets
 
 BAD_CONFIG, NO_SYSTEM, RUNS_ALREADY, NOT_RUNNING = 78, 71, 75, 3
 
@@ -95,6 +98,48 @@ def test_port_that_somebody_has(tmp_path: Path) -> None:
     assert done.returncode == NO_SYSTEM
     assert f"listen on 127.0.0.1 port {port}: Address already in use" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("listen", "other", "told"),
+    [
+        ("127.0.0.1", "127.0.0.1", "{who} has it"),
+        ("::1", "::1", "{who} has it"),
+        ("0.0.0.0", "127.0.0.53", "{who} has 127.0.0.53, so 0.0.0.0 cannot be had: name the add"),
+        ("::", "::1", "{who} has ::1, so :: cannot be had: name the addresses"),
+        ("127.0.0.1", "0.0.0.0", "{who} has all addresses (0.0.0.0) of this port"),
+        ("::1", "::", "{who} has all addresses (::) of this port"),
+        ("127.0.0.1", "::", "{who} has all addresses (::) of this port"),
+        ("0.0.0.0", "::ffff:127.0.0.9", "{who} has 127.0.0.9, so 0.0.0.0 cannot be had"),
+    ],
+)
+def test_who_has_the_port(tmp_path: Path, listen: str, other: str, told: str) -> None:
+    port = free_port()
+    file = tmp_path / "one.toml"
+    file.write_text(config(port, "127.0.0.1:9", listen=listen))
+    comm = Path("/proc/self/comm").read_text().strip()
+    told = told.format(who=f"{comm} (process {os.getpid()}, user root)")
+    with socket.socket(
+        socket.AF_INET6 if ":" in other else socket.AF_INET, socket.SOCK_DGRAM
+    ) as sock:
+        sock.bind((other, port))
+        done = run(file, "--runtime-dir", tmp_path / "run")
+    assert f"listen on {listen} port {port}: Address already in use: {told}" in done.stderr
+
+
+def test_who_has_the_port_without_a_look_at_processes() -> None:
+    """As a unit the proxy does not see what root's processes have."""
+    with udp("127.0.0.53") as sock:
+        port = sock.getsockname()[1]
+        other = subprocess.Popen(["sleep", "60"], pass_fds=[sock.fileno()])
+    os.seteuid(65534)
+    try:
+        with pytest.raises(UnitError, match=r"in use: user root has 127\.0\.0\.53, so 0"):
+            listening_sockets(ip_address("0.0.0.0"), port, 2, 1)
+    finally:
+        os.seteuid(0)
+        other.kill()
+        other.wait()
 
 
 def test_start_while_it_runs(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from udpproxy.config.model import Address
 from udpproxy.engine import sockets
 from udpproxy.errors import NoRight, UnitError
 from udpproxy.parent import steering
+from udpproxy.parent.holders import holder
 
 RECEIVE_BUFFER = 4 << 20
 _SO_RCVBUFFORCE = 33
@@ -50,7 +51,10 @@ def listening_sockets(
         where = f"listen on {address} port {port}"
         if problem.errno == errno.EACCES and port < 1024:
             raise NoRight(where, f"{problem.strerror}{_LOW_PORT}") from None
-        raise UnitError(where, f"{problem.strerror}") from None
+        why = [problem.strerror or str(problem)]
+        if problem.errno == errno.EADDRINUSE:
+            why.append(holder(address, port, beside))
+        raise UnitError(where, ": ".join(filter(None, why))) from None
     return made
 
 
