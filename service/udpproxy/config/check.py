@@ -5,7 +5,7 @@ Each check notes what it finds; nothing here changes what was read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -60,7 +60,12 @@ class KernelPorts:
 
 
 def together(
-    config: Config, listens: Listens, acls: Acls, kernel: KernelPorts, notes: Notes
+    config: Config,
+    listens: Listens,
+    acls: Acls,
+    kernel: KernelPorts,
+    is_own: Callable[[Address], bool],
+    notes: Notes,
 ) -> None:
     """Every check over more than one table."""
     _overlaps(listens, notes)
@@ -70,7 +75,7 @@ def together(
         notes.wrong(("workers",), 'more than one needs the native engine: engine is "python"')
     for path, acl in acls:
         if acl.accept and acl.server is not None:
-            _at_itself(path, acl, [listener for _, listener in listens], notes)
+            _at_itself(path, acl, [listener for _, listener in listens], is_own, notes)
     _remarks(config, listens, acls, kernel, notes)
 
 
@@ -115,7 +120,13 @@ def _names(acls: Acls, notes: Notes) -> None:
             seen[acl.name] = acl.line
 
 
-def _at_itself(path: Path, acl: Acl, listeners: list[Listen], notes: Notes) -> None:
+def _at_itself(
+    path: Path,
+    acl: Acl,
+    listeners: list[Listen],
+    is_own: Callable[[Address], bool],
+    notes: Notes,
+) -> None:
     """A datagram sent to one of our own sockets would come round again and again."""
     assert acl.server is not None
     target, port = acl.server.host, acl.server.port
@@ -123,20 +134,19 @@ def _at_itself(path: Path, acl: Acl, listeners: list[Listen], notes: Notes) -> N
         return  # what it resolves to will be seen; the engine refuses what comes from ourselves
     targets = [Ports(first=port, last=port)] if port else list(_addressed(acl, listeners))
     for listener in listeners:
-        if not _reaches(target, listener.address):
-            continue
         shared = next(filter(None, (overlap(ports, listener.ports) for ports in targets)), None)
-        if shared is not None:
+        if shared is not None and _reaches(target, listener.address, is_own):
             notes.wrong(
                 (*path, "plug-to"),
-                f"{endpoint(target, shared.first)} is the proxy itself: see line {listener.line}",
+                f"{endpoint(target, shared.first)} is the proxy itself: see line {listener.line} "
+                f"({listener.address})",
             )
             return
 
 
-def _reaches(target: Address, listening: Address) -> bool:
+def _reaches(target: Address, listening: Address, is_own: Callable[[Address], bool]) -> bool:
     if listening.is_unspecified:
-        return target.version == listening.version and target.is_loopback
+        return target.version == listening.version and (target.is_loopback or is_own(target))
     return target == listening
 
 

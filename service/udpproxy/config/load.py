@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from udpproxy.config import acls, check, lines, sections
-from udpproxy.config.model import Config, Limits, Ports
+from udpproxy.config.model import Address, Config, Limits, Ports
 from udpproxy.config.table import Notes, Table
 from udpproxy.errors import ConfigError, Problem
 
@@ -26,14 +26,16 @@ def parse(
     *,
     ephemeral: Range | None = EPHEMERAL,
     reserved: Iterable[Range] = (),
+    is_own: Callable[[Address], bool] = lambda address: False,
 ) -> Config:
-    """`ephemeral` is None where the kernel did not say; `reserved` it never hands out."""
+    """`ephemeral` is None where the kernel did not say; `reserved` it never hands out. `is_own`:
+    is that address one of this host?"""
     data = _toml(text, origin)
     notes = Notes(origin, lines.locate(text))
     first, last = EPHEMERAL if ephemeral is None else ephemeral
     kept = tuple(Ports(first=one, last=other) for one, other in reserved)
     kernel = check.KernelPorts(Ports(first=first, last=last), kept)
-    config = _config(Table(data, (), notes), kernel)
+    config = _config(Table(data, (), notes), kernel, is_own)
     if ephemeral is None:
         notes.warn(
             ("listen",),
@@ -66,7 +68,7 @@ def _syntax_error(text: str, origin: str, told: str) -> Problem:
     return Problem(origin, int(place[2]), "TOML", f"{place[1]} (column {place[3]})")
 
 
-def _config(table: Table, kernel: check.KernelPorts) -> Config:
+def _config(table: Table, kernel: check.KernelPorts, is_own: Callable[[Address], bool]) -> Config:
     notes = table.notes
     base = table.table("limits")
     resolver, log = table.table("resolver"), table.table("log")
@@ -86,5 +88,5 @@ def _config(table: Table, kernel: check.KernelPorts) -> Config:
         resolver=sections.resolver(resolver),
         log=sections.log(log),
     )
-    check.together(config, listens, rules, kernel, notes)
+    check.together(config, listens, rules, kernel, is_own, notes)
     return config

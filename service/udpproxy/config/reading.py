@@ -6,10 +6,12 @@ import grp
 import os
 import pwd
 import re
+import socket
+from ipaddress import ip_address
 from pathlib import Path
 
 from udpproxy.config.load import EPHEMERAL_FILE, Range, parse
-from udpproxy.config.model import Config
+from udpproxy.config.model import Address, Config
 from udpproxy.config.values import said
 from udpproxy.errors import ConfigError, Problem
 
@@ -24,8 +26,10 @@ def read(path: Path) -> Config:
 
 
 def parse_here(text: str, origin: str) -> Config:
-    """With the ports of this very kernel."""
-    return parse(text, origin, ephemeral=ephemeral_ports(), reserved=reserved_ports())
+    """With the ports of this very kernel, and the addresses that the host has by now."""
+    return parse(
+        text, origin, ephemeral=ephemeral_ports(), reserved=reserved_ports(), is_own=is_own
+    )
 
 
 def read_text(path: Path) -> str:
@@ -82,6 +86,18 @@ def instance_name(path: Path) -> str:
 
 def _unreadable(origin: str, text: str, line: int = 0) -> ConfigError:
     return ConfigError([Problem(origin, line, "file", text)])
+
+
+def is_own(address: Address) -> bool:
+    """Does what is sent there stay on this host? Then it comes from that very address. To bind it
+    would tell nothing: broadcast addresses can be, and with ip_nonlocal_bind all of them."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((str(address), 9))
+            return ip_address(sock.getsockname()[0].partition("%")[0]) == address
+    except OSError:  # no way there, or a broadcast address
+        return False
 
 
 def ephemeral_ports() -> Range | None:

@@ -120,13 +120,3 @@ def is_here(address: Address) -> bool:
         except OSError:
             return False
     return True
-
-
-def is_local(address: Address) -> bool:
-    """Is that an address of this host, and of no other?"""
-    if address.is_multicast or address.is_unspecified or not is_here(address):
-        return False
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        # To a broadcast address nobody may connect without SO_BROADCAST.
-        return sock.connect_ex((str(address), 9)) != errno.EACCES

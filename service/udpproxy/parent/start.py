@@ -9,9 +9,8 @@ from pathlib import Path
 
 from udpproxy import __version__
 from udpproxy.config import reading
-from udpproxy.config.model import Config, Log, Name
+from udpproxy.config.model import Config, Log
 from udpproxy.errors import ConfigError, NoRight, UnitError, lines_of
-from udpproxy.parent.listening import is_local
 from udpproxy.parent.names import check_name_servers
 from udpproxy.parent.place import AlreadyRunning, Place, runtime_directory
 from udpproxy.parent.process import Parent
@@ -113,7 +112,6 @@ def _start(
     if setting.mode is Mode.SINGLE:  # else they may come later
         check_name_servers(config)
     engines.check(config)
-    _refuse_itself(config)
     place = Place(setting.directory, setting.account)
     try:
         if starter:
@@ -146,26 +144,6 @@ def _capabilities(config: Config, account: Account) -> frozenset[int]:
     if files and not account.uid:
         wanted.add(DAC_OVERRIDE)
     return frozenset(wanted)
-
-
-def _refuse_itself(config: Config) -> None:
-    """What the file alone does not show: a wildcard listener on one of this host's addresses."""
-    for acl in config.acls:
-        host = acl.server.host if acl.accept and acl.server else None
-        if acl.server is None or host is None or isinstance(host, Name) or not is_local(host):
-            continue
-        for listen in config.listen:
-            same = listen.address.version == host.version
-            if (
-                listen.address.is_unspecified
-                and same
-                and (acl.server.port is None or acl.server.port in listen.ports)
-            ):
-                raise UnitError(
-                    f"session-acl {acl.name!r}",
-                    f"plug-to {host} is this host, where the proxy itself listens "
-                    f"on port {listen.ports}: it would send to itself",
-                )
 
 
 def _give_logs(config: Config, account: Account) -> None:
