@@ -161,6 +161,9 @@ class Witness:
         self.unable: list[int] = []
         self.failures: list[str] = []
         self.reroutes: list[int] = []
+        self.dead: list[tuple[int, int]] = []
+        """Sessions whose server is unreachable, and why."""
+        self.answering: list[int] = []
 
     def decide(
         self, listener: ListenerSocket, client: str, addressed: str
@@ -216,6 +219,12 @@ class Witness:
 
     def rerouted(self, slot: int, number: int, rule: str) -> None:
         self.reroutes.append(number)
+
+    def unreachable(self, slot: int, number: int, rule: str, problem: int) -> None:
+        self.dead.append((number, problem))
+
+    def answers(self, slot: int, number: int, rule: str) -> None:
+        self.answering.append(number)
 
     def failed(self, what: str, problem: OSError, slot: int = 0, number: int = 0) -> None:
         self.failures.append(what)
@@ -426,7 +435,7 @@ class Rig:
             assert sock.getsockname()[1] == 0
             assert _peer(sock) is None
             assert sockets.drain(sock) == 0
-            assert sockets.take_errors(sock) == 0
+            assert sockets.take_errors(sock)[0] == 0
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST) == 0
             assert not _reports_errors(sock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -48,6 +49,42 @@ def test_a_closed_port_is_counted_and_the_session_goes_on(
     assert rig.count("send-errors") == 0
     assert rig.count("icmp-errors") == 3
     rig.expect_clean_pool()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
+def test_the_host_hears_once_until_the_server_answers(rig: Rig, kind: SessionType) -> None:
+    rig.listen()
+    client, where = rig.udp(), nobody(rig)
+    rig.host.policy = lambda _: verdict(where, kind)
+    for wanted in (1, 2, 3):
+        client.sendto(b"anybody?", rig.where())
+        rig.until(partial(rig.has_counted, "icmp-errors", wanted))
+    rig.until(lambda: rig.host.dead)
+    assert rig.host.dead == [(1, errno.ECONNREFUSED)]
+    with rig.udp(*where) as server:
+        for _ in range(2):
+            rig.converse(client, server, rig.where())
+        rig.until(lambda: rig.host.answering)
+    assert rig.host.answering == [1]
+    if kind is SessionType.NORMAL:  # the other is pinned by now
+        client.sendto(b"anybody?", rig.where())
+        rig.until(lambda: len(rig.host.dead) == 2)
+
+
+def test_the_host_hears_of_other_sessions_first_replies_when_it_awaits_them(rig: Rig) -> None:
+    rig.listen()
+    server = rig.udp()
+    rig.host.policy = lambda _: verdict(server.getsockname())
+    rig.converse(rig.udp(), server, rig.where())
+    rig.engine.await_answers(on=True)
+    client = rig.udp()
+    for _ in range(3):
+        rig.converse(client, server, rig.where())
+    rig.until(lambda: rig.host.answering)
+    rig.engine.await_answers(on=False)
+    rig.converse(rig.udp(), server, rig.where())
+    assert rig.is_quiet()
+    assert rig.host.answering == [2]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
@@ -223,14 +260,16 @@ def test_a_queue_is_emptied_in_parts(rig: Rig) -> None:
     rig.host.policy = lambda _: verdict(where, SessionType.ANY_PORT)
     client.sendto(b"one", rig.where())
     _, source = rig.take(server)
+    forge(PORT_UNREACHABLE, source, where)  # the first is news, which an engine may take a turn for
+    rig.until(partial(rig.has_counted, "icmp-errors", 1))
     for _ in range(QUEUED):
         forge(PORT_UNREACHABLE, source, where)
-    taken = [0]
+    taken = [1]
     for _ in range(10):
         rig.turn()
         taken.append(rig.count("icmp-errors"))
     assert max(after - before for before, after in pairwise(taken)) == MOST
-    rig.until(partial(rig.has_counted, "icmp-errors", QUEUED))
+    rig.until(partial(rig.has_counted, "icmp-errors", QUEUED + 1))
     rig.until(lambda: rig.is_quiet())
 
 

@@ -137,6 +137,14 @@ class Host(Protocol):
     def rerouted(self, slot: int, number: int, rule: str) -> None:
         """A session goes on from another end of ours, for the old one was of no use any more."""
 
+    def unreachable(self, slot: int, number: int, rule: str, problem: int) -> None:
+        """The first ICMP error of a session since its server's last reply; `problem` is the errno
+        that the system makes of it."""
+
+    def answers(self, slot: int, number: int, rule: str) -> None:
+        """A session's first reply since ICMP errors came; while the host awaits answers, each
+        session's first one."""
+
     def failed(self, what: str, problem: OSError, slot: int = 0, number: int = 0) -> None:
         """The system refused to carry a datagram, which is lost and counted; `number` is 0 where
         that was no session's."""
@@ -202,6 +210,9 @@ class Engine(Protocol):
 
     def announce(self, *, openings: bool) -> None:
         """Whether the host is told of each session that opens; at first it is."""
+
+    def await_answers(self, *, on: bool) -> None:
+        """Whether the host is told of each session's first reply; at first it is not."""
 
     def segment(self, *, on: bool) -> bool:
         """Hand runs of equal datagrams over in one go, as at first. False: it never can."""

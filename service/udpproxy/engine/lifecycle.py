@@ -75,6 +75,7 @@ class Lifecycle(ABC):
         self._timer: Timer | None = None
         self._watched = False
         self._announces = True
+        self._awaiting = False
 
     @abstractmethod
     def _reader(self, session: Relayed) -> Callable[[], None]:
@@ -93,6 +94,10 @@ class Lifecycle(ABC):
     def announce(self, *, openings: bool) -> None:
         """Whether the host is told of each session that opens."""
         self._announces = openings
+
+    def await_answers(self, *, on: bool) -> None:
+        """Whether the host is told of each session's first reply."""
+        self._awaiting = on
 
     @property
     def sessions(self) -> int:
@@ -289,19 +294,35 @@ class Lifecycle(ABC):
 
     def _is_icmp(self, session: Relayed, problem: OSError) -> bool:
         """Was that an error of an earlier datagram, which an ICMP message told of?"""
-        if session.plain or session.peer is not None:
-            if not isinstance(problem, ConnectionRefusedError):
-                return False
-            self._words[session.at + layout.ICMP] += 1
-            return True
-        count = sockets.take_errors(session.sock)
-        self._words[session.at + layout.ICMP] += count
+        count, number = int(isinstance(problem, ConnectionRefusedError)), problem.errno or 0
+        if not session.plain and session.peer is None:
+            count, number = sockets.take_errors(session.sock)
+        self._count_icmp(session, count, number)
         return count > 0
 
-    def _count_icmp(self, session: Relayed, problem: OSError) -> None:
-        """A receive failed: it can only be an ICMP error, of whatever kind."""
+    def _count_icmp(self, session: Relayed, count: int, number: int) -> None:
+        """The host hears of the first since the last reply: a server may be gone for days."""
+        self._words[session.at + layout.ICMP] += count
+        if count and not session.unreachable:
+            session.unreachable = True
+            session.be_careful(watched=self._watched)
+            self._host.unreachable(session.slot, session.id, session.verdict.rule, number)
+
+    def _answers(self, session: Relayed) -> None:
+        """The first reply of all, or since ICMP errors came."""
+        told = session.unreachable or self._awaiting
+        session.unreachable = False
+        if not session.answered:
+            session.answered = True
+            self._book.answered(session)
+        session.be_careful(watched=self._watched)
+        if told:
+            self._host.answers(session.slot, session.id, session.verdict.rule)
+
+    def _receive_failed(self, session: Relayed, problem: OSError) -> None:
+        """It can only be an ICMP error, of whatever kind."""
         if not self._is_icmp(session, problem):
-            self._words[session.at + layout.ICMP] += 1
+            self._count_icmp(session, 1, problem.errno or 0)
         self._unreachable(session)
 
     def _unreachable(self, session: Relayed) -> bool:

@@ -128,6 +128,12 @@ cdef class NativeEngine(_News):
         with nogil:
             relay_tell(self._relay, flag)
 
+    def await_answers(self, *, on):
+        """Whether the host hears of each session's first reply."""
+        cdef int flag = on
+        with nogil:
+            relay_await(self._relay, flag)
+
     def segment(self, *, on):
         """UDP_SEGMENT, from now on."""
         self._segmented, self._retry_at = on, 0

@@ -106,6 +106,11 @@ cdef class _News(_Verdicts):
             host.strayed(one.session, self._verdicts[one.verdict].rule, sender)
         elif one.kind == REROUTED:
             host.rerouted(one.slot, one.session, self._verdicts[one.verdict].rule)
+        elif one.kind == SERVER_UNREACHABLE:
+            rule = self._verdicts[one.verdict].rule
+            host.unreachable(one.slot, one.session, rule, one.problem)
+        elif one.kind == SERVER_ANSWERS:
+            host.answers(one.slot, one.session, self._verdicts[one.verdict].rule)
         elif one.kind == FAILED:
             problem = OSError(one.problem, os.strerror(one.problem))
             host.failed(_WHAT[one.what], problem, one.slot, one.session)

@@ -62,6 +62,7 @@ cdef extern from "relay/relay.h" nogil:
     cdef struct relay_ "relay":
         pass
     int OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN, HANDED, REROUTED
+    int SERVER_UNREACHABLE, SERVER_ANSWERS
     int POLICY, FAULT
     ctypedef void (*seen)(void *, uint64_t, int, const void *, uint32_t) noexcept
 
@@ -110,6 +111,7 @@ cdef extern from "relay/relay.h" nogil:
     uint32_t relay_sessions(relay_ *)
     void relay_watch(relay_ *, int)
     void relay_tell(relay_ *, int)
+    void relay_await(relay_ *, int)
     void relay_segment(relay_ *, int)
     void relay_count(relay_ *, uint32_t, uint64_t)
     void relay_figures(relay_ *, relay_figures_ *)

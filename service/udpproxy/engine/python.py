@@ -153,19 +153,19 @@ class PythonEngine(Handing):
         # sent yet. Most numbers can also mean that there is no route: sending it again tells, and
         # has sent it. There may be another ICMP error each time, so fast as somebody can forge
         # them.
-        untold = 0  # ICMP's, if there is a route
+        untold = told = 0  # ICMP's, if there is a route
         for _ in _SENDS:
             if self._is_icmp(session, problem):
                 if session.verdict.close_on_unreachable:
                     self._reopen(session, data, now)
                     return False
             elif problem.errno in sockets.UNREACHABLE:
-                untold += 1
+                untold, told = untold + 1, problem.errno or 0
             else:
                 break
             again = _problem_of(session, data)
             if again is None:
-                return self._sent_at_last(session, data, untold, now)
+                return self._sent_at_last(session, data, (untold, told), now)
             problem = again
         if problem.errno in sockets.CUT_OFF and self._reconnect(session):
             again = _problem_of(session, data)
@@ -175,10 +175,11 @@ class PythonEngine(Handing):
         self._lost(session, "send to a server", problem)
         return False
 
-    def _sent_at_last(self, session: Relayed, data: bytes, untold: int, now: int) -> bool:
-        """False: the caller has nothing to count, for the session is gone."""
-        self._words[session.at + layout.ICMP] += untold
-        if untold and session.verdict.close_on_unreachable:
+    def _sent_at_last(self, session: Relayed, data: bytes, icmp: tuple[int, int], now: int) -> bool:
+        """`icmp`: how many errors, and the last one's number. False: the caller has nothing to
+        count, for the session is gone."""
+        self._count_icmp(session, *icmp)
+        if icmp[0] and session.verdict.close_on_unreachable:
             self._count_upload(session, len(data), now)
             self._unreachable(session)
             return False
@@ -215,7 +216,7 @@ class PythonEngine(Handing):
                 session.burst, session.patience = 1, _PATIENCE
                 return
             except OSError as problem:
-                self._count_icmp(session, problem)
+                self._receive_failed(session, problem)
                 return
             if session.careful_down:
                 if not self._download(session, data, now):
@@ -245,7 +246,7 @@ class PythonEngine(Handing):
                     self._unreachable(session)
                 return
             except OSError as problem:
-                self._count_icmp(session, problem)
+                self._receive_failed(session, problem)
                 return
             endpoint = (sender[0], sender[1])
             reply = judge(session.rule, session.peer, endpoint, sockets.pack(sender[0]))
@@ -286,10 +287,8 @@ class PythonEngine(Handing):
         session.download_bytes += size
         counters = session.downloads, session.download_bytes
         _write_carried(self._table.memory, session.download_at, now, *counters)
-        if not session.answered:
-            session.answered = True
-            session.be_careful(watched=self._watched)
-            self._book.answered(session)
+        if not session.answered or session.unreachable:
+            self._answers(session)
         if verdict is Verdict.PASS_LAST:
             self._close(session, Reason.DOWNLOAD_DATAGRAMS)
             return False

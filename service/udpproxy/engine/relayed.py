@@ -44,6 +44,7 @@ class Relayed(Session):
         "screened",
         "send",
         "sock",
+        "unreachable",
         "upload_at",
         "upload_bytes",
         "uploads",
@@ -101,6 +102,7 @@ class Relayed(Session):
         self.receive = sock.recv
         self.rule = replace(self.rule, server=server)
         self.peer: Endpoint | None = None
+        self.unreachable = False
         self.send: Callable[[bytes], int] = sock.send
         if not self.plain:
             self.send = lambda data: sock.sendto(data, server)
@@ -122,6 +124,7 @@ class Relayed(Session):
             or self.budget.counts_download
             or bool(self.control)
             or not self.answered
+            or self.unreachable
         )
 
     def pin(self, peer: Endpoint) -> None:

@@ -8,6 +8,7 @@ import ctypes
 import errno
 import socket
 import struct
+import sys
 from typing import cast
 
 LARGEST = 65535
@@ -124,15 +125,17 @@ def allow_fragments(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DONT)
 
 
-def take_errors(sock: socket.socket) -> int:
+def take_errors(sock: socket.socket) -> tuple[int, int]:
     """What the error queue has, and at most so much of it: what is left rings again. How many
-    errors were told of by ICMP, not by our own system."""
-    count = 0
+    errors were told of by ICMP, not by our own system, and the number of the last."""
+    count = problem = 0
     with contextlib.suppress(BlockingIOError):
         for _ in range(_MOST_ERRORS):
             _, control, _, _ = sock.recvmsg(1, 512, MSG_ERRQUEUE)
-            count += any(data[_ORIGIN_AT] != _LOCAL for *_, data in control)
-    return count
+            told = next((data for *_, data in control if data[_ORIGIN_AT] != _LOCAL), None)
+            if told is not None:
+                count, problem = count + 1, int.from_bytes(told[:4], sys.byteorder)
+    return count, problem
 
 
 def drain(sock: socket.socket) -> int:

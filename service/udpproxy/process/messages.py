@@ -129,6 +129,12 @@ CALL_FAILED = Message("UDPS-325-W", "D-Bus call %s by uid %d failed: %s%s")
 CALL_REFUSED = Message("UDPS-322-W", "D-Bus call %s by uid %d refused: %s%s")
 SESSIONS_KEPT = Message("UDPS-105-I", "restarting: %d sessions are kept")
 UNEXPECTED_REPLY = Message("UDPS-630-W", "reply from %s ignored, rule %s%s")
+SERVER_UNREACHABLE = Message(
+    "UDPS-631-W", "server %s of rule %s cannot be reached for client %s: %s%s"
+)
+SERVER_ANSWERS = Message(
+    "UDPS-632-N", "server %s of rule %s answers again; %d sessions could not reach it, for %d s"
+)
 REROUTED = Message(
     "UDPS-601-N", "the way of session %d from %s to %s, rule %s, has changed: it goes on from %s%s"
 )

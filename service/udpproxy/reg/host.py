@@ -21,6 +21,7 @@ from udpproxy.process.logs import Damper, Logs
 from udpproxy.process.loop import Reactor
 from udpproxy.reg.chatter import Chatter
 from udpproxy.reg.extensions import Extensions
+from udpproxy.reg.servers import Servers
 from udpproxy.reg.unanswered import Unanswered
 from udpproxy.reg.verdicts import Verdicts
 from udpproxy.reg.waiting import Waiter
@@ -56,6 +57,7 @@ class RelayHost:
         self._damper = Damper()
         self._chatter = Chatter(reactor)
         self._unanswered = Unanswered(logs)
+        self.servers = Servers(logs)
         self._ports: dict[int, int] = {}
         self._pressed = False
         self.followers: dict[int, tuple[str, int]] = {}
@@ -274,6 +276,18 @@ class RelayHost:
                 messages.REROUTED, number, client, server, rule, source, held,
                 SESSION=number, RULE=rule,
             )  # fmt: skip
+
+    def unreachable(self, slot: int, number: int, rule: str, problem: int) -> None:
+        """ICMP errors of a session begin."""
+        record = self._table.read(slot)
+        if record is not None and record.id == number:
+            self.servers.unreachable(record, rule, problem)
+
+    def answers(self, slot: int, number: int, rule: str) -> None:
+        """Its server, or another's for which somebody waits, answers."""
+        record = self._table.read(slot)
+        if record is not None and record.id == number:
+            self.servers.answers(record, rule)
 
     @staticmethod
     def _ends(record: Record) -> tuple[str, str]:

@@ -115,6 +115,7 @@ class Reg:
             figures.update(self._naming.figures())
             if self._host:
                 figures.update(self._host.extensions.figures())
+                figures.update(self._host.servers.figures())
         return figures
 
     def leave(self, why: str) -> None:
@@ -242,6 +243,7 @@ class Reg:
             return
         table.words[STARTS] = (table.words[STARTS] + 1) % (1 << 63)
         self._engine = engine
+        host.servers.await_answers = lambda on: engine.await_answers(on=on)
         engine.segment(on=segmentation == "auto")
         engine.limit_ports(config.ports)
         self._clean_ups.limit = config.stop_timeout / 2
@@ -284,6 +286,7 @@ class Reg:
         self._naming.configure(config)
         self._host.extensions.configure(config)
         self._engine.limit_ports(config.ports)
+        self._host.servers.keep({acl.name for acl in config.acls})
         before = self._host.verdicts
         self._host.verdicts = Verdicts(
             config, generation, self._naming.known, self._lent.versions, before

@@ -49,6 +49,19 @@ static void address_reply(struct msghdr *message, uint8_t *control, struct sessi
         answer_from(message, control, session->record);
 }
 
+// The first reply of all, or since ICMP errors came.
+static void answers(struct worker *worker, struct session *session)
+{
+    bool told = session->unreachable || __atomic_load_n(&worker->relay->awaiting, __ATOMIC_RELAXED);
+    session->unreachable = false;
+    if (!session->answered) {
+        session->answered = true;
+        unlist_unanswered(worker, session);
+    }
+    if (told)
+        tell_server(worker, session, SERVER_ANSWERS, 0);
+}
+
 static void left(struct worker *worker, struct session *session, const struct iovec *iov,
                  uint32_t count)
 {
@@ -59,10 +72,8 @@ static void left(struct worker *worker, struct session *session, const struct io
     put(&record->last_download, worker->now);
     more(&record->downloads, count);
     more(&record->download_bytes, bytes);
-    if (!session->answered) {
-        session->answered = true;
-        unlist_unanswered(worker, session);
-    }
+    if (!session->answered || session->unreachable)
+        answers(worker, session);
 }
 
 static void send_singly(struct worker *worker, struct session *session, struct iovec *iov,
@@ -206,17 +217,18 @@ bool pass_down(struct worker *worker, struct session *session, void *data, uint3
 }
 
 // A receive failed: it can only be an ICMP error, of whatever kind.
-static void count_icmp(struct worker *worker, struct session *session, int problem)
+static void receive_failed(struct worker *worker, struct session *session, int problem)
 {
-    if (!is_icmp(session, problem))
-        more(&session->record->icmp, 1);
+    if (!is_icmp(worker, session, problem))
+        count_icmp(worker, session, 1, problem);
     unreachable(worker, session);
 }
 
 static void take_late_errors(struct worker *worker, struct session *session)
 {
-    uint32_t count = take_errors(session->fd);
-    more(&session->record->icmp, count);
+    int problem = 0;
+    uint32_t count = take_errors(session->fd, &problem);
+    count_icmp(worker, session, count, problem);
     if (count)
         unreachable(worker, session);
 }
@@ -249,7 +261,7 @@ static void read_one(struct worker *worker, struct session *session)
     ssize_t size = receive_datagram(session->fd, data, LARGEST);
     if (size < 0) {
         if (!would_block())
-            count_icmp(worker, session, errno);
+            receive_failed(worker, session, errno);
         return;
     }
     worker->out.used++;
@@ -269,7 +281,7 @@ static void read_many(struct worker *worker, struct session *session, uint32_t b
     int count = recvmmsg(session->fd, messages, burst, MSG_DONTWAIT, NULL);
     if (count < 0) {
         if (!would_block())
-            count_icmp(worker, session, errno);
+            receive_failed(worker, session, errno);
         return;
     }
     if (count < 2)
@@ -354,7 +366,7 @@ static bool read_anybody(struct worker *worker, struct session *session, bool fi
     ssize_t size = recvfrom(session->fd, data, LARGEST, MSG_DONTWAIT, &sender.any, &length);
     if (size < 0) {
         if (!would_block())
-            count_icmp(worker, session, errno);
+            receive_failed(worker, session, errno);
         else if (first) // the error queue alone rang: it would do so for ever
             take_late_errors(worker, session);
         return false;

@@ -96,6 +96,22 @@ void tell_rerouted(struct worker *worker, const struct session *session)
     pthread_mutex_unlock(&relay->book);
 }
 
+// What the server of a session says, or rather the network for it: SERVER_UNREACHABLE, why, or
+// SERVER_ANSWERS.
+void tell_server(struct worker *worker, const struct session *session, enum kind kind, int problem)
+{
+    struct relay *relay = worker->relay;
+    pthread_mutex_lock(&relay->book);
+    struct event *event = tell(relay, kind, 0);
+    if (event) {
+        event->session = session->id;
+        event->slot = slot_of(relay, session);
+        event->problem = problem;
+        name_verdict(event, session->verdict);
+    }
+    pthread_mutex_unlock(&relay->book);
+}
+
 // Before the datagram is passed on where the host is called at once, else soon after.
 void tell_seen(struct worker *worker, const struct session *session, bool up, const void *data,
                uint32_t size)

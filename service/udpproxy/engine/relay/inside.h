@@ -20,7 +20,7 @@
 //   verdict   uses            book: sessions, decisions, events; freed by a sweep
 //             the rest        never changes once a session or a decision has it
 //   decision  all of it       book; freed when it is used up, over, forgotten or its listener goes
-//   relay     watched, segmentation, the counters   atomic
+//   relay     watched, awaiting, segmentation, the counters   atomic
 //             records' counters   the worker; read by anybody, see table.h
 #ifndef UDPPROXY_INSIDE_H
 #define UDPPROXY_INSIDE_H
@@ -80,7 +80,7 @@ struct session {
     uint32_t gathered_bytes; // replies that are not sent yet
     uint16_t gathered;
     uint8_t reason, polled[2]; // by which worker + 1, for each family
-    bool keyed, singly;
+    bool keyed, singly, unreachable; // ICMP errors came, and no reply since
     uint32_t hash;
     uint32_t due_at;         // its place in the worker's heap, NOBODY: none
     uint32_t older, younger; // among those without an answer
@@ -188,7 +188,7 @@ struct relay {
     uint32_t listener_count;
     uint64_t key[2];
     uint32_t steering[2];
-    int stop, watched, openings, segmentation;
+    int stop, watched, openings, awaiting, segmentation;
     uint64_t unsegmented, unable, waiting_dropped, events_dropped;
     seen seen;
     void *context;
@@ -309,7 +309,7 @@ void disconnect(int fd);
 void reset_socket(int fd, bool plain);
 uint32_t worker_of(const struct relay *relay, const union address *client);
 struct listener *listener_of(const struct relay *relay, uint32_t number);
-uint32_t take_errors(int fd);
+uint32_t take_errors(int fd, int *problem);
 uint32_t socket_drops(int fd);
 bool means_unreachable(int problem);
 bool means_cut_off(int problem);
@@ -352,6 +352,8 @@ void name_verdict(struct event *event, struct verdict *verdict);
 void tell_refused(struct worker *worker, enum total counter, const struct first *first, int problem);
 void tell_failed(struct worker *worker, const struct session *session, enum what what, int problem);
 void tell_rerouted(struct worker *worker, const struct session *session);
+void tell_server(struct worker *worker, const struct session *session, enum kind kind,
+                 int problem);
 void tell_seen(struct worker *worker, const struct session *session, bool upload, const void *data,
                uint32_t size);
 void tell_handed(struct worker *worker, const struct session *session, bool upload,
@@ -373,7 +375,8 @@ void give_back(struct relay *relay, uint32_t slot);
 void free_record(struct record *record);
 bool unreachable(struct worker *worker, struct session *session);
 void lost(struct worker *worker, struct session *session, enum what what, int problem);
-bool is_icmp(struct session *session, int problem);
+bool is_icmp(struct worker *worker, struct session *session, int problem);
+void count_icmp(struct worker *worker, struct session *session, uint32_t count, int problem);
 
 // first.c: datagrams without a session
 bool take_first(struct worker *worker, const struct first *first, const void *data, uint32_t size,

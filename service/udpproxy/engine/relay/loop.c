@@ -340,3 +340,9 @@ void relay_tell(struct relay *relay, int openings)
     relay->openings = openings;
     pthread_mutex_unlock(&relay->book);
 }
+
+// Whether each session's first reply is told.
+void relay_await(struct relay *relay, int answers)
+{
+    __atomic_store_n(&relay->awaiting, answers, __ATOMIC_RELAXED);
+}

@@ -60,7 +60,18 @@ struct verdict {
     uint8_t network_size, first[16], last[16];
 };
 
-enum kind { OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN, HANDED, REROUTED };
+enum kind {
+    OPENED,
+    REFUSED,
+    DENIED,
+    STRAYED,
+    FAILED,
+    SEEN,
+    HANDED,
+    REROUTED,
+    SERVER_UNREACHABLE,
+    SERVER_ANSWERS,
+};
 
 enum what { FROM_CLIENTS, TO_SERVER, TO_CLIENT, FIX_PEER, FOLLOW_SERVER };
 
@@ -175,6 +186,7 @@ uint64_t relay_work(struct relay *relay, uint64_t now);
 uint32_t relay_sessions(struct relay *relay);
 void relay_watch(struct relay *relay, int on);
 void relay_tell(struct relay *relay, int openings);
+void relay_await(struct relay *relay, int answers);
 void relay_segment(struct relay *relay, int on);
 void relay_count(struct relay *relay, uint32_t total, uint64_t amount);
 

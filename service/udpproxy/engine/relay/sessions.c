@@ -135,7 +135,7 @@ static void begin(struct worker *worker, struct session *session)
     session->gathered_bytes = 0;
     session->patience = 0;
     session->turn = worker->turn - 2;
-    session->singly = false;
+    session->singly = session->unreachable = false;
     session->listed = false;
     // The record's type, not the verdict's: a reload may have given the rule another.
     session->plain = session->record->type == NORMAL || session->record->type == ONE_WAY;
@@ -261,13 +261,23 @@ void lost(struct worker *worker, struct session *session, enum what what, int pr
 }
 
 // Was that an error of an earlier datagram, which an ICMP message told of?
-bool is_icmp(struct session *session, int problem)
+bool is_icmp(struct worker *worker, struct session *session, int problem)
 {
     uint32_t count = problem == ECONNREFUSED;
     if (!session->plain && !session->pinned)
-        count = take_errors(session->fd);
-    more(&session->record->icmp, count);
+        count = take_errors(session->fd, &problem);
+    count_icmp(worker, session, count, problem);
     return count > 0;
+}
+
+// The host hears of the first since the last reply: a session's server may be gone for days.
+void count_icmp(struct worker *worker, struct session *session, uint32_t count, int problem)
+{
+    more(&session->record->icmp, count);
+    if (!count || session->unreachable)
+        return;
+    session->unreachable = true;
+    tell_server(worker, session, SERVER_UNREACHABLE, problem);
 }
 
 // ---- for Python's thread ----
@@ -438,7 +448,7 @@ static void aim(struct worker *worker, struct session *session, const union addr
     end_change(record);
     reset_socket(session->fd, session->plain);
     session->fd = relay->sockets[is_v6(server)][slot];
-    session->pinned = false;
+    session->pinned = session->unreachable = false;
     put(&record->drops_base, (uint32_t)(socket_drops(session->fd) - dropped));
     if (attach(relay, session->fd, record->type, server, &own) || !poll_session(worker, session)) {
         tell_failed(worker, session, FOLLOW_SERVER, errno);

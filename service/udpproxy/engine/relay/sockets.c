@@ -169,7 +169,7 @@ int fix_peer(int fd, const union address *peer)
     if (associate(fd, peer))
         return -1;
     report_errors(fd, 0);
-    take_errors(fd);
+    take_errors(fd, NULL);
     return 0;
 }
 
@@ -180,14 +180,15 @@ void reset_socket(int fd, bool plain)
     if (!plain) {
         report_errors(fd, 0);
         allow_broadcast(fd, 0);
-        take_errors(fd);
+        take_errors(fd, NULL);
     }
     drain(fd);
 }
 
 // What the error queue has, and at most so much of it: the network may fill it as fast as we read,
-// and what is left rings again. How many errors were told of by ICMP, not by our own system.
-uint32_t take_errors(int fd)
+// and what is left rings again. How many errors were told of by ICMP, not by our own system, and
+// which was the last.
+uint32_t take_errors(int fd, int *problem)
 {
     uint32_t count = 0;
     for (int i = 0; i < MOST_ERRORS; i++) {
@@ -213,6 +214,8 @@ uint32_t take_errors(int fd)
             memcpy(&told, CMSG_DATA(part), sizeof told);
             if (told.ee_origin != SO_EE_ORIGIN_LOCAL) {
                 count++;
+                if (problem)
+                    *problem = (int)told.ee_errno;
                 break;
             }
         }

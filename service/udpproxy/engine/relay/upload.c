@@ -73,18 +73,20 @@ enum outcome after_failed_send(struct worker *worker, struct session *session,
                                const struct iovec *iov, int problem)
 {
     uint32_t untold = 0; // ICMP's, if there is a route
+    int told = 0;
     for (int i = 0; i < MOST_SENDS; i++) {
-        if (is_icmp(session, problem)) {
+        if (is_icmp(worker, session, problem)) {
             if (unreachable(worker, session))
                 return UNSENT;
         } else if (means_unreachable(problem)) {
             untold++;
+            told = problem;
         } else {
             break;
         }
         if (send_up(session, iov) >= 0) {
             count_up(worker, session, 1, iov->iov_len);
-            more(&session->record->icmp, untold);
+            count_icmp(worker, session, untold, told);
             return untold && unreachable(worker, session) ? GONE : SENT;
         }
         problem = errno;
