@@ -38,6 +38,7 @@ class Connection(MessageBus):  # type: ignore[misc]  # it has no types
         *,
         welcome: Callable[[str, int], bool],
         ignored: Callable[[str], object],
+        largest: int = LARGEST,
     ) -> None:
         """`welcome` says of each call, by its sender and its flags, if it is to be read;
         a stranger can send far more than can be. `ignored` hears why one is not."""
@@ -47,6 +48,7 @@ class Connection(MessageBus):  # type: ignore[misc]  # it has no types
         self._welcome = welcome
         self._unsent: set[asyncio.Future[None]] = set()
         self._ignored = ignored
+        self._largest = largest
         self._kept = bytearray()
         self._skipped = 0
         self.heard = 0
@@ -139,7 +141,7 @@ class Connection(MessageBus):  # type: ignore[misc]  # it has no types
         body, fields = struct.unpack_from(f"{order}I4xI", self._kept, 4)
         head = 16 + (fields + 7) // 8 * 8
         size = head + body
-        if size > LARGEST:
+        if size > self._largest:
             if head <= _HEAD and len(self._kept) < head:
                 return None
             self._skipped = size
@@ -160,7 +162,7 @@ class Connection(MessageBus):  # type: ignore[misc]  # it has no types
             message = _read(head[:4] + bytes(4) + head[8:])
             calls = message.message_type is MessageType.METHOD_CALL
             if calls and not message.flags & MessageFlag.NO_REPLY_EXPECTED:
-                self.send(Message.new_error(message, LIMITS, f"more than {LARGEST} bytes"))
+                self.send(Message.new_error(message, LIMITS, f"more than {self._largest} bytes"))
 
     def _take(self, raw: bytes) -> None:
         if not raw or raw[1] == _SIGNAL:  # none is for us

@@ -1,4 +1,5 @@
-"""`udp-proxy ctl NAME VERB`: a running instance asked over its control socket.
+"""`udp-proxy ctl NAME VERB`: a running instance asked over its control socket, or over D-Bus by
+those who may not use that.
 
 Exit status: 0 done, 1 refused or failed (the reason on stderr), 2 unknown words, 3 not running.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from udpproxy import __version__
 from udpproxy.errors import LinkError, UnitError
-from udpproxy.parent.place import runtime_directory
+from udpproxy.parent.place import running_directory
 from udpproxy.process import link, paths, wire
 from udpproxy.process.logs import clean
 
@@ -80,9 +81,9 @@ def _verb(
 
 def run(words: argparse.Namespace) -> int:
     """The exit status."""
+    directory = running_directory(words.name, words.runtime_dir)
     try:
-        directory = runtime_directory(words.name, words.runtime_dir)
-        value = ask(directory / "control.sock", words.verb, _arguments(words))
+        value = _answer(words.name, directory / "control.sock", words.verb, _arguments(words))
     except (ConnectionRefusedError, FileNotFoundError):
         sys.stderr.write(f"udp-proxy: {words.name} is not running ({directory})\n")
         return NOT_RUNNING
@@ -91,6 +92,21 @@ def run(words: argparse.Namespace) -> int:
         return FAILED
     _print(words.verb, value, as_json=words.json)
     return DONE
+
+
+def _answer(name: str, path: Path, verb: str, arguments: dict[str, wire.Plain]) -> wire.Plain:
+    try:
+        return ask(path, verb, arguments)
+    except PermissionError:
+        from udpproxy.cli import over_bus  # which takes as long to load as all the rest
+
+    rights = "only root and the user as whom the proxy runs may use its control socket"
+    try:
+        return over_bus.ask(name, verb, arguments)
+    except over_bus.Unreachable as problem:
+        raise LinkError(f"{rights}, and over D-Bus: {problem}; run this as root") from None
+    except over_bus.Denied as problem:
+        raise LinkError(f"{problem}; run this as root, or join that group") from None
 
 
 def _arguments(words: argparse.Namespace) -> dict[str, wire.Plain]:

@@ -36,6 +36,25 @@ def runtime_directory(instance: str, given: Path | None) -> Path:
     return Path(home) / "udp-proxy" / instance
 
 
+def running_directory(instance: str, given: Path | None) -> Path:
+    """Where a command finds it: for users the one that they run themselves, else the system's."""
+    chosen = given or os.environ.get("RUNTIME_DIRECTORY") or os.getuid() == 0
+    if chosen or (
+        os.environ.get("XDG_RUNTIME_DIR") and _is_there(runtime_directory(instance, None))
+    ):
+        return runtime_directory(instance, given)
+    if _is_there(_OURS / instance) or not os.environ.get("XDG_RUNTIME_DIR"):
+        return _OURS / instance
+    return runtime_directory(instance, None)
+
+
+def _is_there(directory: Path) -> bool:
+    try:
+        return directory.exists()
+    except PermissionError:
+        return True
+
+
 class AlreadyRunning(UnitError):
     """The instance has its lock."""
 
