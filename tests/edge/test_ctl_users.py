@@ -13,8 +13,9 @@ from buses import STRANGER, open_bus
 from echo import Echo, exchange, udp
 from host import free_port
 from proxy import Proxy, command, config, until
-from udpproxy.cli import over_bus
+from udpproxy.bus import client as over_bus
 from udpproxy.errors import LinkError
+from udpproxy.process.wire import Plain
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
 
@@ -117,6 +118,14 @@ def test_answers_are_those_of_the_socket(proxy: Proxy, monkeypatch: pytest.Monke
         assert over_bus.ask("one", "reopen", {}) is None
         assert over_bus.ask("one", "kill", {"session": row["session"]}) is None
         assert proxy.sessions() == []
+        exchange(client, ("127.0.0.1", port), b"hello again")
+        by_rule: dict[str, Plain] = {"filter": {"rule": "all"}}
+        assert over_bus.ask("one", "kill", by_rule) == {"sessions-ended": 1}
+        assert over_bus.ask("one", "kill", by_rule) == {"sessions-ended": 0}
+        with pytest.raises(LinkError, match="there is no rule"):
+            over_bus.ask("one", "kill", {"filter": {"rule": "none"}})
+        with pytest.raises(LinkError, match="'x' is no session's number"):
+            over_bus.ask("one", "kill", {"session": "x"})
         with pytest.raises(LinkError, match="no names"):
             over_bus.ask("one", "resolve-now", {})
         with pytest.raises(over_bus.Unreachable, match="not on D-Bus"):

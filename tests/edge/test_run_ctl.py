@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from built import NAMES
 from echo import Echo, clients, exchange, udp
 from host import free_port
 from proxy import Proxy, config, until
+from udpproxy.parent.commands import MOST_KILLED
 
 KEYS = {
     "session": int,
@@ -24,6 +26,7 @@ KEYS = {
     "acl": str,
     "type": str,
     "state": str,
+    "source": str,
     "age": float,
     "idle": float,
     "datagrams-up": int,
@@ -104,7 +107,7 @@ def test_sessions_for_people(lab: Lab) -> None:
     place = head.split().index("acl")
     assert [line.split()[place] for line in lines] == ["one", "two", "six"]
     assert all(len(line.split()) == len(KEYS) for line in lines)
-    assert lab.proxy.ctl("sessions", "acl=none").stdout.splitlines()[1:] == []
+    assert lab.proxy.ctl("sessions", "client=192.0.2.1").stdout.splitlines()[1:] == []
 
 
 def test_filters(lab: Lab) -> None:
@@ -116,14 +119,54 @@ def test_filters(lab: Lab) -> None:
     assert lab.acls(f"listener={lab.listener('six')}") == ["six"]
     assert lab.acls("listener=127.0.0.1", "acl=one") == ["one"]
     assert lab.acls("listener=127.0.0.1", "acl=six") == []
-    assert lab.acls("client=127.0.0") == []
+    assert lab.acls("rule=two") == ["two"]
+
+
+def test_networks(lab: Lab) -> None:
+    assert lab.acls("client=127.0.0.0/8") == ["one", "two"]
+    assert lab.acls("client=127.0.0.2/31") == ["two"]
+    assert lab.acls("client=::/0") == ["six"]
+    assert lab.acls("server=::1/128") == ["six"]
+    assert lab.acls("listener=127.0.0.0/8") == ["one", "two"]
+    port = lab.clients["two"].getsockname()[1]
+    assert lab.acls(f"client=127.0.0.0/8:{port}") == ["two"]
+    assert lab.acls("client=10.0.0.0/8") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("acl=tow", 'there is no rule "tow": two?'),
+        ("rule=x", 'there is no rule "x": give one of one, two, six'),
+        ("client=localhost", "not a host's name"),
+        ("client=127.0.0", "client=127.0.0 can match no session: give an address"),
+        ("server=127.0.0.1:99999", "can match no session"),
+        ("client=", "can match no session"),
+        ("listener=127.0.0.9", "nothing listens there"),
+        ("listener=127.0.0.1:9", "nothing listens there"),
+    ],
+)
+def test_filters_that_match_nothing(lab: Lab, words: str, said: str) -> None:
+    for verb in ("sessions", "kill"):
+        done = lab.proxy.ctl(verb, words)
+        assert (done.returncode, done.stdout) == (1, ""), words
+        assert said in done.stderr
+    assert len(lab.acls()) == 3
+
+
+def test_a_filter_that_says_two_things(lab: Lab) -> None:
+    for words in (("acl=one", "acl=two"), ("acl=one", "rule=two")):
+        done = lab.proxy.ctl("kill", *words)
+        assert done.returncode == 1
+        assert "given twice" in done.stderr
+    assert len(lab.acls()) == 3
 
 
 def test_filters_that_there_are_not(lab: Lab) -> None:
     for words in ("state=open", "nonsense", "=", "session=1"):
         done = lab.proxy.ctl("sessions", words)
         assert (done.returncode, done.stdout) == (1, ""), words
-        assert "client, server, acl, listener" in done.stderr
+        assert "client, server, rule, listener" in done.stderr
 
 
 def test_kill(lab: Lab) -> None:
@@ -137,6 +180,41 @@ def test_kill(lab: Lab) -> None:
     lab.begin()
     assert len(lab.acls("acl=two")) == 1
     assert lab.proxy.sessions("acl=two")[0]["session"] == 4, "numbers are not used again"
+
+
+def test_kill_of_many(lab: Lab) -> None:
+    done = lab.proxy.ctl("kill", "client=127.0.0.0/8")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "sessions-ended  2\n", "")
+    assert lab.acls() == ["six"]
+    assert {one["REASON"] for one in lab.proxy.records()} == {"killed"}
+    assert lab.proxy.ask("kill", "client=127.0.0.0/8") == {"sessions-ended": 0}
+    assert lab.proxy.ask("kill", "rule=six", "listener=::1") == {"sessions-ended": 1}
+    lab.begin()
+    assert len(lab.acls()) == 3
+
+
+def test_kill_wants_to_know_which(lab: Lab) -> None:
+    for words in (["acl=one", "7"], ["1", "2"]):
+        assert lab.proxy.ctl("kill", *words).returncode == 1
+    assert lab.proxy.ctl("kill").returncode == 2
+    assert len(lab.acls()) == 3
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_kill_of_very_many(tmp_path: Path, engine: str) -> None:
+    port, count = free_port(), 3 * MOST_KILLED + 1
+    top = f'max-sessions = 1000\nengine = "{engine}"'
+    with (
+        udp() as server,
+        Proxy(tmp_path, config(port, f"127.0.0.1:{server.getsockname()[1]}", top=top)) as proxy,
+        clients(count) as socks,
+    ):
+        for sock in socks:
+            sock.sendto(b"hello", ("127.0.0.1", port))
+        until(lambda: len(proxy.sessions()) == count)
+        assert proxy.ask("kill", "rule=all") == {"sessions-ended": count}
+        assert proxy.sessions() == []
+        assert proxy.info()["sessions-ended"] == count
 
 
 def test_kill_of_nothing(lab: Lab) -> None:

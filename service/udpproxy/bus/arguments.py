@@ -8,7 +8,7 @@ MOST_TEXT = 256
 MOST_TOLD = 500
 _WORDS = frozenset({"LogLevel", "Segmentation"})
 _KEYS = {
-    "ListSessions": frozenset({"client", "server", "listener", "acl"}),
+    "ListSessions": frozenset({"client", "server", "listener", "rule", "acl"}),
     "Explain": frozenset({"from", "to", "at"}),
 }
 

@@ -56,10 +56,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _verb(verbs, "reload", "read the configuration again")
     sessions = _verb(verbs, "sessions", "list the sessions")
     sessions.add_argument(
-        "filter", metavar="KEY=VALUE", nargs="*", help="client, server, acl, listener"
+        "filter", metavar="KEY=VALUE", nargs="*", help="client, server, rule, listener"
     )
-    kill = _verb(verbs, "kill", "end one session")
-    kill.add_argument("session", metavar="ID", help="its number")
+    kill = _verb(verbs, "kill", "end sessions")
+    kill.add_argument(
+        "filter", metavar="ID | KEY=VALUE", nargs="+", help="a number, or as for sessions"
+    )
     _verb(verbs, "resolve-now", "look up all names again")
     segmentation = _verb(verbs, "segmentation", "datagrams to the kernel several at once, or not")
     segmentation.add_argument("mode", metavar="auto|off", help="as in the configuration")
@@ -98,14 +100,14 @@ def _answer(name: str, path: Path, verb: str, arguments: dict[str, wire.Plain]) 
     try:
         return ask(path, verb, arguments)
     except PermissionError:
-        from udpproxy.cli import over_bus  # which takes as long to load as all the rest
+        from udpproxy.bus import client  # which takes as long to load as all the rest
 
     rights = "only root and the user as whom the proxy runs may use its control socket"
     try:
-        return over_bus.ask(name, verb, arguments)
-    except over_bus.Unreachable as problem:
+        return client.ask(name, verb, arguments)
+    except client.Unreachable as problem:
         raise LinkError(f"{rights}, and over D-Bus: {problem}; run this as root") from None
-    except over_bus.Denied as problem:
+    except client.Denied as problem:
         raise LinkError(f"{problem}; run this as root, or join that group") from None
 
 
@@ -119,14 +121,23 @@ def _arguments(words: argparse.Namespace) -> dict[str, wire.Plain]:
         arguments["level"] = words.level
     elif words.verb == "segmentation":
         arguments["mode"] = words.mode
-    elif words.verb == "kill":
+    elif words.verb == "kill" and len(words.filter) == 1 and "=" not in words.filter[0]:
         # What cannot be one goes as it is: the proxy says what is wrong with it.
-        number = words.session.isdecimal() and len(words.session) < 20
-        arguments["session"] = int(words.session) if number else words.session
-    elif words.verb == "sessions":
-        pairs = (item.partition("=") for item in words.filter)
-        arguments["filter"] = {key: value for key, _, value in pairs}
+        (word,) = words.filter
+        arguments["session"] = int(word) if word.isdecimal() and len(word) < 20 else word
+    elif words.verb in ("sessions", "kill"):
+        arguments["filter"] = _filter(words.filter)
     return arguments
+
+
+def _filter(items: list[str]) -> dict[str, wire.Plain]:
+    wanted: dict[str, wire.Plain] = {}
+    for item in items:
+        key, _, value = item.partition("=")
+        if key in wanted:
+            raise LinkError(f"{key} is given twice: a session has one")
+        wanted[key] = value
+    return wanted
 
 
 def ask(path: Path, verb: str, arguments: dict[str, wire.Plain], wanted: int = 0) -> wire.Plain:

@@ -246,6 +246,9 @@ class Engine(Protocol):
     def kill(self, number: int, reason: Reason = Reason.KILLED) -> bool:
         """End one session; False: there is none of that number."""
 
+    def end(self, slot: int, number: int) -> bool:
+        """The same as killed, of the session whose slot is known: one of many."""
+
     def inject(
         self, listener: int, client: tuple[str, int], way: Way, datagrams: list[bytes]
     ) -> None:

@@ -356,6 +356,10 @@ class Lifecycle(ABC):
         self._close(cast(Relayed, session), reason)
         return True
 
+    def end(self, slot: int, number: int) -> bool:
+        """The same; the slot is of no use here."""
+        return self.kill(number)
+
     def work(self, now: int) -> int | None:
         """Expire what is due; once a second see what the kernel dropped."""
         for _ in range(_MOST_ENDED):

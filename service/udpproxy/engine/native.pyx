@@ -269,6 +269,18 @@ cdef class NativeEngine(_News):
         self._tell()
         return bool(found)
 
+    def end(self, slot, number):
+        """The same, of the session whose slot is known; False: it is there no more."""
+        cdef uint64_t id = number
+        cdef uint32_t place = slot
+        cdef int found, why = _REASONS.index(Reason.KILLED)
+        if not 0 <= slot < self._table.capacity:
+            return False
+        with nogil:
+            found = relay_end(self._relay, id, place, why)
+        self._tell()
+        return bool(found)
+
     def inject(self, listener, client, way, datagrams):
         """Treat these, which the host kept, as if they came now."""
         for data in datagrams:

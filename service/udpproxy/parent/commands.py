@@ -23,6 +23,8 @@ _TRIES, _PAUSE = 100, 0.02
 """How often, and each how many seconds, a command waits for a child that is not there yet."""
 _MOST_NUMBER = (1 << 64) - 1
 """Of a session."""
+MOST_KILLED = 64
+"""Sessions that end in one go: some milliseconds, each with a record."""
 _OF_CHILDREN = ("info", "loglevel", "reopen", "hold", "terminate", "resolve-now")
 """What one child can be told by a command: its other verbs are between the parent and it."""
 _CHECKED_HERE = ("kill", "segmentation")
@@ -99,6 +101,8 @@ class Commands:
             case "sessions":
                 return self._sessions.rows(_filters(args))
             case "kill":
+                if "filter" in args:
+                    return await self._kill_all(_filters(args))
                 return await self._kill(args.get("session"))
             case "resolve-now":
                 return await self._resolve_now()
@@ -199,13 +203,26 @@ class Commands:
             raise InvalidArgument(f"{number!r} is no session's number")
         return await self._to_child("reg", "kill", {"session": number})
 
+    async def _kill_all(self, wanted: Args) -> Plain:
+        """Those that there are now. Part by part: REG has datagrams to carry meanwhile."""
+        if not wanted:
+            raise InvalidArgument("give a session's number or KEY=VALUE; terminate ends all")
+        places, ended = self._sessions.places(wanted), 0
+        for first in range(0, len(places), MOST_KILLED):
+            part: Plain = [[slot, number] for slot, number in places[first : first + MOST_KILLED]]
+            answer = await self._to_child("reg", "end", {"sessions": part})
+            ended += answer if isinstance(answer, int) else 0
+        return {"sessions-ended": ended}
+
 
 def _sound(role: str, verb: str, value: Plain) -> Plain:
     """A child's answer, as whoever asked can take it; LinkError for another."""
     match verb, value:
         case ("info" | "resolve-now", dict()) | ("loglevel", str()) if _is_json(value):
             return value
-        case ("info" | "loglevel", _) | (_, [*_] | dict() | str() | int() | float()):
+        case ("end", int()) if not isinstance(value, bool) and 0 <= value <= MOST_KILLED:
+            return value
+        case ("info" | "loglevel" | "end", _) | (_, [*_] | dict() | str() | int() | float()):
             raise LinkError(
                 f"{role} gave an answer to {verb} that makes no sense: {cut(repr(value))}"
             )

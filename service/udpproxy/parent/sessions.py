@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from udpproxy.config.model import Config, SessionType
-from udpproxy.errors import InvalidArgument
+from udpproxy.parent import filters
 from udpproxy.parent.resources import Resources
 from udpproxy.process.wire import Plain
 from udpproxy.session import record as session_record
@@ -14,7 +14,6 @@ from udpproxy.session.layout import Record, State
 from udpproxy.session.reasons import Reason
 from udpproxy.session.record import endpoint_text
 
-FILTERS = ("client", "server", "acl", "listener")
 _TYPES = [kind.value for kind in SessionType]
 _STATES = {
     State.OPENING: "opening",
@@ -35,17 +34,27 @@ class Sessions:
         self._config = config
 
     def rows(self, wanted: dict[str, Plain]) -> list[Plain]:
-        """Every session that has all of `wanted` (SPEC 9); InvalidArgument for other keys."""
-        for key in wanted:
-            if key not in FILTERS:
-                raise InvalidArgument(
-                    f"sessions cannot be filtered by {key!r}: give one of {', '.join(FILTERS)}"
-                )
-        now = time.monotonic_ns()
+        """Every session that has all of `wanted` (SPEC 9); InvalidArgument where none ever can."""
+        now, ports = time.monotonic_ns(), self._ports()
+        return [self._row(record, now, ports) for _, record in self._matching(wanted, ports)]
+
+    def places(self, wanted: dict[str, Plain]) -> list[tuple[int, int]]:
+        """The slots and numbers of the same."""
+        return [(slot, one.id) for slot, one in self._matching(wanted, self._ports())]
+
+    def _ports(self) -> dict[int, int]:
         listeners = self._resources.listeners.by_place
-        ports = {one.number: port for (_, port), one in listeners.items()}
-        rows = (self._row(record, now, ports) for _, record in self._resources.table.records())
-        return [row for row in rows if all(_fits(row, *item) for item in wanted.items())]
+        return {one.number: port for (_, port), one in listeners.items()}
+
+    def _matching(
+        self, wanted: dict[str, Plain], ports: dict[int, int]
+    ) -> Iterator[tuple[int, Record]]:
+        names = [acl.name for acl in self._config().acls]
+        tests = filters.tests(wanted, names, self._resources.listeners.by_place)
+        for slot, record in self._resources.table.records():
+            rule, port = self._rule(record), ports.get(record.listener, 0)
+            if all(test(record, rule, port) for test in tests):
+                yield slot, record
 
     def last_records(self, reason: Reason) -> Iterator[dict[str, str]]:
         """Of the sessions that nobody carries any more: they end now."""
@@ -95,9 +104,3 @@ class Sessions:
             "bytes-down": record.download_bytes,
             "source": endpoint_text(*record.source),
         }
-
-
-def _fits(row: Row, key: str, value: Plain) -> bool:
-    """The whole of it, or the address without the port."""
-    text = str(row[key])
-    return text == value or (key != "acl" and text.rpartition(":")[0].strip("[]") == value)

@@ -184,6 +184,8 @@ class Reg:
                 if not self._engine or not self._engine.kill(number):
                     raise InvalidArgument(f"there is no session {number}")
                 return None
+            case "end", {"sessions": list(places)}:
+                return self._end(places)
             case "room", _:
                 return room()
             case "segmentation", {"mode": str(mode)}:
@@ -197,6 +199,15 @@ class Reg:
                 value = self.control.perform(verb, args)
                 self._follow_level()
                 return value
+
+    def _end(self, places: list[wire.Plain]) -> int:
+        """The sessions of these slots and numbers; how many were still there."""
+        ended = 0
+        for place in places:
+            match place:
+                case [int(slot), int(number)] if self._engine:
+                    ended += self._engine.end(slot, number)
+        return ended
 
     def signalled(self, number: int) -> None:
         """A signal came."""

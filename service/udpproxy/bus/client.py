@@ -1,4 +1,4 @@
-"""`udp-proxy ctl` over D-Bus: for those who may not use the control socket, but perhaps this."""
+"""The other side of the bus: an instance asked by those who may not use its control socket."""
 
 from __future__ import annotations
 
@@ -35,7 +35,27 @@ class Denied(LinkError):
 
 def ask(name: str, verb: str, arguments: dict[str, Plain]) -> Plain:
     """The answer of the instance of that name; Unreachable, or LinkError where it refuses."""
+    if verb == "kill" and "filter" in arguments:
+        return asyncio.run(_kill_all(name, arguments))
     return asyncio.run(_ask(name, verb, arguments))
+
+
+async def _kill_all(name: str, arguments: dict[str, Plain]) -> Plain:
+    """One by one, as there is no other way: no number is ever used again."""
+    if not arguments["filter"]:
+        raise LinkError("give a session's number or KEY=VALUE")
+    rows, ended = await _ask(name, "sessions", arguments), 0
+    for row in rows if isinstance(rows, list) else []:
+        assert isinstance(row, dict)
+        try:
+            await _ask(name, "kill", {"session": row["session"]})
+            ended += 1
+        except Denied:
+            raise
+        except LinkError as problem:
+            if "there is no session" not in str(problem):
+                raise  # else it has ended by itself
+    return {"sessions-ended": ended}
 
 
 async def _ask(name: str, verb: str, arguments: dict[str, Plain]) -> Plain:
@@ -86,7 +106,9 @@ def _call(name: str, verb: str, arguments: dict[str, Plain]) -> Message:
             member = "ResolveNow"
         case "segmentation":
             member, signature, body = "Segmentation", "s", [str(arguments["mode"])]
-        case "kill" if isinstance(arguments["session"], int):
+        case "kill":
+            if not isinstance(arguments["session"], int):
+                raise LinkError(f"{arguments['session']!r} is no session's number")
             member, signature, body = "KillSession", "t", [arguments["session"]]
         case "sessions":
             wanted = cast("dict[str, Plain]", arguments["filter"])
