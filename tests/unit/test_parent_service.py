@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from udpproxy.parent.service import BusService
+from udpproxy.bus import PROXY
+from udpproxy.parent.service import ROOT, BusService
 from udpproxy.policy.acl import Unresolved
 from udpproxy.process.logs import Logs
 from udpproxy.process.wire import Plain
+from udpproxy.session.table import TOTALS
 
 
 class Nothing:
@@ -48,3 +50,28 @@ def test_what_callers_can_repeat_is_said_once_a_second(
     for _ in range(100):
         SAID[line](service)
     assert capfd.readouterr().err.count(line) == 1
+
+
+def test_counters_are_added_up_for_nobody_who_does_not_ask() -> None:
+    """A signal tells of the number of sessions each second: that is not to cost what all do."""
+    asked: list[str] = []
+
+    def totals() -> dict[str, int]:
+        asked.append("totals")
+        return dict.fromkeys(TOTALS, 7)
+
+    nothing = Nothing()
+    service = BusService(
+        Logs("test"),
+        config=nothing,
+        figures=lambda: dict.fromkeys(("version", "instance", "state", "sessions", "max-sessions")),
+        totals=totals,
+        process=nothing,
+        perform=perform,
+        known=Unresolved(),
+    )
+    assert "Sessions" in service.properties(ROOT, PROXY, {"Sessions", "State"})
+    assert asked == []
+    assert service.properties(ROOT, PROXY, ["UploadBytes"])["UploadBytes"] == 7
+    assert service.properties(ROOT, PROXY)["Drops"] == 14
+    assert len(asked) == 2

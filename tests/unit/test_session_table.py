@@ -370,3 +370,16 @@ def test_has_carried(word: int) -> None:
     for moment, carried in ((9, False), (10, True), (20, True), (21, False)):
         table.words[table.at(3) + word] = moment
         assert table.has_carried(10, 20) == carried
+
+
+def test_figures_leave_out_what_is_no_session() -> None:
+    """One that is half-written, one that the totals have already, one that has gone."""
+    table = fresh()
+    for slot in range(4):
+        table.write(slot, replace(RECORD, id=slot + 1, uploads=10**slot, icmp=1))
+    assert table.figures()["upload-datagrams"] == 1111
+    table.free(0)
+    table.set_state(1, State.CLOSING)
+    table.words[table.at(2)] |= 1
+    assert table.figures()["upload-datagrams"] == 1000
+    assert table.figures()["icmp-errors"] == 1

@@ -128,7 +128,7 @@ class Bus:
         """PropertiesChanged with the values of these."""
         if self._bus is None:
             return
-        values = self._objects.variants(path, interface)
+        values = self._objects.variants(path, interface, names)
         body: list[Value] = [interface, {name: values[name] for name in names}, []]
         self.emit(path, PROPERTIES, "PropertiesChanged", "sa{sv}as", body)
 

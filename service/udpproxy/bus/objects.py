@@ -8,6 +8,7 @@ traceback or an unlimited queue, and no crowd of strangers keeps away who may do
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -51,8 +52,11 @@ class Crowded(Exception):
 class Service(Protocol):
     """What the objects do; the parent has it."""
 
-    def properties(self, path: str, interface: str) -> dict[str, Value]:
-        """All properties of that object's interface."""
+    def properties(
+        self, path: str, interface: str, names: Collection[str] | None = None
+    ) -> dict[str, Value]:
+        """Those of that object's interface; `names`: the others, which may cost something, need
+        not be there."""
 
     async def set_property(self, path: str, interface: str, name: str, value: Value) -> None:
         """InvalidArgument where it makes no sense."""
@@ -174,10 +178,12 @@ class Objects:
         nodes = "".join(f'<node name="{child}"/>' for child in sorted(children))
         return f"<node>{nodes}</node>"
 
-    def variants(self, path: str, interface: str) -> dict[str, Variant]:
-        """All properties of that object's interface, as they are sent."""
+    def variants(
+        self, path: str, interface: str, names: Collection[str] | None = None
+    ) -> dict[str, Variant]:
+        """Properties of that object's interface, as they are sent: all, or at least these."""
         kinds = {each.name: each.signature for each in self._contracts[interface].properties}
-        values = self._service.properties(path, interface)
+        values = self._service.properties(path, interface, names)
         return {name: Variant(kinds[name], value) for name, value in values.items()}
 
     def _read(self, message: Message) -> Message:
@@ -186,7 +192,8 @@ class Objects:
             return _error(message, _ERROR + "InvalidArgs", f"give {kind}")
         if message.body[0] not in self._objects[message.path]:
             return _error(message, _ERROR + "UnknownInterface", message.body[0])
-        values = self.variants(message.path, message.body[0])
+        names = None if message.member == "GetAll" else [message.body[1]]
+        values = self.variants(message.path, message.body[0], names)
         if message.member == "GetAll":
             return Message.new_method_return(message, "a{sv}", [values])
         if message.body[1] not in values:

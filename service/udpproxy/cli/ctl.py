@@ -117,6 +117,8 @@ def _arguments(words: argparse.Namespace) -> dict[str, wire.Plain]:
         arguments["process"] = words.process
     if words.verb == "info":
         arguments["lines"] = words.lines
+        if words.json:  # a program's, such as monitoring: it may ask as often as it likes
+            arguments["quiet"] = True
     elif words.verb == "loglevel":
         arguments["level"] = words.level
     elif words.verb == "segmentation":

@@ -176,7 +176,7 @@ class Parent:
             self._logs,
             config=self._config,
             figures=self._state.brief,
-            totals=lambda: self._resources.table.totals(),
+            totals=self._state.totals,
             process=self._state.process,
             perform=lambda verb, args: self._commands.perform(verb, args),
             known=self._naming.found,

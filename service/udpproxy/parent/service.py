@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 
 from udpproxy.bus import LOG_CONTROL, PROCESS, PROXY, Value, plain, variants
@@ -95,10 +95,13 @@ class BusService:
         self._known = known
         self._damper = Damper()
 
-    def properties(self, path: str, interface: str) -> dict[str, Value]:
-        """All properties of that object's interface."""
+    def properties(
+        self, path: str, interface: str, names: Collection[str] | None = None
+    ) -> dict[str, Value]:
+        """Those of that object's interface; `names`: the others need not be there."""
         if interface == PROXY:
-            return self._of_proxy()
+            counted = names is None or not _TOTALS.keys().isdisjoint(names)
+            return self._of_proxy() | (self._counters() if counted else {})
         if interface == PROCESS:
             role = path.rpartition("/")[2]
             pid, state, ends = self._process(role)
@@ -111,18 +114,21 @@ class BusService:
         }
 
     def _of_proxy(self) -> dict[str, Value]:
-        figures, totals = self._figures(), self._totals()
-        values: dict[str, Value] = {
+        figures = self._figures()
+        return {
             "Version": figures["version"],
             "Instance": figures["instance"],
             "State": figures["state"],
             "Sessions": figures["sessions"],
             "MaxSessions": figures["max-sessions"],
         }
-        for name, parts in _TOTALS.items():
-            # A counter starts again at its end, as those do that it is made of.
-            values[name] = sum(totals[part] for part in parts) & _LARGEST
-        return values
+
+    def _counters(self) -> dict[str, Value]:
+        totals = self._totals()
+        # A counter starts again at its end, as those do that it is made of.
+        return {
+            name: sum(totals[part] for part in parts) & _LARGEST for name, parts in _TOTALS.items()
+        }
 
     async def set_property(self, path: str, interface: str, name: str, value: Value) -> None:
         """Only LogControl1.LogLevel can be set."""
@@ -139,8 +145,7 @@ class BusService:
             args["process"] = path.rpartition("/")[2]
         match member:
             case "Info":
-                # Everybody on the bus may ask, as often as he likes: the log hears of a few.
-                args["quiet"] = self._damper.passes("info") is None
+                args["quiet"] = True  # who reads the state, as monitoring does, has the answer
             case "LogLevel":
                 args["level"] = str(body[0])
             case "Segmentation":

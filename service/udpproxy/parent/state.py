@@ -38,10 +38,14 @@ class State:
         self._totals = Costly(lambda: self._resources.table.figures())
         self.word = "starting"
 
+    def totals(self) -> dict[str, int]:
+        """What all sessions have carried, those that live too; from a moment ago at most."""
+        return self._totals.get()
+
     def figures(self) -> Figures:
         """All of it; sessions are REG's business, but their number is in the table."""
         mine: Figures = {"connections-refused": self._refused()}
-        return self.brief() | self._of_children() | mine | {**self._totals.get()}
+        return self.brief() | self._of_children() | mine | {**self.totals()}
 
     def brief(self) -> Figures:
         """What everybody on the bus may see."""

@@ -10,6 +10,7 @@ that makes no sense (sense.py) is none.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
@@ -200,12 +201,30 @@ class Table:
             self.count(name, value)
 
     def figures(self) -> dict[str, int]:
-        """TOTALS with what the live sessions have carried so far."""
-        figures = self.totals()
-        for _, record in self.records():
-            for name, value in zip(_TOTALS_OF_RECORD, _totals_of(record), strict=True):
-                figures[name] = (figures[name] + value) & _WORD
+        """TOTALS with what the live sessions have carried so far: some milliseconds for 100,000."""
+        for _ in range(_TRIES):
+            figures = self.totals()
+            carried = self._carried()
+            if self.totals()["sessions-ended"] == figures["sessions-ended"]:
+                break  # else one was added to the totals meanwhile
+        for name, value in carried.items():
+            figures[name] = (figures[name] + value) & _WORD
         return figures
+
+    def _carried(self) -> dict[str, int]:
+        """A column at a time: nobody looks at single records. One that is half-written, or in the
+        totals already, does not count."""
+        first = HEADER_SIZE // 8
+        end = first + self.capacity * WORDS
+        odd = self.words[first:end:WORDS].tolist()
+        live = [
+            state not in _IN_TOTALS and not sequence & 1
+            for state, sequence in zip(self._states(), odd, strict=True)
+        ]
+        return {
+            name: sum(itertools.compress(self.words[first + word : end : WORDS].tolist(), live))
+            for name, word in _WORDS_OF_RECORD.items()
+        }
 
     def set_state(self, slot: int, state: State) -> None:
         """A single byte: never half-written, so no step of the sequence number."""
@@ -324,6 +343,16 @@ _TOTALS_OF_RECORD = (
     "icmp-errors",
     "drops-sessions",
 )
+_WORDS_OF_RECORD = {
+    "upload-datagrams": layout.UPLOADS,
+    "upload-bytes": layout.UPLOAD_BYTES,
+    "download-datagrams": layout.DOWNLOADS,
+    "download-bytes": layout.DOWNLOAD_BYTES,
+    "stray-replies": layout.STRAY,
+    "icmp-errors": layout.ICMP,
+}
+_IN_TOTALS = frozenset({State.FREE, State.CLOSING})
+_TRIES = 3
 _TOTAL_INDEX = {name: i for i, name in enumerate(TOTALS)}
 
 
