@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from manual import plain, says, section
 from udpproxy import extension
 from udpproxy.cli.main import _parser
 from udpproxy.config import load
@@ -35,26 +36,6 @@ port = 5353
 name = "one"
 plug-to = "127.0.0.1:53"
 """
-
-
-def plain(page: str) -> str:
-    """A manual page's source without the escapes that stand inside words."""
-    text = (ROOT / "man" / page).read_text()
-    return re.sub(r"\\f[BIPR]", "", text).replace(r"\-", "-").replace(r"\(dq", '"')
-
-
-def section(page: str, title: str) -> str:
-    """From one .SH to the next."""
-    found = re.search(
-        rf'^\.SH "?{re.escape(title)}"?\n(.*?)(?=^\.SH |\Z)', plain(page), re.DOTALL | re.MULTILINE
-    )
-    assert found, f"{page} has no section {title}"
-    return found[1]
-
-
-def says(text: str, word: str) -> bool:
-    """Is `word` there, not only as a part of another?"""
-    return re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text) is not None
 
 
 def tagged(text: str) -> list[str]:
@@ -260,3 +241,12 @@ def test_a_flood_is_counted_where_the_manual_says() -> None:
     counted = re.search(r"^_WHERE = \((.*?)^\)", source, re.DOTALL | re.MULTILINE)
     assert counted
     assert named == set(re.findall(r'"(.*?)"', counted[1]))
+
+
+@pytest.mark.parametrize("where", ["README.md", "udp-proxy.8", "udp-proxy-units.7"])
+def test_it_is_said_where_refusals_and_records_are(where: str) -> None:
+    """They are the relay's, and `journalctl -u udp-proxy@NAME` shows the parent's lines only."""
+    text = README if where == "README.md" else plain(where)
+    for words in ("-f", "UDP_PROXY_ID=UDPP-821-I", "UDP_PROXY_ID=UDPP-888-I"):
+        assert f"journalctl -u 'udp-proxy*@dns.service' {words}" in text
+    assert "only" in text[text.index("journalctl -u udp-proxy@dns") :][:300]
