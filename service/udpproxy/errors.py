@@ -20,6 +20,8 @@ class Problem:
     line: int
     key: str
     text: str
+    passing: bool = False
+    """Is it one only as the host is at this moment?"""
 
     def __str__(self) -> str:
         if not self.line:  # of the whole file
@@ -33,6 +35,11 @@ class ConfigError(ProxyError):
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = sorted(problems, key=lambda problem: problem.line)
         super().__init__("\n".join(map(str, self.problems)))
+
+    @property
+    def passing(self) -> bool:
+        """Can the same file be right later?"""
+        return all(problem.passing for problem in self.problems)
 
 
 def lines_of(problem: Exception, most: int = 20) -> list[str]:

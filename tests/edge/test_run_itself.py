@@ -45,7 +45,7 @@ def test_check_start_and_reload_agree(network: Network, tmp_path: Path, server: 
     status, said = checked(network, proxy.file)
     assert (status, told in said) == (78, True)
     with proxy.launched():
-        assert proxy.wait() == 78
+        assert proxy.wait() == 71  # the address can go to another host: systemd tries again
     assert told in proxy.said("UDPS-521-E")[0]
 
     proxy.write(other)

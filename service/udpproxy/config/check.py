@@ -140,6 +140,8 @@ def _at_itself(
                 (*path, "plug-to"),
                 f"{endpoint(target, shared.first)} is the proxy itself: see line {listener.line} "
                 f"({listener.address})",
+                # Addresses can go to another host, as with keepalived.
+                passing=target != listener.address and not target.is_loopback,
             )
             return
 

@@ -32,14 +32,15 @@ class Notes:
     def line(self, path: Path) -> int:
         return line_of(self._lines, path)
 
-    def wrong(self, path: Path, text: str) -> None:
-        self.problems.append(self._problem(path, text))
+    def wrong(self, path: Path, text: str, *, passing: bool = False) -> None:
+        """`passing`: only as the host is at this moment."""
+        self.problems.append(self._problem(path, text, passing=passing))
 
     def warn(self, path: Path, text: str) -> None:
         self.warnings.append(self._problem(path, text))
 
-    def _problem(self, path: Path, text: str) -> Problem:
-        return Problem(self._origin, self.line(path), written(path), text)
+    def _problem(self, path: Path, text: str, *, passing: bool = False) -> Problem:
+        return Problem(self._origin, self.line(path), written(path), text, passing)
 
 
 def written(path: Path) -> str:

@@ -68,7 +68,7 @@ def run(
         for line in lines_of(problem):
             logs.say(messages.CONFIG_MISTAKE, line)
         logs.close()
-        return BAD_CONFIG
+        return NO_SYSTEM if problem.passing else BAD_CONFIG
     try:
         logs.level = level_from(level, config.log.level) if level else config.log.level
         if config.singleproc and mode is Mode.FORK:
