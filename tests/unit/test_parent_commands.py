@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from udpproxy.errors import InvalidArgument, LinkError
-from udpproxy.parent.commands import Commands
+from udpproxy.parent.commands import MOST_KILLED, Commands
 from udpproxy.parent.peer import Peer
 from udpproxy.parent.sessions import Sessions
 from udpproxy.process.control import Control
@@ -33,6 +33,14 @@ class Child:
         return self.answers.get(verb)
 
 
+class Many:
+    """More sessions than end in one go."""
+
+    def places(self, wanted: dict[str, Plain]) -> list[tuple[int, int]]:
+        """As Sessions."""
+        return [(slot, slot + 1) for slot in range(2 * MOST_KILLED + 1)]
+
+
 class World:
     """A parent that runs."""
 
@@ -47,7 +55,7 @@ class World:
         running.set()
         self.commands = Commands(
             Control(Logs("test"), figures=dict, leave=lambda why: None),
-            cast(Sessions, None),
+            cast(Sessions, Many()),
             children=lambda: cast(list[Peer], self.children),
             running=running,
             reload=self._reload,
@@ -153,6 +161,31 @@ def test_no_session_has_that_number(number: Plain) -> None:
         world = World()
         with pytest.raises(InvalidArgument, match="is no session's number"):
             await world.commands.perform("kill", {"session": number})
+        assert world.children[0].asked == []
+
+    asyncio.run(run())
+
+
+def test_many_end_a_part_at_a_time() -> None:
+    async def run() -> None:
+        world = World()
+        world.children[0].answers["end"] = 3
+        killed = await world.commands.perform("kill", {"filter": {"rule": "all"}})
+        assert killed == {"sessions-ended": 9}
+        assert world.children[0].asked == ["end"] * 3
+        for lie in (True, -1, MOST_KILLED + 1, "all", None, [1]):
+            world.children[0].answers["end"] = cast(Plain, lie)
+            with pytest.raises(LinkError, match="makes no sense"):
+                await world.commands.perform("kill", {"filter": {"rule": "all"}})
+
+    asyncio.run(run())
+
+
+def test_a_filter_that_says_nothing_ends_nothing() -> None:
+    async def run() -> None:
+        world = World()
+        with pytest.raises(InvalidArgument, match="terminate ends all"):
+            await world.commands.perform("kill", {"filter": {}})
         assert world.children[0].asked == []
 
     asyncio.run(run())
