@@ -7,19 +7,4 @@ set -eu
 
 packages="systemd-container mmdebstrap debian-archive-keyring util-linux iproute2"
 
-as_root=
-if [ "$(id -u)" -ne 0 ]; then
-	command -v sudo >/dev/null || { echo "$0: run me as root, or install sudo" >&2; exit 1; }
-	as_root=sudo
-fi
-
-missing=
-for package in $packages; do
-	status=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
-	[ "$status" = installed ] || missing="$missing $package"
-done
-[ -n "$missing" ] || exit 0
-
-$as_root apt-get update --quiet
-# shellcheck disable=SC2086 # both are lists of words
-$as_root env DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends $missing
+exec "$(dirname "$0")/../../tools/need" $packages
