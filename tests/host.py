@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import resource
@@ -10,7 +11,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from random import randrange
+from random import sample
 
 import pytest
 
@@ -37,11 +38,30 @@ def tool(name: str) -> str:
     return found
 
 
+_FIRST_PORT, _SLICES, _SLICE_PORTS = 12_000, 20, 1000
+"""Below those that the kernel hands out by itself."""
+
+
+def _own_slice() -> tuple[int, socket.socket]:
+    """Ports that no other run of tests on this network takes meanwhile, for as long as the socket
+    is open: it has a name that only one can have."""
+    guard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    for number in sample(range(_SLICES), _SLICES):
+        with contextlib.suppress(OSError):
+            guard.bind(f"\0udp-proxy-test-ports-{number}")
+            return _FIRST_PORT + number * _SLICE_PORTS, guard
+    raise OSError(f"{_SLICES} runs of tests have all the ports")
+
+
+_first_port, _guard = _own_slice()
+_even = range(_first_port, _first_port + _SLICE_PORTS, 2)  # some take the next one, too
+_ports = itertools.cycle(sample(_even, len(_even)))
+
+
 def free_port(address: str = "127.0.0.1", kind: int = socket.SOCK_DGRAM) -> int:
-    """A port that nobody has, below those that the kernel hands out by itself."""
+    """A port that nobody has, nor is about to take: another one each time."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    for _ in range(100):
-        port = randrange(12_000, 32_000)
+    for port in itertools.islice(_ports, 100):
         with socket.socket(family, kind) as sock, contextlib.suppress(OSError):
             sock.bind((address, port))
             return port
