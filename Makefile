@@ -31,14 +31,9 @@ run: build
 
 AS_ROOT = $(SUDO) env PATH="$(PATH)" PYTHON_ENGINE_ONLY="$(PYTHON_ENGINE_ONLY)"
 
-# What needs network namespaces, capabilities or other accounts runs as root.
 test: build
 	@tools/need $(TEST_PACKAGES)
-	$(BIN)/pytest tests/unit tests/test_architecture.py $(PYTEST)
-	$(AS_ROOT) tests/reachable $(BIN)/pytest -p no:cacheprovider tests/edge $(PYTEST)
-	$(AS_ROOT) tests/reachable $(BIN)/pytest -p no:cacheprovider tests/peers $(PYTEST)
-	$(SUDO) tests/system/install-tools.sh
-	$(AS_ROOT) tests/system/side-by-side.sh $(BIN)/pytest -p no:cacheprovider $(PYTEST)
+	@tools/test $(PYTEST)
 
 # Hours: floods of a minute in every variant, a hundred thousand lies of each child, ten thousand
 # damages of the session table, a million commands and calls by luck, and ten minutes of traffic
@@ -47,7 +42,7 @@ LONG = FLOOD_SECONDS=60 UDPPROXY_LIES=100000 TABLE_DAMAGES=10000 BORDERS_REQUEST
 
 test-long: build
 	@tools/need $(TEST_PACKAGES)
-	$(AS_ROOT) $(LONG) tests/reachable $(BIN)/pytest -p no:cacheprovider -s -m "long or not long" \
+	$(AS_ROOT) $(LONG) tests/alone long tests/reachable $(BIN)/pytest -p no:cacheprovider -s -m "long or not long" \
 		tests/edge/test_run_flood.py tests/edge/test_lying_children.py \
 		tests/edge/test_inherited_table.py tests/edge/test_run_borders.py \
 		tests/edge/test_bus_storm.py $(PYTEST)
@@ -64,7 +59,7 @@ check: build
 	$(BIN)/ruff check service tests bench
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest tests/unit --cov=udpproxy.config --cov=udpproxy.policy \
+	tests/alone unit $(BIN)/pytest tests/unit --cov=udpproxy.config --cov=udpproxy.policy \
 		--cov=udpproxy.session --cov=udpproxy.supervisor.lifecycle --cov-branch \
 		--cov-fail-under=100 $(PYTEST)
 

@@ -15,7 +15,6 @@ from system.machine import Machine
 from system.package import Package
 from system.service import install
 
-OLDER = "0.0.9"
 # by fixture
 KINDS: dict[str, roots.Kind] = {
     "root": "machine",
@@ -93,7 +92,7 @@ def deb(release: str, builder_root: Path) -> Package:
 @pytest.fixture(scope="session")
 def older_deb(release: str, builder_root: Path) -> Package:
     """The same as if it were of an older version."""
-    return package.build(release, builder_root, version=OLDER)
+    return package.build(release, builder_root, version=package.OLDER)
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from system.machine import Machine
 
 ROOT = Path(__file__).parents[2]
 STORE = ROOT / "build" / "deb"
+OLDER = "0.0.9"
+"""The version of the package that upgrades begin with."""
 _BUILD = ("dpkg-buildpackage", "-us", "-uc", "-b")
 _LINTIAN = ("lintian", "--allow-root", "--profile", "debian", "--pedantic", "--fail-on")
 _SEVERITIES = "error,warning,pedantic"

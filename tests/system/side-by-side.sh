@@ -4,13 +4,16 @@
 set -u
 
 here=$(dirname "$0")
-other=$(mktemp)
+other=$(mktemp) || exit 1
 trap 'rm -f "$other"' EXIT
 
-"$@" -p no:cacheprovider -k d13 "$here" >"$other" 2>&1 &
-"$@" -p no:cacheprovider -k "not d13" "$here"
+# What the shell starts beside itself would not hear Ctrl-C.
+env --default-signal=INT setsid "$here/../alone" system-d13 "$@" -k d13 "$here" >"$other" 2>&1 &
+beside=$!
+trap 'kill -INT -- -$beside' INT TERM
+"$here/../alone" system-d12 "$@" -k "not d13" "$here"
 first=$?
-wait $!
+wait $beside
 second=$?
 cat "$other"
 [ "$first" -eq 0 ] && [ "$second" -eq 0 ]

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from system import losses
-from system.conftest import OLDER
 from system.machine import Machine
-from system.package import Package
+from system.package import OLDER, Package
 from system.service import CHILDREN, PORT, SERVER_PORT, Instance, Report, install, load, serve_echo
 from system.waiting import until
 
