@@ -39,7 +39,7 @@ def test_any_is_refused_and_the_rest_answered(tmp_path: Path, engine: str) -> No
     port = free_port()
     with dnsmasq() as server:
         text = (EXAMPLE / "dns.toml").read_text()
-        text = text.replace("port = 5353", f"port = {port}").replace(":5354", f":{server}")
+        text = text.replace("port = 5300", f"port = {port}").replace(":5354", f":{server}")
         proxy = Proxy(tmp_path, f'engine = "{engine}"\n{text}', name="dns")
         proxy.environment["PYTHONPATH"] = str(packages)
         with proxy:
