@@ -1,6 +1,7 @@
 """A machine for one test: a container booted with its own systemd from a root that only it changes.
 
-Its changes live in memory and go with it; the root stays as it was. It has a network of its own
+Its changes live in memory and go with it, but where it is to boot again; the root stays as it was.
+It has a network of its own
 with nothing but lo, its own control group and its own journal. The host needs no systemd, no
 terminal and no bus. It ends like a computer whose plug is pulled.
 """
@@ -46,13 +47,16 @@ class Machine:
         *,
         network_access: bool = False,
         binds: Mapping[Path, str] | None = None,
+        lasting: bool = False,
     ) -> None:
         """`network_access` lends it the host's network: for apt, not beside another such machine.
-        `binds` are paths of the host and where they are seen, read-only."""
+        `binds` are paths of the host and where they are seen, read-only. Where it is `lasting`, its
+        changes are in the root afterwards: for one of the test's own, which boots again."""
         self.root = root
         self.name = f"{label}-{os.getpid()}-{next(_numbers)}"
         self.network_access = network_access
         self.binds = dict(binds or {})
+        self.lasting = lasting
         self.leader = 0  # its PID 1, as the host numbers it
         self.state = ""  # what systemd called itself after booting
         self.boot_seconds = 0.0
@@ -93,6 +97,7 @@ class Machine:
             network_access=self.network_access,
             descriptors=nspawn.raise_descriptor_limit(),
             binds=self.binds,
+            lasting=self.lasting,
         )
         self._nspawn = subprocess.Popen(
             self._group.entered_by(command),

@@ -26,13 +26,14 @@ def command(
     network_access: bool,
     descriptors: int,
     binds: Mapping[Path, str],
+    lasting: bool,
 ) -> list[str]:
     """Without a `program` the container boots its systemd; with one it runs that and no more."""
     words = ["systemd-nspawn", "--quiet", "--as-pid2" if program else "--boot"]
     words += [f"--directory={root}", f"--machine={name}"]
-    words += [
-        "--volatile=overlay"
-    ]  # the other ways to be volatile copy for seconds, or do not boot
+    if not lasting:
+        # the other ways to be volatile copy for seconds, or do not boot
+        words += ["--volatile=overlay"]
     words += ["--register=no", "--keep-unit", "--link-journal=no"]  # the host may have no systemd
     words += ["--console=pipe", "--timezone=off", f"--rlimit=RLIMIT_NOFILE=1024:{descriptors}"]
     if network_access:
