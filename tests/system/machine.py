@@ -1,9 +1,8 @@
 """A machine for one test: a container booted with its own systemd from a root that only it changes.
 
 Its changes live in memory and go with it, but where it is to boot again; the root stays as it was.
-It has a network of its own
-with nothing but lo, its own control group and its own journal. The host needs no systemd, no
-terminal and no bus. It ends like a computer whose plug is pulled.
+It has a network of its own with nothing but lo, its own control group and its own journal. The host
+needs no systemd, no terminal and no bus. It ends like a computer whose plug is pulled.
 """
 
 from __future__ import annotations
