@@ -749,6 +749,25 @@ def test_what_is_no_instance_name(name: str) -> None:
         reading.instance_name(Path(f"/etc/udp-proxy/{name}.toml"))
 
 
+@pytest.mark.parametrize(
+    ("name", "similar"),
+    [
+        ("2nd-dns", "_2nd-dns"),
+        ("10.0.0.1", "_10-0-0-1"),
+        ("dns@home", "dns-home"),
+        ("fe80::1", "fe80--1"),
+        ("9" * 65, "_" + "9" * 63),
+        ("\u017elu\u0165", "_-lu-"),
+        ("-a", "_-a"),
+    ],
+)
+def test_a_name_that_would_do_is_named(name: str, similar: str) -> None:
+    """People call instances by addresses, and by numbers."""
+    with pytest.raises(ConfigError, match=f"; {similar} would be one"):
+        reading.instance_name(Path(f"/etc/udp-proxy/{name}.toml"))
+    assert reading.instance_name(Path(f"/etc/udp-proxy/{similar}.toml")) == similar
+
+
 ROOT = Path(__file__).parents[2]
 
 

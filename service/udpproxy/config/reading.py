@@ -74,14 +74,21 @@ def unreadable_for_us(path: Path) -> str:
 
 
 def instance_name(path: Path) -> str:
-    """The name of the instance that a file configures."""
+    """The name of the instance that a file configures: also a part of its name on the bus, and of
+    its units' names, so neither dots nor a digit first."""
     if not _INSTANCE.fullmatch(path.stem):
         raise _unreadable(
             str(path),
             f"{said(path.stem)} is no instance's name: at most 64 letters, digits, - and _, "
-            "beginning with a letter or _",
+            f"beginning with a letter or _; {_similar(path.stem)} would be one",
         )
     return path.stem
+
+
+def _similar(stem: str) -> str:
+    """A name that can be had."""
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", stem[:63], flags=re.ASCII)
+    return name if _INSTANCE.fullmatch(name) else f"_{name}"
 
 
 def _unreadable(origin: str, text: str, line: int = 0) -> ConfigError:
