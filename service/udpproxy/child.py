@@ -49,8 +49,12 @@ def main(argv: list[str]) -> int:
         try:
             sock = _connect(path, caught)
         except OSError as problem:
-            logs.say(messages.START_FAILED, f"no parent: {path}: {problem.strerror}")
-            return _AGAIN if _was_removed(path.parent) else _NO_PARENT
+            logs.say(messages.NO_PARENT, path, problem.strerror)
+            if _was_removed(path.parent):
+                return _AGAIN
+            # A unit that ends before it is ready is a failed one, whatever its status.
+            Notifier().ready("there is no parent: nothing to do")
+            return _NO_PARENT
         if sock is not None:
             _run(role, logs, sock, caught, clean_ups)
     except Exception as problem:

@@ -209,11 +209,26 @@ def test_an_ended_parent_is_not_pulled_up(host: Machine, limit: int, status: str
 
 def test_a_child_without_a_parent_leaves_for_good(host: Machine) -> None:
     ghost = Instance(host, "ghost")
-    assert ghost.systemctl("start", ghost.units()["reg"], check=False).returncode != 0
-    assert (ghost.state("reg"), ghost.state()) == ("failed", "inactive")
+    ghost.systemctl("start", ghost.units()["reg"])
+    until(lambda: ghost.state("reg") in ENDED)
+    assert (ghost.state("reg"), ghost.state()) == ("inactive", "inactive")
     assert ghost.show("ExecMainStatus", "reg") == "69"
-    (said,) = ghost.messages("UDPS-520-E", "reg")
+    assert ghost.show("NRestarts", "reg") == "0"
+    (said,) = ghost.messages("UDPS-106-N", "reg")
     assert "/run/udp-proxy/ghost/children.sock" in said
+
+
+def test_one_failed_start_is_one_failed_unit(host: Machine) -> None:
+    """Also where systemd gives the parent up and its children are left waiting for it."""
+    dns = instance(host)
+    dns.drop_in("ExecStart=\nExecStart=/bin/false\nExecStopPost=")
+    assert dns.systemctl("start", dns.unit, check=False).returncode != 0
+    until(lambda: dns.state() == "failed" and int(dns.show("NRestarts")) >= 4)
+    until(lambda: [dns.state(role) for role in CHILDREN] == ["inactive"] * 3)
+    failed = host.run("systemctl", "--failed", "--plain", "--no-legend").stdout.splitlines()
+    assert [line.split()[0] for line in failed] == ["udp-proxy@dns.service"]
+    dns.systemctl("reset-failed", dns.unit)
+    assert host.run("systemctl", "--failed", "--quiet").stdout == ""
 
 
 def test_stop_in_a_crash_loop_stays_stopped(host: Machine) -> None:

@@ -43,6 +43,7 @@ CHILD_READY = Message("UDPS-101-D", "ready")
 STARTING = Message("UDPS-102-I", "udp-proxy %s, instance %s, is starting")
 STOPPING = Message("UDPS-103-I", "stopping: %s")
 STOPPED = Message("UDPS-104-I", "stopped with %d sessions ended")
+NO_PARENT = Message("UDPS-106-N", "there is no parent: %s: %s")
 CONFIG_WARNING = Message("UDPS-110-W", "%s")
 SINGLE = Message(
     "UDPS-111-W",
