@@ -193,7 +193,7 @@ def test_ourselves_are_no_unit() -> None:
     lived(None, story)
 
 
-OURS = "udpproxy.slice/udpproxy-one.slice/udp-proxy@one.service"
+OURS = "udpproxy.slice/udpproxy-one:all.slice/udp-proxy@one.service"
 
 
 @pytest.fixture
@@ -219,14 +219,14 @@ def groups_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 @pytest.mark.parametrize(
     ("group", "expected"),
     [
-        ("udpproxy.slice/udpproxy-one.slice/udp-proxy-reg@one.service", "reg"),
+        ("udpproxy.slice/udpproxy-one:all.slice/udp-proxy-reg@one.service", "reg"),
         ("udp-proxy-reg@one.service", "reg"),
         ("system.slice/fast.slice/udp-proxy-reg@one.service", "reg"),
         ("user.slice/user-1.slice/user@1.service/app.slice/udp-proxy-reg@one.service", ""),
         ("x/user@1.service/udp-proxy-reg@one.service", ""),
         ("udp-proxy-reg@one.service/below", ""),
-        ("udpproxy.slice/udpproxy-one.slice/udp-proxy-acr@one.service", ""),
-        ("udpproxy.slice/udpproxy-one.slice/udp-proxy-reg@another.service", ""),
+        ("udpproxy.slice/udpproxy-one:all.slice/udp-proxy-acr@one.service", ""),
+        ("udpproxy.slice/udpproxy-one:all.slice/udp-proxy-reg@another.service", ""),
     ],
 )
 def test_whose_unit_a_process_is_of(

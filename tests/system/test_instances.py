@@ -94,3 +94,55 @@ def test_a_port_that_is_taken(host: Machine, pair: tuple[Instance, Instance]) ->
     until(lambda: states(rival) == {"active"}, 30)
     rival.stop()
     inner.start()
+
+
+def group(instance: Instance, role: str) -> str:
+    return instance.show("ControlGroup", role)
+
+
+def test_limits_of_one_are_not_those_of_another(host: Machine) -> None:
+    """Whatever their names: systemd puts a-b.slice into a.slice."""
+    names = ("my", "my-dns", "my-dns_", "my-dns-2")
+    serve_echo(host)
+    instances = [Instance(host, name, 5310 + number) for number, name in enumerate(names)]
+    for one in instances:
+        one.configure()
+        one.start()
+    for one in instances:
+        of_all = f"udpproxy-{one.name}:all.slice"
+        one.systemctl("set-property", "--runtime", of_all, "MemoryMax=512M")
+        place = host.run("systemctl", "show", "--property=ControlGroup", "--value", of_all)
+        inside = {(each, role) for each in instances for role in ROLES
+                  if group(each, role).startswith(place.stdout.strip() + "/")}  # fmt: skip
+        assert inside == {(one, role) for role in ROLES}
+    my, *others = instances
+    my.systemctl("stop", "udpproxy-my:all.slice")
+    until(lambda: states(my) == {"inactive"})
+    assert [states(one) for one in others] == [{"active"}] * 3
+
+
+def test_another_slice_keeps_the_sessions(host: Machine) -> None:
+    """As an upgrade from a version whose instances had others brings it."""
+    serve_echo(host)
+    dns = Instance(host, "my-dns", 5310)
+    dns.configure()
+    for role in ROLES:
+        dns.drop_in("Slice=udpproxy-%i.slice", role)
+    dns.start()
+    assert "/udpproxy-my.slice/udpproxy-my-dns.slice/" in group(dns, "reg")
+    with load(host, 20, 400, dns.port) as clients:
+        for role in ROLES:
+            host.run("rm", f"/etc/systemd/system/{dns.units()[role]}.service.d/test.conf")
+        dns.systemctl("daemon-reload")
+        # Until then a child that dies is still one of ours, wherever it comes back.
+        old = dns.pid("reg")
+        dns.kill("reg")
+        dns.replaced("reg", old)
+        clients.answered()
+        dns.systemctl("restart", dns.unit)
+        clients.answered()
+        report = clients.report()
+    assert (report.lost, report.moved) == (0, [])
+    assert {group(dns, role).rpartition("/")[0] for role in ROLES} == {
+        "/udpproxy.slice/udpproxy-my.slice/udpproxy-my-dns:all.slice"
+    }
