@@ -87,6 +87,9 @@ def test_what_remove_and_purge_leave(machine: Machine, deb: Package) -> None:
     dns = Instance(machine)
     dns.configure(more='log = { target = "file", file = "/var/log/udp-proxy/dns.log" }')
     dns.drop_in("ExecStopPost=/bin/sleep 1")  # it ends later than the target does
+    dns.systemctl("enable", dns.unit)
+    dns.systemctl("add-wants", "multi-user.target", "udp-proxy@other.service")
+    dns.systemctl("add-requires", "timers.target", "udp-proxy@third.service")
     dns.start()
 
     machine.run("apt-get", "remove", "--yes", "udp-proxy")
@@ -95,7 +98,11 @@ def test_what_remove_and_purge_leave(machine: Machine, deb: Package) -> None:
     assert dns.systemctl("is-active", dns.unit, check=False).stdout == "inactive\n"
     left = files(machine) - before
     dpkg = {one for one in left if one.startswith("/var/lib/dpkg/info/udp-proxy.")}
-    enabled = {one for one in left if "deb-systemd-helper" in one or ".target.wants/" in one}
+    enabled = {
+        one
+        for one in left
+        if "deb-systemd-helper" in one or ".target.wants" in one or ".requires/" in one
+    }
     kept = {"/etc/udp-proxy", "/etc/logrotate.d/udp-proxy", "/var/log/udp-proxy"}
     assert left - dpkg - enabled == kept
     assert machine.path("/etc/udp-proxy/dns.toml").exists()
