@@ -113,6 +113,27 @@ def test_a_file_that_is_rotated(host: Machine, dns: Instance, rules: str) -> Non
     assert [entry for entry in dns.entries() if "UDPS-1" in entry["MESSAGE"]] == []
 
 
+def test_a_log_file_and_systemctl_status(host: Machine, dns: Instance) -> None:
+    """It says where the log is, and what is wrong."""
+    more = f'log = {{ target = "file", file = "{FILE}" }}'
+    dns.configure(more=more)
+    dns.start()
+
+    def status() -> str:
+        return dns.systemctl("status", dns.unit, check=False).stdout
+
+    until(lambda: f"log in {FILE}" in status())
+    assert "UDPS-100-I" not in status()
+    rival = Instance(host, "rival", dns.port)
+    rival.configure(more=more.replace("dns.log", "rival.log"))
+    assert rival.systemctl("start", rival.unit, check=False).returncode != 0
+    shown = rival.systemctl("status", rival.unit, check=False).stdout
+    assert "UDPS-520-E cannot start: listen on 127.0.0.1 port" in shown
+    assert "UDPS-520-E" in host.run("cat", FILE.replace("dns.log", "rival.log")).stdout
+    rival.stop()
+    dns.stop()
+
+
 def test_a_port_below_1024(host: Machine) -> None:
     serve_echo(host)
     low = Instance(host, "low", 53)

@@ -435,6 +435,39 @@ def test_a_large_journal_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         sink.close()
 
 
+@pytest.mark.parametrize("unit", [True, False])
+def test_a_file_of_a_unit_leaves_alarms_in_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, unit: bool
+) -> None:
+    """Where `systemctl status` shows them. Without systemd there is nobody to look."""
+    monkeypatch.setattr(receivers, "_JOURNAL", str(tmp_path / "journal"))
+    monkeypatch.setattr(logs_module, "stderr_is_journal", lambda: unit)
+    in_file = Log(target="file", file=str(tmp_path / "log"))
+    with listen(tmp_path / "journal") as journald:
+        journald.settimeout(0)
+        ours = Logs("udp-proxy/test")
+        ours.configure(in_file)
+        ours.say(messages.REOPENED)
+        ours.say(messages.RELOAD_FAILED, "a mistake")
+        ours.say(messages.START_FAILED, "no port")
+        ours.reopen()
+        ours.record("of a session", {})
+        for said in ("UDPS-304-W", "UDPS-520-E") if unit else ():
+            assert said in parsed(journald.recv(4096))["MESSAGE"]
+        with pytest.raises(BlockingIOError):
+            journald.recv(4096)
+        # Once it goes there as a whole, nothing comes twice.
+        ours.configure(Log(target="journal"))
+        ours.say(messages.START_FAILED, "no port")
+        assert "UDPS-520-E" in parsed(journald.recv(4096))["MESSAGE"]
+        with pytest.raises(BlockingIOError):
+            journald.recv(4096)
+        ours.close()
+    written = (tmp_path / "log").read_text()
+    idents = ("UDPS-301-I", "UDPS-304-W", "UDPS-520-E", "UDPP-888-I")
+    assert [written.count(ident) for ident in idents] == [1, 1, 1, 1]
+
+
 @pytest.mark.parametrize("kind", ["journal", "syslog"])
 def test_a_receiver_that_is_restarted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str

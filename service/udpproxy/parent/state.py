@@ -92,8 +92,9 @@ class State:
     def line(self) -> str:
         """For `systemctl status`."""
         listening = len(self._resources.listeners.by_place)
-        most = self._config().max_sessions
-        return f"{self.text}: listening {listening}, sessions {self.sessions}/{most}"
+        config = self._config()
+        line = f"{self.text}: listening {listening}, sessions {self.sessions}/{config.max_sessions}"
+        return f"{line}; log in {config.log.file}" if config.log.target == "file" else line
 
     def _of_children(self) -> Figures:
         figures: Figures = {"names-ignored": self._children.words_ignored}

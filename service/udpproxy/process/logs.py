@@ -20,7 +20,7 @@ from udpproxy.errors import InvalidArgument, UnitError
 from udpproxy.process import messages
 from udpproxy.process.files import FileSink
 from udpproxy.process.memory import LastLines
-from udpproxy.process.messages import Message
+from udpproxy.process.messages import LEVELS, Message
 from udpproxy.process.receivers import JournalSink, SyslogSink, stderr_is_nowhere
 from udpproxy.process.sinks import Entry, Sink, StderrSink, stderr_is_journal
 
@@ -89,6 +89,8 @@ class Logs:
         self.level = level
         self._sink: Sink = _sink(who, LogConfig())
         self._records: Sink | None = None
+        self._alarms: Sink | None = None
+        """Warnings and errors besides: whoever looks at a unit sees its journal, not our file."""
         self._config: LogConfig | None = None
         self._replaced: list[tuple[Sink, float]] = []
         """Sinks of an earlier configuration that still have lines, and until when they may."""
@@ -119,7 +121,7 @@ class Logs:
         return sum(sink.waiting for sink in self._all())
 
     def _own(self) -> list[Sink]:
-        return [self._sink, *([self._records] if self._records else [])]
+        return [sink for sink in (self._sink, self._records, self._alarms) if sink]
 
     def _all(self) -> list[Sink]:
         return [*self._own(), *(sink for sink, _ in self._replaced)]
@@ -147,6 +149,8 @@ class Logs:
             until = time.monotonic() + _REPLACED_PATIENCE
             self._replaced += [(each, until) for each in self._own()]
             self._sink, self._records = opened.sinks
+            apart = config.target == "file" and stderr_is_journal()
+            self._alarms = JournalSink(self.who) if apart else None
             self._see_off()
         self._config = config
         if not keep_level:
@@ -251,8 +255,8 @@ class Logs:
             self.say(messages.HELD_TOO_LONG, HOLD_LIMIT)
         before = self.waiting
         done = self._sink.flush()
-        if self._records:
-            self._records.flush()
+        for sink in self._own()[1:]:
+            sink.flush()
         self._see_off()
         if done and self.dropped > self._told:
             lost, self._told = self.dropped - self._told, self.dropped
@@ -288,6 +292,8 @@ class Logs:
     def _emit(self, entry: Entry) -> None:
         self.last.add(entry)
         self._sink.emit(entry)
+        if self._alarms and LEVELS[entry.severity] <= _ALARMING:
+            self._alarms.emit(entry)
 
 
 class Damper:
