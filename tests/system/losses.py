@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+
 from system.package import ROOT
 from system.service import Report
 
@@ -32,6 +34,9 @@ def save(table: list[str]) -> None:
     """Where it can be read after the run, under what other runs have seen of other releases."""
     PLACE.parent.mkdir(exist_ok=True)
     ours = {row[0] for row in _rows}
-    before = PLACE.read_text().splitlines() if PLACE.exists() else []
-    others = [line for line in before if line.split()[0] not in ours]
-    PLACE.write_text("\n".join([table[0], *others, *table[1:]]) + "\n")
+    with PLACE.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the other release's run ends at the same time
+        file.seek(0)
+        others = [line for line in file.read().splitlines() if line.split()[0] not in ours]
+        file.truncate(0)
+        file.write("\n".join([table[0], *others, *table[1:]]) + "\n")
