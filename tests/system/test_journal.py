@@ -127,8 +127,9 @@ def test_a_log_file_and_systemctl_status(host: Machine, dns: Instance) -> None:
     rival = Instance(host, "rival", dns.port)
     rival.configure(more=more.replace("dns.log", "rival.log"))
     assert rival.systemctl("start", rival.unit, check=False).returncode != 0
-    shown = rival.systemctl("status", rival.unit, check=False).stdout
-    assert "UDPS-520-E cannot start: listen on 127.0.0.1 port" in shown
+    # Of the present try, which rests for some seconds at its end.
+    why = "UDPS-520-E cannot start: listen on 127.0.0.1 port"
+    until(lambda: why in rival.systemctl("status", rival.unit, check=False).stdout)
     assert "UDPS-520-E" in host.run("cat", FILE.replace("dns.log", "rival.log")).stdout
     rival.stop()
     dns.stop()
