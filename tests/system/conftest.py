@@ -26,6 +26,34 @@ KINDS: dict[str, roots.Kind] = {
 Roots = dict[tuple[str, roots.Kind], Path]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Beside -k, which is the caller's."""
+    parser.addoption(
+        "--release",
+        choices=list(roots.RELEASES),
+        help="the tests of that release; what concerns none is of the first",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Those of one release."""
+    wanted = config.getoption("--release")
+    if wanted is None:
+        return
+    others = [item for item in items if _release_of(item) != wanted]
+    items[:] = [item for item in items if _release_of(item) == wanted]
+    config.hook.pytest_deselected(items=others)
+
+
+def _release_of(item: pytest.Item) -> str:
+    params = (
+        item.callspec.params
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+        else {}
+    )
+    return str(params.get("release", next(iter(roots.RELEASES))))
+
+
 @pytest.fixture(scope="session")
 def all_roots(request: pytest.FixtureRequest) -> Roots:
     """The roots that the chosen tests ask for: made at once, so that they are made side by side."""

@@ -8,10 +8,10 @@ other=$(mktemp) || exit 1
 trap 'rm -f "$other"' EXIT
 
 # What the shell starts beside itself would not hear Ctrl-C.
-env --default-signal=INT setsid "$here/../alone" system-d13 "$@" -k d13 "$here" >"$other" 2>&1 &
+env --default-signal=INT setsid "$here/../alone" system-d13 "$@" --release d13 "$here" >"$other" 2>&1 &
 beside=$!
 trap 'kill -INT -- -$beside' INT TERM
-"$here/../alone" system-d12 "$@" -k "not d13" "$here"
+"$here/../alone" system-d12 "$@" --release d12 "$here"
 first=$?
 wait $beside
 second=$?
