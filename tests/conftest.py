@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 
 from built import expect_native
+from field import matrix
 from rig import ENGINES, Rig
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What test_weather.py has found, also without -s."""
+    stats = terminalreporter.stats
+    lines = [*matrix.lines(report for reports in stats.values() for report in reports)]
+    if lines:
+        terminalreporter.section(matrix.TITLE)
+    for line in lines:
+        terminalreporter.write_line(line)
 
 
 def _children() -> dict[str, str]:

@@ -96,16 +96,21 @@ class Known:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._sent_at: dict[int, float] = {}
+        self._times: list[float] = []
         self.sent = 0
         self.trips: list[float] = []
         """Seconds until each answer."""
 
     def begin(self) -> None:
         """Each has an answer once: it is known from now on."""
-        for number, sock in enumerate(self._sockets):
-            sock.sendto(b"first %d" % number, self._target)
-        for number, sock in enumerate(self._sockets):
-            assert sock.recv(2048) == b"first %d" % number
+        try:
+            for number, sock in enumerate(self._sockets):
+                sock.sendto(b"first %d" % number, self._target)
+            for number, sock in enumerate(self._sockets):
+                assert sock.recv(2048) == b"first %d" % number
+        except BaseException:
+            self._close()
+            raise
 
     def __enter__(self) -> Known:
         self._thread.start()
@@ -114,6 +119,9 @@ class Known:
     def __exit__(self, *problem: object) -> None:
         self._stop.set()
         self._thread.join()
+        self._close()
+
+    def _close(self) -> None:
         for sock in self._sockets:
             sock.close()
 
@@ -122,9 +130,16 @@ class Known:
         """Questions without an answer; final once it was left."""
         return self.sent - len(self.trips)
 
-    def lost_since(self, number: int) -> int:
-        """The same from a question on, counted from 0."""
-        return sum(sent >= number for sent in self._sent_at)
+    def between(self, since: float, until: float) -> tuple[int, int]:
+        """How many questions of that time (of the monotonic clock) have no answer yet, and how many
+        there were."""
+        lost = sum(since <= sent < until for sent in list(self._sent_at.values()))
+        return lost, sum(since <= sent < until for sent in list(self._times))
+
+    @property
+    def last_lost(self) -> float:
+        """When the last question was asked that has no answer yet; 0: all have."""
+        return max(list(self._sent_at.values()), default=0.0)
 
     def summary(self) -> str:
         """For a table."""
@@ -143,6 +158,7 @@ class Known:
             if now >= due:
                 sock = self._sockets[self.sent % len(self._sockets)]
                 self._sent_at[self.sent] = now
+                self._times.append(now)
                 sock.sendto(b"%d" % self.sent, self._target)
                 self.sent += 1
                 due = max(due + self._gap, now - 1.0)
