@@ -49,13 +49,14 @@ class Verdicts:
         self._numbers = {acl.name: number for number, acl in enumerate(config.acls)}
         self._before = (before.generation, before.config.acls) if before else (-1, ())
         self._kept: dict[Key, Answer] = {}
-        self._until = datetime.min
+        self._since = self._until = datetime.min
 
     def decide(self, listener: ListenerSocket, client: str, addressed: str) -> Answer:
         """The deciding ACL, None where none matched, and the verdict, None where refused."""
         now = datetime.now()
-        if now >= self._until:
+        if not self._since <= now < self._until:  # a clock may be set back, too
             self._kept.clear()
+            self._since = now
             self._until = self._policy.next_change(now) or now + _FAR
         key = (listener.number, client, addressed)
         answer = self._kept.get(key)
