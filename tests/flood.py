@@ -163,8 +163,7 @@ class Known:
                 self.sent += 1
                 due = max(due + self._gap, now - 1.0)
             self._collect(poll.poll(max(0.0, due - time.monotonic()) * 1000), by_fd)
-        end = time.monotonic() + 2.0
-        while self._sent_at and time.monotonic() < end:
+        while self._sent_at and time.monotonic() < self.last_lost + 2.0:
             self._collect(poll.poll(100), by_fd)
 
     def _collect(self, ready: list[tuple[int, int]], by_fd: dict[int, socket.socket]) -> None:

@@ -100,9 +100,8 @@ def few_descriptors(pid: int, more: int) -> Iterator[None]:
     """It can open so many more, and no others."""
     usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     used = sorted(int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir())
-    limit = next(
-        each for each in range(used[-1] + more + 2) if each - sum(fd < each for fd in used) >= more
-    )
+    limits = range(used[-1] + more + 2)
+    limit = max(each for each in limits if each - sum(fd < each for fd in used) == more)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, usual[1]))
     try:
         yield

@@ -5,6 +5,7 @@ log and info tell the truth, and all is well again without help."""
 from __future__ import annotations
 
 import contextlib
+import datetime
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,8 +32,9 @@ OTHER_GATEWAY = {4: "10.75.0.22", 6: "fd75::22"}
 SERVER = {4: "10.77.0.2", 6: "fd77::2"}
 CLIENT = {4: "10.75.0.3", 6: "fd75::3"}
 LENGTH = {4: 16, 6: 64}
-PORT, BY_NAME = 5000, 5001
-"""Where everybody is served, and where only clients with a name below lab.test are."""
+PORT, BY_NAME, BY_DAY = 5000, 5001, 5002
+"""Where the known are served, where only clients with a name below lab.test are, and where
+everybody is on the day to which the clock steps."""
 CLIENTS = 10
 PATIENCE = 10.0
 """Seconds within which all is well again, on any machine; the matrix says how many it took."""
@@ -74,7 +76,8 @@ class Weather:
     more: str = ""
     idle: str = "1s"
     """For strangers' sessions."""
-    clock: bool = False
+    days: int = 0
+    """By which the clock steps."""
     known_fault: str = ""
     """Why the promise is not kept for now."""
 
@@ -143,7 +146,7 @@ class Scene:
 
     def ask(self, port: int = PORT, address: str = "") -> None:
         """A new client's question and its answer."""
-        until(lambda: self.is_answered((address or PROXY[self.ip], port)), PATIENCE)
+        until(lambda: self.is_answered((address or PROXY[self.ip], port)), PATIENCE * 2)
 
     def is_answered(self, to: Endpoint) -> bool:
         """Is a new client served there?"""
@@ -154,12 +157,18 @@ class Scene:
             except TimeoutError:
                 return False
 
-    def flood(self, target: Endpoint, sources: str, *, host: str = "client") -> Flood:
-        """For a second, from a network of strangers; not begun yet."""
+    def today(self) -> int:
+        """The day of the log's last line."""
+        return datetime.date.fromisoformat(self.proxy.log[-1][:10]).toordinal()
+
+    def flood(
+        self, target: Endpoint, sources: str, *, host: str = "client", seconds: float = 1.0
+    ) -> Flood:
+        """10,000 a second from a network of strangers; not begun yet."""
         device, hardware = (
             ("eth0", self.network.hardware("proxy")) if ":" in target[0] else ("", "")
         )
-        return Flood(self.flooder, target, sources, rate=10_000, seconds=1.0,
+        return Flood(self.flooder, target, sources, rate=10_000, seconds=seconds,
                      prefix=self.network.prefix(host), device=device,
                      hardware=hardware)  # fmt: skip
 
@@ -180,7 +189,7 @@ class Scene:
             stack.enter_context(self.network.on("proxy", lambda: udp("127.0.0.1", 6001)))
             where = [*self.network.prefix("proxy"), *prefix]
             self.proxy = Proxy(self.directory, self._text(), prefix=where)
-            if self.weather.clock:
+            if self.weather.days:
                 self.clock = Clock(self.directory / "clock")
                 self.proxy.environment |= self.clock.environment
             stack.enter_context(self.proxy)
@@ -188,9 +197,10 @@ class Scene:
 
     def _text(self) -> str:
         listening = "".join(
-            f'[[listen]]\naddress = "{address}"\nport = "{PORT}-{BY_NAME}"\n'
+            f'[[listen]]\naddress = "{address}"\nport = "{PORT}-{BY_DAY}"\n'
             for address in (*PROXY.values(), "127.0.0.1")
         )
+        day = datetime.date.today() + datetime.timedelta(days=self.weather.days)
         return f"""
 {self.weather.top}
 engine = "{self.engine}"
@@ -212,6 +222,12 @@ limits = {{ idle = "{self.weather.idle}" }}
 name = "by-name"
 from = ["*.lab.test"]
 to = [":{BY_NAME}"]
+plug-to = "{self.server}"
+limits = {{ idle = "1s" }}
+[[session-acl]]
+name = "by-day"
+to = [":{BY_DAY}"]
+time = ["{day:%a}"]
 plug-to = "{self.server}"
 limits = {{ idle = "1s" }}
 [[session-acl]]
@@ -257,13 +273,13 @@ def go_through(scene: Scene) -> Outcome:
             until(lambda: _is_well(scene), PATIENCE)
             well = time.monotonic()
             until(lambda: known.between(well, time.monotonic() - 0.2)[1] >= 20)
-        lost, sent = known.between(begun, over)
+        lost, sent = known.between(begun - 0.1, over)  # with what was under way
         late = known.between(over, over + 60)[0]
         outcome = Outcome(
             known.lost, known.sent, max(0.0, known.last_lost - over),
             tuple(sorted({_id(line) for line in proxy.log if line not in heard} - _USUAL)),
         )  # fmt: skip
-        assert known.between(0, begun)[0] == 0, "nothing is lost before"
+        assert known.between(0, begun - 0.1)[0] == 0, "nothing is lost before"
         least, most = weather.lost
         assert least * sent <= lost <= most * sent, f"{lost} of {sent} are lost while it lasts"
         assert known.between(well, well + 60)[0] == 0, "nothing is lost once all is well again"
