@@ -13,7 +13,7 @@ TEST_PACKAGES = $(RUN_PACKAGES) tftp-hpa tftpd-hpa rsyslog bsdutils logrotate ip
 DEB_PACKAGES = build-essential debhelper dh-python pybuild-plugin-pyproject python3-all-dev cython3 \
 	python3-setuptools python3-pytest python3-hypothesis python3-dnspython fakeroot
 
-.PHONY: build run test test-long autopkgtest check deb install uninstall bench bench-full clean
+.PHONY: build run test test-long weather autopkgtest check deb install uninstall bench bench-full clean
 
 build: .venv/built
 
@@ -48,6 +48,13 @@ test-long: build
 		tests/edge/test_bus_storm.py $(PYTEST)
 	$(AS_ROOT) $(LONG) tools/sanitize -s tests/edge/test_native_soak.py tests/edge/test_inherited_table.py
 	$(AS_ROOT) tools/sanitize --thread 60
+
+# The basic promise through every weather, and the matrix of them (docs/field.md); with WEATHER=WORD
+# only those.
+weather: build
+	@tools/need $(TEST_PACKAGES)
+	$(AS_ROOT) tests/reachable $(BIN)/pytest -q -p no:cacheprovider tests/edge/test_weather.py \
+		$(if $(WEATHER),-k '$(WEATHER)') $(PYTEST)
 
 # debian/tests as Debian runs them, in a machine of each release; it needs apt's network.
 autopkgtest: build

@@ -22,9 +22,11 @@ _PACKAGES = {
     "ip": "iproute2",
     "logger": "bsdutils",
     "logrotate": "logrotate",
+    "nft": "nftables",
     "nsenter": "util-linux",
     "prlimit": "util-linux",
     "rsyslogd": "rsyslog",
+    "tc": "iproute2",
     "tftp": "tftp-hpa",
     "unshare": "util-linux",
 }

@@ -85,7 +85,6 @@ def _renumbered(scene: Scene) -> None:
     scene.here.renumber(old, net(new))
     scene.here.add_route(SERVER[scene.ip], GATEWAY[scene.ip], new)
     time.sleep(SHORT)
-    until(lambda: scene.proxy.said("UDPS-601-N"))
     scene.here.renumber(net(new), old)
     scene.here.add_route(SERVER[scene.ip], GATEWAY[scene.ip], SOURCE[scene.ip])
 
@@ -259,6 +258,8 @@ WEATHERS = [
     Weather("an address comes late, IPv6", _late_address, ip=6, more=_late(6)),
     Weather("the host is renumbered", _renumbered, lost=(0, 0.5), same_sources=False,
             says=("UDPS-601-N",)),
+    Weather("the host is renumbered, IPv6", _renumbered, ip=6, lost=(0, 0.5), same_sources=False,
+            says=("UDPS-601-N",), known_fault="the system sends from the old address all the same"),
     *(
         Weather(
             name + tail, happens, ip=ip, lost=ALL, after=True, same_sources=name in SAME,
@@ -325,6 +326,12 @@ WEATHERS = [
 ]  # fmt: skip
 
 
+def _cell(weather: Weather) -> object:
+    fault = weather.known_fault
+    marks = [pytest.mark.xfail(reason=fault, strict=True)] if fault else []
+    return pytest.param(weather, marks=marks, id=weather.name)
+
+
 @pytest.fixture(scope="module")
 def flooder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("weather"))
@@ -337,7 +344,7 @@ def network() -> Iterator[Network]:
         yield made
 
 
-@pytest.mark.parametrize("weather", WEATHERS, ids=lambda weather: weather.name)
+@pytest.mark.parametrize("weather", map(_cell, WEATHERS))
 @pytest.mark.parametrize("engine", NAMES)
 def test_through(
     network: Network,
