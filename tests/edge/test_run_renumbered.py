@@ -97,6 +97,7 @@ def test_while_there_is_no_address_at_all(
                 client.sendto(b"nowhere", ("127.0.0.1", 5000))
                 time.sleep(0.05)
             until(lambda: proxy.info("reg")["send-errors"] == 3)
+            assert all("Network is unreachable" in line for line in proxy.said("UDPS-600-W"))
             host = network.name("proxy")
             more = ["nodad"] if ":" in after else []
             ip("-n", host, "addr", "add", after, "dev", "eth0", *more)

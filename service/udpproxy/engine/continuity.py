@@ -151,13 +151,13 @@ class Continuity(Lifecycle):
         self._table.set_rule(slot, verdict.acl, verdict.generation)
         self._start(session, keyed=record.state is State.OPEN)
 
-    def _reconnect(self, session: Relayed) -> bool:
+    def _reconnect(self, session: Relayed, problem: OSError) -> OSError | None:
         """Our end of the way to the server is of no use any more: the session goes on from what
-        the system gives now. False: it gives nothing, or a socket without a peer has chosen for
-        each datagram anyway."""
+        the system gives now. Else why it gives nothing; or the problem as before, where a socket
+        without a peer has chosen for each datagram anyway."""
         sock, peer = session.sock, session.peer
         if not session.plain and peer is None:
-            return False
+            return problem
         self._own.discard(session.own)
         # Whoever comes after a crash in between connects it himself.
         self._table.set_source(session.slot, (b"", 0))
@@ -169,10 +169,10 @@ class Continuity(Lifecycle):
                 sockets.disconnect(sock)
                 self._pool.pin(sock, peer)
                 session.own = sock.getsockname()[:2]
-        except OSError:
+        except OSError as why:
             session.own = ("", 0)
-            return False
+            return why
         self._own.add(session.own)
         self._table.set_source(session.slot, (sockets.pack(session.own[0]), session.own[1]))
         self._host.rerouted(session.slot, session.id, session.verdict.rule)
-        return True
+        return None

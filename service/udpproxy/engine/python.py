@@ -167,8 +167,8 @@ class PythonEngine(Handing):
             if again is None:
                 return self._sent_at_last(session, data, (untold, told), now)
             problem = again
-        if problem.errno in sockets.CUT_OFF and self._reconnect(session):
-            again = _problem_of(session, data)
+        if problem.errno in sockets.CUT_OFF:
+            again = self._reconnect(session, problem) or _problem_of(session, data)
             if again is None:
                 return True
             problem = again

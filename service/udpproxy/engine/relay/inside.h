@@ -367,7 +367,7 @@ void count_total(struct relay *relay, enum total total, uint64_t amount);
 struct session *open_session(struct worker *worker, const struct first *first,
                              struct verdict *verdict, uint32_t slot);
 void close_session(struct worker *worker, struct session *session, enum reason reason);
-bool reconnect(struct worker *worker, struct session *session);
+bool reconnect(struct worker *worker, struct session *session, int *problem);
 void be_careful(struct relay *relay, struct session *session);
 bool poll_session(struct worker *worker, struct session *session);
 void unpoll_ended(struct worker *worker, struct session *session);

@@ -462,8 +462,9 @@ static void aim(struct worker *worker, struct session *session, const union addr
 }
 
 // Our end of the way to the server is of no use any more: the session goes on from what the system
-// gives now. False: it gives nothing, or a socket without a peer has chosen for each datagram anyway.
-bool reconnect(struct worker *worker, struct session *session)
+// gives now. False: it gives nothing, and `problem` says why; or a socket without a peer has chosen
+// for each datagram anyway.
+bool reconnect(struct worker *worker, struct session *session, int *problem)
 {
     struct relay *relay = worker->relay;
     const struct record *record = session->record;
@@ -484,8 +485,10 @@ bool reconnect(struct worker *worker, struct session *session)
         disconnect(session->fd);
         failed = attach(relay, session->fd, record->type, &server, &own);
     }
-    if (failed)
+    if (failed) {
+        *problem = errno;
         return false;
+    }
     name_source(session, &own);
     pthread_mutex_lock(&relay->book);
     enter_port(relay, session);

@@ -91,7 +91,7 @@ enum outcome after_failed_send(struct worker *worker, struct session *session,
         }
         problem = errno;
     }
-    if (means_cut_off(problem) && reconnect(worker, session)) {
+    if (means_cut_off(problem) && reconnect(worker, session, &problem)) {
         if (send_up(session, iov) >= 0) {
             count_up(worker, session, 1, iov->iov_len);
             return SENT;
