@@ -325,8 +325,7 @@ def test_the_rest_of_ctl(asked: Instance) -> None:
     asked.write("nonsense = 1\n")
     reloaded = asked.systemctl("reload", asked.unit, check=False)
     assert reloaded.returncode != 0
-    (refused,) = asked.messages("UDPS-304-W")
-    assert "nonsense" in refused
+    assert any("nonsense" in line for line in asked.messages("UDPS-304-W"))
     assert asked.state() == "active"
     asked.configure(more="crash-limit = 1000")
     asked.systemctl("reload", asked.unit)
