@@ -53,7 +53,8 @@ test-long: build
 # only those.
 weather: build
 	@tools/need $(TEST_PACKAGES)
-	$(AS_ROOT) tests/reachable $(BIN)/pytest -q -p no:cacheprovider tests/edge/test_weather.py \
+	$(AS_ROOT) tests/alone weather tests/reachable $(BIN)/pytest -q -p no:cacheprovider \
+		-m "long or not long" tests/edge/test_weather.py \
 		$(if $(WEATHER),-k '$(WEATHER)') $(PYTEST)
 
 # debian/tests as Debian runs them, in a machine of each release; it needs apt's network.

@@ -328,10 +328,14 @@ WEATHERS = [
 ]  # fmt: skip
 
 
-def _cell(weather: Weather) -> object:
-    fault = weather.known_fault
-    marks = [pytest.mark.xfail(reason=fault, strict=True)] if fault else []
-    return pytest.param(weather, marks=marks, id=weather.name)
+def _cells() -> Iterator[object]:
+    """Every weather with every engine; `make test` goes through each with one of them, by turns."""
+    for number, weather in enumerate(WEATHERS):
+        for other, engine in enumerate(NAMES):
+            marks = [pytest.mark.long] if (number + other) % len(NAMES) else []
+            if weather.known_fault:
+                marks.append(pytest.mark.xfail(reason=weather.known_fault, strict=True))
+            yield pytest.param(engine, weather, marks=marks, id=f"{engine}-{weather.name}")
 
 
 @pytest.fixture(scope="module")
@@ -346,8 +350,7 @@ def network() -> Iterator[Network]:
         yield made
 
 
-@pytest.mark.parametrize("weather", [_cell(each) for each in WEATHERS])
-@pytest.mark.parametrize("engine", NAMES)
+@pytest.mark.parametrize(("engine", "weather"), [*_cells()])
 def test_through(
     network: Network,
     tmp_path: Path,
