@@ -64,7 +64,10 @@ def test_what_our_own_system_refuses_is_no_icmp_error(library: Path, engine: str
         (kind, way, problem, ALWAYS)
         for kind, way, problem in itertools.product(KINDS, ["upload", "download"], OUR_OWN)
     ]
-    assert found(library, engine, cases) == dict.fromkeys(cases, (0, 3, 0))
+    wanted = dict.fromkeys(cases, (0, 3, 0))
+    # It connects afresh, and its new port has no such trouble.
+    wanted["normal", "upload", "ENETUNREACH", ALWAYS] = (0, 0, 3)
+    assert found(library, engine, cases) == wanted
 
 
 def test_a_client_that_refuses_is_no_server(library: Path, engine: str) -> None:

@@ -83,7 +83,7 @@ def test_a_session_goes_on_to_another_server(
     rig.listen()
     one, two, client = rig.udp(old), rig.udp(new), rig.udp()
     here, there = one.getsockname()[:2], two.getsockname()[:2]
-    limits = Limits(upload_datagrams=4)
+    limits = Limits(upload_datagrams=5)
     answers: dict[str, Verdict] = {"now": verdict(here, kind, limits=limits)}
     rig.host.policy = lambda sender: answers["now"]
     client.sendto(b"first", rig.where())
