@@ -134,7 +134,7 @@ def test_verbs_are_those_of_the_program(script: Path) -> None:
         ("udp-proxy daemon stop x.toml --timeout ", []),
         ("udp-proxy run --level ", LEVELS),
         ("udp-proxy explain x.toml --from ", []),
-        ("udp-proxy check x.toml ", []),
+        ("udp-proxy show x.toml ", []),
         ("udp-proxy nonsense ", []),
     ],
 )
@@ -142,7 +142,7 @@ def test_words(script: Path, line: str, found: list[str]) -> None:
     assert completed(script, line) == sorted(found)
 
 
-@pytest.mark.parametrize("command", ["run", "check", "explain", "show", "daemon stop"])
+@pytest.mark.parametrize("command", ["run", "check", "check x.toml", "explain", "show", "daemon stop"])
 def test_files(script: Path, tmp_path: Path, command: str) -> None:
     here = tmp_path / "here"
     (here / "directory").mkdir(parents=True)

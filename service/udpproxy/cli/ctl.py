@@ -39,7 +39,9 @@ _COLUMNS = (
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The words after `ctl`."""
     parser = commands.add_parser("ctl", help="control a running instance")
-    parser.add_argument("name", metavar="NAME", help="the instance: its file's name without .toml")
+    parser.add_argument(
+        "name", metavar="NAME", type=_instance, help="the instance: its file's name without .toml"
+    )
     parser.add_argument("--process", metavar="P", help="only this one: parent, reg, acr, apr")
     parser.add_argument("--json", action="store_true", help="for programs: one JSON document")
     parser.add_argument("--runtime-dir", metavar="D", type=Path, help="as given to run")
@@ -65,6 +67,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _verb(verbs, "resolve-now", "look up all names again")
     segmentation = _verb(verbs, "segmentation", "datagrams to the kernel several at once, or not")
     segmentation.add_argument("mode", metavar="auto|off", help="as in the configuration")
+
+
+def _instance(word: str) -> str:
+    """Its name; also where somebody gives its unit, or its file."""
+    name = word.rpartition("/")[2].removesuffix(".service").removesuffix(".toml")
+    return name.removeprefix("udp-proxy@")
 
 
 def _verb(

@@ -5,13 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from udpproxy import __version__
 from udpproxy.cli import ctl, daemon, offline
+from udpproxy.config import reading
 from udpproxy.errors import InvalidArgument
 from udpproxy.process.logs import MOST, level_from
 
 _EPILOG = "Manual: udp-proxy(8), udp-proxy.toml(5)."
+_READ: Any = {
+    "metavar": "FILE",
+    "type": reading.path_of,
+    "help": "a TOML file, the name of an instance in /etc/udp-proxy, or - for standard input",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
                 session_bus=words.session_bus,
             )
         case "check":
-            return offline.check(words.file, resolve=words.resolve)
+            return max(offline.check(file, resolve=words.resolve) for file in words.files)
         case "explain":
             return offline.explain(words.file, client=words.client, to=words.to, at=words.at)
         case "show":
@@ -67,12 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--level", metavar="L", type=_level, help="log level: 3 to 9 or a name")
     _runtime_dir(run)
 
-    check = commands.add_parser("check", help="check a configuration file")
-    _file(check)
+    check = commands.add_parser("check", help="check configuration files")
+    check.add_argument("files", nargs="+", **_READ)
     check.add_argument("-r", "--resolve", action="store_true", help="resolve its names, too")
 
     explain = commands.add_parser("explain", help="which rule decides, and why")
-    _file(explain)
+    explain.add_argument("file", **_READ)
     explain.add_argument(
         "--from", dest="client", metavar="A[:P]", required=True, help="the client's address"
     )
@@ -80,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--at", metavar="TIME", help="local time, ISO 8601; default: now")
 
     show = commands.add_parser("show", help="print a configuration as it is understood")
-    _file(show)
+    show.add_argument("file", **_READ)
     show.add_argument("--defaults", action="store_true", help="with every default")
 
     ctl.add_parser(commands)

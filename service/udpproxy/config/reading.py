@@ -21,6 +21,14 @@ _RESERVED_FILE = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _INSTANCE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 
+def path_of(word: str) -> Path:
+    """The file that somebody means: `-` is standard input, a bare name an instance of the host."""
+    if word == "-":
+        return Path("/dev/stdin")
+    path = Path(word)
+    return path if "/" in word or "." in word or path.exists() else _HOME / f"{word}.toml"
+
+
 def read(path: Path) -> Config:
     return parse_here(read_text(path), str(path))
 
