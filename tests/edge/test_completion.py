@@ -142,7 +142,9 @@ def test_words(script: Path, line: str, found: list[str]) -> None:
     assert completed(script, line) == sorted(found)
 
 
-@pytest.mark.parametrize("command", ["run", "check", "check x.toml", "explain", "show", "daemon stop"])
+@pytest.mark.parametrize(
+    "command", ["run", "check", "check x.toml", "explain", "show", "daemon stop"]
+)
 def test_files(script: Path, tmp_path: Path, command: str) -> None:
     here = tmp_path / "here"
     (here / "directory").mkdir(parents=True)

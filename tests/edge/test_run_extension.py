@@ -331,7 +331,7 @@ def test_a_start_without_it_is_a_mistake_in_the_file(tmp_path: Path) -> None:
     with talk.proxy.launched():
         assert talk.proxy.wait() == 78
     (line,) = talk.proxy.said("session-acl[1].extension")
-    assert line.startswith(f"{talk.proxy.file}:")
+    assert f"UDPS-521-E cannot start: {talk.proxy.file}:" in line
     assert line.endswith("talker.py has no Nobody")
 
 

@@ -50,7 +50,7 @@ def by_signal(number: int, process: str) -> Callable[[Proxy], object]:
 def by_ctl(process: str, *words: str) -> Callable[[Proxy], object]:
     """As a user would: without --process for the parent."""
     option = [] if process == "parent" else ["--process", process]
-    return lambda proxy: proxy.ask(*option, *words)
+    return lambda proxy: proxy.ctl(*option, *words)
 
 
 def both(name: str, number: int, *words: str) -> pytest.MarkDecorator:

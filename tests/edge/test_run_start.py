@@ -67,8 +67,9 @@ def test_ten_mistakes_in_one_file(tmp_path: Path) -> None:
     assert done.returncode == BAD_CONFIG
     assert done.stdout == ""
     lines = done.stderr.splitlines()
-    places = [re.match(rf"{re.escape(str(file))}:(\d+): (\S+): .", line) for line in lines]
-    found = [(int(place[1]), place[2]) for place in places if place]
+    place = re.compile(rf".*: UDPS-521-E cannot start: {re.escape(str(file))}:(\d+): (\S+): .")
+    places = [place.match(line) for line in lines]
+    found = [(int(each[1]), each[2]) for each in places if each]
     assert found == MISTAKEN, done.stderr
     assert len(lines) == 10
     assert list(tmp_path.iterdir()) == [file], "nothing was started"

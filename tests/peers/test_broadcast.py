@@ -138,6 +138,6 @@ def test_the_port_that_is_listened_on_everywhere(lab: Lab, tmp_path: Path, to: s
 def test_ourselves_are_no_network(lab: Lab, tmp_path: Path) -> None:
     text = config(PORT, f"10.99.0.1:{PORT}", listen="0.0.0.0")
     proxy = Proxy(tmp_path, text, prefix=lab.network.prefix("proxy"))
-    with pytest.raises(AssertionError, match="ended with 78"), proxy:
+    with pytest.raises(AssertionError, match="ended with 71"), proxy:
         pass
     assert f"plug-to: 10.99.0.1:{PORT} is the proxy itself" in proxy.said("UDPS-521-E")[0]
