@@ -16,6 +16,21 @@ from field import matrix
 from rig import ENGINES, Rig
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For halves of a suite that run side by side."""
+    parser.addoption("--part", metavar="NofM", help="of so many parts of the files, that one")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Those of one part: every so many-th file."""
+    if part := config.getoption("--part"):
+        number, of = map(int, part.split("of"))
+        files = list(dict.fromkeys(item.path for item in items))
+        chosen = {path for at, path in enumerate(files, 1) if at % of == number % of}
+        config.hook.pytest_deselected(items=[item for item in items if item.path not in chosen])
+        items[:] = [item for item in items if item.path in chosen]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What test_weather.py has found, also without -s."""
     stats = terminalreporter.stats

@@ -40,6 +40,8 @@ LIMITS = "org.freedesktop.DBus.Error.LimitsExceeded"
 # counts what comes back by kind: 2 an answer, 3 an error.
 FLOOD = r"""
 import json, os, select, socket, struct, sys, time
+
+pytestmark = pytest.mark.alone
 place, seconds, flags, path, interface, member = sys.argv[1:]
 
 def text(kind, key, value):

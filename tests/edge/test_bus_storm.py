@@ -49,6 +49,8 @@ the long form."""
 # then it goes in the middle of a call, and comes anew.
 STORM = r"""
 import os, random, select, socket, struct, sys
+
+pytestmark = pytest.mark.alone
 place, count, seed, file = sys.argv[1:]
 luck, count, packets = random.Random(int(seed)), int(count), []
 raw = open(file, "rb").read()

@@ -19,6 +19,8 @@ from nameserver import NameServer
 from proxy import Proxy, config, until
 from udpproxy.process import wire
 
+pytestmark = pytest.mark.alone
+
 COUNT = int(os.environ.get("UDPPROXY_LIES", "3000"))
 """Random messages of each child; 100,000 take some minutes."""
 SECONDS = 2.0 if COUNT == 3000 else 30.0

@@ -17,6 +17,8 @@ from host import free_port
 from nameserver import NameServer
 from proxy import Proxy, config, reloaded, until
 
+pytestmark = pytest.mark.alone
+
 CLIENT = "127.9.0.1"
 
 

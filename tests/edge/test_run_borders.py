@@ -26,6 +26,8 @@ from proxy import Proxy, config, until
 from udpproxy.cli import ctl
 from udpproxy.process import wire
 
+pytestmark = pytest.mark.alone
+
 REQUESTS = int(os.environ.get("BORDERS_REQUESTS", "20000"))
 STORMS = 4
 FILTERS: list[wire.Plain] = [None, 1, {}, {"acl": "x"}]

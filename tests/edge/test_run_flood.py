@@ -22,6 +22,8 @@ from host import free_port
 from namespaces import Network
 from proxy import Proxy, Row, config, until
 
+pytestmark = pytest.mark.alone
+
 SECONDS = float(os.environ.get("FLOOD_SECONDS", "8"))
 _SLOTS = 4000
 _WHERE = (

@@ -18,6 +18,8 @@ from echo import Echo, exchange, udp
 from host import free_port, tool
 from proxy import Endpoint, Proxy, config, until
 
+pytestmark = pytest.mark.alone
+
 ONE_ANSWER = "[session-acl.limits]\ndownload-datagrams = 1"
 """Each answer ends its session: a question is a session and its record."""
 LINE = re.compile(

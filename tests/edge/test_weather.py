@@ -37,6 +37,8 @@ from flood import build
 from namespaces import Network
 from proxy import until
 
+pytestmark = pytest.mark.alone
+
 SHORT = 0.7
 """Seconds that a weather lasts."""
 LATE = {4: "10.75.0.33", 6: "fd75::33"}
