@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,19 +15,22 @@ GROUPS = _UNIFIED if _UNIFIED.exists() else Path("/sys/fs/cgroup")
 
 @contextlib.contextmanager
 def unit(name: str) -> Iterator[Path]:
-    """A control group of that name, as systemd makes one for a unit."""
+    """A control group of that name, as systemd makes one for a unit; in one of its own, for other
+    runs of the tests have units of the same name."""
     try:
-        path = GROUPS / name
-        path.mkdir()
+        slice_ = Path(tempfile.mkdtemp(prefix="udpp.", dir=GROUPS))
     except OSError as problem:
         pytest.skip(f"no control group: {problem}")
+    path = slice_ / name
     try:
+        path.mkdir()
         yield path
     finally:
         for pid in (path / "cgroup.procs").read_text().split():
             with contextlib.suppress(OSError):
                 (GROUPS / "cgroup.procs").write_text(pid)
         path.rmdir()
+        slice_.rmdir()
 
 
 def inside(group: Path) -> tuple[str, ...]:

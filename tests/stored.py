@@ -48,7 +48,10 @@ class Units:
 
     def __enter__(self) -> Units:
         # By its group the parent knows whose process that is.
-        self._group = self._stack.enter_context(unit("udp-proxy-reg@one.service"))
+        with contextlib.ExitStack() as failed:
+            failed.callback(self._notify.close)
+            self._group = self._stack.enter_context(unit("udp-proxy-reg@one.service"))
+            failed.pop_all()
         return self
 
     def __exit__(self, *problem: object) -> None:

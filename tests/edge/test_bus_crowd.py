@@ -34,14 +34,14 @@ from proxy import Proxy, config, until
 from udpproxy.parent.service import MOST_ROWS
 from udpproxy.session import table as t
 
+pytestmark = pytest.mark.alone
+
 LIMITS = "org.freedesktop.DBus.Error.LimitsExceeded"
 
 # argv: the bus, seconds, flags, path, interface, member. Sends as fast as the bus takes it, and
 # counts what comes back by kind: 2 an answer, 3 an error.
 FLOOD = r"""
 import json, os, select, socket, struct, sys, time
-
-pytestmark = pytest.mark.alone
 place, seconds, flags, path, interface, member = sys.argv[1:]
 
 def text(kind, key, value):

@@ -38,6 +38,8 @@ from echo import Echo, exchange, udp
 from host import free_port
 from proxy import Proxy, config
 
+pytestmark = pytest.mark.alone
+
 REQUESTS = int(os.environ.get("BORDERS_REQUESTS", "10000"))
 USERS = (0, STRANGER, STRANGER)
 PACKETS = 2000
@@ -49,8 +51,6 @@ the long form."""
 # then it goes in the middle of a call, and comes anew.
 STORM = r"""
 import os, random, select, socket, struct, sys
-
-pytestmark = pytest.mark.alone
 place, count, seed, file = sys.argv[1:]
 luck, count, packets = random.Random(int(seed)), int(count), []
 raw = open(file, "rb").read()
