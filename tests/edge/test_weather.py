@@ -207,7 +207,7 @@ def _stepped(scene: Scene) -> None:
     assert not scene.is_answered((PROXY[scene.ip], BY_DAY))
     day = scene.today()
     scene.clock.step(scene.weather.days * DAY)
-    scene.proxy.ask("info")  # is logged
+    scene.proxy.ctl("info")  # is logged
     assert scene.today() - day == scene.weather.days
     scene.ask(BY_DAY)
     ended = until(lambda: scene.proxy.records(scene.disk / "records"))
