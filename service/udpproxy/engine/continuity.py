@@ -12,7 +12,7 @@ from typing import cast
 from udpproxy.engine import sockets
 from udpproxy.engine.adopting import Stock
 from udpproxy.engine.interface import Way
-from udpproxy.engine.lifecycle import Lifecycle
+from udpproxy.engine.reachability import Reachability
 from udpproxy.engine.relayed import Relayed
 from udpproxy.session import layout
 from udpproxy.session.layout import Record, State
@@ -23,7 +23,7 @@ from udpproxy.session.sense import Damaged
 _FOLLOW = "follow a server to its new address"
 
 
-class Continuity(Lifecycle):
+class Continuity(Reachability):
     """What adopt(), reconsider(), inject() and redirect() of the interface do."""
 
     @abstractmethod
