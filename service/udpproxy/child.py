@@ -20,7 +20,12 @@ from udpproxy.process import messages, signals
 from udpproxy.process.clean_up import CleanUps
 from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
-from udpproxy.process.privileges import drop_capabilities, end_with_parent, raise_descriptor_limit
+from udpproxy.process.privileges import (
+    drop_capabilities,
+    end_with_parent,
+    let_others_first,
+    raise_descriptor_limit,
+)
 
 CONNECT_LIMIT = 10.0
 _NO_PARENT, _INTERNAL, _NO_SYSTEM, _AGAIN = 69, 70, 71, 75
@@ -98,6 +103,7 @@ def _run(
     if role == "reg":
         _relay(logs, sock, caught, clean_ups)
     else:
+        let_others_first()
         # Only now: REG stays small without it.
         import asyncio
 

@@ -14,6 +14,7 @@ import refused
 from daemons import FAILED, Daemon, status_of
 from host import free_port
 from proxy import Proxy, config
+from udpproxy.process.privileges import NICE
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges, and may set filters"),
@@ -50,6 +51,15 @@ def test_child_that_cannot_give_up_its_privileges(tmp_path: Path) -> None:
         assert proxy.wait() == 69
         assert proxy.said("UDPS-520-E cannot start: capabilities: 0 cannot be dropped")
         assert not proxy.said("UDPS-530-C")
+
+
+def test_names_wait_for_sessions_where_processors_are_busy(tmp_path: Path) -> None:
+    text = config(free_port(), "127.0.0.1:9", acl='from = ["*.example.org", "one.example.org"]')
+    with Proxy(tmp_path, text) as proxy:
+        pids = {role: proxy.info(role)["pid"] for role in ("reg", "acr", "apr")}
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        niceness = {role: os.getpriority(os.PRIO_PROCESS, pid) for role, pid in pids.items()}
+        assert niceness == {"reg": own, "acr": max(own, NICE), "apr": max(own, NICE)}
 
 
 def test_child_of_a_user_gets_nothing_by_exec(tmp_path: Path) -> None:

@@ -97,6 +97,10 @@ def test_what_a_process_has(dns: Instance, role: str) -> None:
         assert int(fields[name][0], 16) == 0
     assert (fields["NoNewPrivs"], fields["Seccomp"]) == (["1"], ["2"])
 
+    # Where the processors are busy, names wait and sessions do not.
+    nice = dns.machine.run("ps", "-o", "ni=", "-p", process.name).stdout.strip()
+    assert nice == {"parent": "0", "reg": "0", "acr": "5", "apr": "5"}[role]
+
     def network(pid: object) -> str:
         return dns.machine.run("readlink", f"/proc/{pid}/ns/net").stdout
 

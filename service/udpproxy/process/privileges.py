@@ -1,4 +1,5 @@
-"""Giving up what a process does not need: capabilities, root, and the low limit of descriptors."""
+"""Giving up what a process does not need: capabilities, root, the low limit of descriptors, and
+the processor where others need it more."""
 
 from __future__ import annotations
 
@@ -20,6 +21,8 @@ DAC_OVERRIDE, NET_BIND_SERVICE, SYS_RESOURCE = 1, 10, 24
 """Capabilities (capabilities(7), linux/capability.h)."""
 _SETPCAP = 8
 
+NICE = 5
+"""The niceness of a process that only resolves names (nice(1), as in its units)."""
 _NOBODY_AT_ALL = 2**32 - 1
 """(uid_t) -1, which setresuid(2) takes for: no change."""
 PARENT = "UDP_PROXY_PARENT"
@@ -51,6 +54,14 @@ def end_with_parent() -> bool:
         return True
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     return str(os.getppid()) == parent
+
+
+def let_others_first() -> None:
+    """Where the processors are busy, names wait longer and sessions do not. As a unit we may set
+    nothing, and our unit has done it or an administrator wants it otherwise."""
+    if os.getpriority(os.PRIO_PROCESS, 0) < NICE:
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, NICE)
 
 
 def _prctl(option: int, value: int) -> int:
