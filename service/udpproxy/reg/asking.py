@@ -7,6 +7,7 @@ import itertools
 import os
 import socket
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 
 from udpproxy.errors import LinkError
@@ -49,9 +50,9 @@ class Asking:
         self._lost = lost
         self._link: Link | None = None
         self._numbers = itertools.count(1)
-        self._wanted: dict[Need, float] = {}
+        self._wanted: OrderedDict[Need, float] = OrderedDict()
         """All that is wanted, oldest first, with the moment since when."""
-        self._queue: dict[Need, None] = {}
+        self._queue: OrderedDict[Need, None] = OrderedDict()
         self._in_flight: dict[int, Need] = {}
         self._late = self._answers = False
         self.totals = {"look-ups-answered": 0, "look-ups-failed": 0, "look-ups-refused": 0}
@@ -63,7 +64,7 @@ class Asking:
         self._link = Link(
             self._reactor, sock, received=self._received, closed=self._closed, failed=failed
         )
-        self._queue = dict.fromkeys(self._wanted)
+        self._queue = OrderedDict.fromkeys(self._wanted)
         self._send()
 
     def disconnect(self) -> None:
@@ -120,8 +121,7 @@ class Asking:
 
     def _send(self) -> None:
         while self._link and self._queue and len(self._in_flight) < IN_FLIGHT:
-            need = next(iter(self._queue))
-            del self._queue[need]
+            need, _ = self._queue.popitem(last=False)
             number = next(self._numbers)
             self._in_flight[number] = need
             self._link.send(wire.Ask(number, need[0], {"name": need[1]}))

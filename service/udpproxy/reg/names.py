@@ -7,6 +7,7 @@ goes first.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from udpproxy.config.model import Address
@@ -29,7 +30,7 @@ class KnownNames:
         self._unknown = unknown
         self._told: dict[str, tuple[Address, ...]] = {}
         self._found: dict[str, tuple[tuple[Address, ...], float]] = {}
-        self._clients: dict[Address, tuple[tuple[str, ...], float]] = {}
+        self._clients: OrderedDict[Address, tuple[tuple[str, ...], float]] = OrderedDict()
 
     def addresses(self, name: str) -> tuple[Address, ...]:
         """ACR's, else what APR found out meanwhile."""
@@ -75,7 +76,7 @@ class KnownNames:
         """The client's verified names, or that it has none."""
         self._clients.pop(client, None)
         while len(self._clients) >= MOST_CLIENTS:
-            del self._clients[next(iter(self._clients))]
+            self._clients.popitem(last=False)
         self._clients[client] = names, self._clock() + max(ttl, LEAST)
 
     def keep(self, names: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ deadline as it was then, and looked at again when that moment comes.
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 
 from udpproxy.session.limits import NEVER, Budget, deadline, expired
@@ -62,7 +63,8 @@ class Book:
         self._last = last
         self._by_id: dict[int, Session] = {}
         self._clients: dict[str, int] = {}
-        self._unanswered: dict[int, Session] = {}
+        # A dict looks for its first item past all that were before it, a hundred thousand maybe.
+        self._unanswered: OrderedDict[int, Session] = OrderedDict()
         self._due: list[tuple[int, int]] = []
 
     def __len__(self) -> int:
