@@ -209,8 +209,9 @@ class Witness:
         client: tuple[str, int],
         listener: ListenerSocket,
         problem: OSError | None = None,
+        count: int = 1,
     ) -> None:
-        self.refusals.append(counter)
+        self.refusals += [counter] * count
         if problem:
             self.problems.append(problem.errno)
 

@@ -127,9 +127,10 @@ class Host(Protocol):
         client: tuple[str, int],
         listener: ListenerSocket,
         problem: OSError | None = None,
+        count: int = 1,
     ) -> None:
-        """A new session was refused for want of something; `counter` is one of table.TOTALS,
-        `problem` why the system did not open it."""
+        """A new session was refused for want of something, the first of `count`; `counter` is one
+        of table.TOTALS, `problem` why the system did not open it."""
 
     def strayed(self, number: int, rule: str, sender: tuple[str, int]) -> None:
         """A reply from somebody who may not reply was ignored."""

@@ -119,7 +119,7 @@ cdef class _News(_Verdicts):
         elif one.kind == REFUSED:
             listener = self._listeners[one.listener]
             problem = OSError(one.problem, os.strerror(one.problem)) if one.problem else None
-            host.refused(TOTALS[one.counter], _endpoint(&one.who), listener, problem)
+            host.refused(TOTALS[one.counter], _endpoint(&one.who), listener, problem, one.count)
         elif one.kind == DENIED and self._lasting is not None:
             addressed = sockets.unpack(one.addressed[:one.addressed_size])
             listener = self._listeners[one.listener]

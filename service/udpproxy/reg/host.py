@@ -249,9 +249,10 @@ class RelayHost:
         client: tuple[str, int],
         listener: ListenerSocket,
         problem: OSError | None = None,
+        count: int = 1,
     ) -> None:
-        """A new session was refused for want of something."""
-        held = self._damper.passes((counter, problem and problem.errno))
+        """New sessions were refused for want of something, this client's first."""
+        held = self._damper.passes((counter, problem and problem.errno), count)
         if held is not None:
             why = _why_not_opened(problem) if problem else _ROOM[counter]
             self._logs.say(messages.NO_ROOM, client[0], why, held, CLIENT_ADDR=client[0])

@@ -53,17 +53,21 @@ void name_verdict(struct event *event, struct verdict *verdict)
     verdict->uses++;
 }
 
+// One event for all of the same reason until the host looks: a flood of them costs it nothing.
 void tell_refused(struct worker *worker, enum total counter, const struct first *first, int problem)
 {
     struct relay *relay = worker->relay;
     count_total(relay, counter, 1);
     pthread_mutex_lock(&relay->book);
-    struct event *event = tell(relay, REFUSED, 0);
-    if (event) {
+    struct event *event = relay->refusals[counter];
+    if (event && event->problem == problem) {
+        event->count++;
+    } else if ((event = tell(relay, REFUSED, 0))) {
         event->counter = counter;
         event->who = *first->client;
         event->listener = first->listener->number;
         event->problem = problem;
+        relay->refusals[counter] = event;
     }
     pthread_mutex_unlock(&relay->book);
 }
@@ -196,6 +200,8 @@ static struct event *take_events(struct relay *relay, uint32_t most)
             event->decision->denied = NULL;
             event->decision = NULL;
         }
+        if (event->kind == REFUSED && relay->refusals[event->counter] == event)
+            relay->refusals[event->counter] = NULL;
         relay->event_count--;
         relay->event_bytes -= event->size;
         relay->events_taken++;

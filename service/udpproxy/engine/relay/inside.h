@@ -206,6 +206,7 @@ struct relay {
     struct verdict **verdicts;
     uint32_t verdict_count, no_gap_before; // in `verdicts`
     struct event *events, **events_end;
+    struct event *refusals[TOTALS]; // those that more may be added to
     uint32_t event_count, events_told, events_taken; // now; ever
     size_t event_bytes;
     struct question *questions, **questions_end;
