@@ -16,6 +16,7 @@ from udpproxy.config.model import (
     Ports,
     Server,
 )
+from udpproxy.config.reading import is_own
 
 
 @pytest.mark.parametrize(
@@ -237,3 +238,11 @@ def test_what_are_no_ports(given: object) -> None:
 def test_endpoints() -> None:
     assert addresses.endpoint(ip_address("::1"), 53) == "[::1]:53"
     assert addresses.endpoint(ip_address("127.0.0.1"), 53) == "127.0.0.1:53"
+
+
+@pytest.mark.parametrize(
+    ("address", "own"),
+    [("127.0.0.1", True), ("255.255.255.255", False), ("224.0.0.1", False)],
+)
+def test_who_is_this_host(address: str, *, own: bool) -> None:
+    assert is_own(ip_address(address)) is own

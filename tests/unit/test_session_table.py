@@ -285,6 +285,32 @@ def test_totals_and_figures() -> None:
     assert table.figures() == table.totals()
 
 
+class Busy(Table):
+    """Its sessions end while they are summed up, so many times."""
+
+    ends = 0
+
+    def _carried(self) -> dict[str, int]:
+        carried = super()._carried()
+        if self.ends:
+            self.ends -= 1
+            self.add(replace(RECORD, uploads=1))
+            self.free(0)
+            self.write(0, replace(RECORD, uploads=1))
+        return carried
+
+
+@pytest.mark.parametrize(("ends", "uploads"), [(1, 2), (9, None)])
+def test_figures_of_a_table_whose_sessions_end_meanwhile(ends: int, uploads: int | None) -> None:
+    """Nothing twice, as long as it does not go on and on."""
+    table = Busy(memoryview(bytearray(t.size(1))), 1, fresh=True)
+    table.ends = ends
+    table.write(0, replace(RECORD, uploads=1))
+    figures = table.figures()
+    assert figures["sessions-ended"] <= 3
+    assert uploads is None or figures["upload-datagrams"] == uploads
+
+
 def test_another_server_is_another_end_of_ours_and_no_peer() -> None:
     table = fresh()
     table.write(0, RECORD)
