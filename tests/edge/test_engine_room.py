@@ -33,6 +33,23 @@ def test_a_full_table_refuses(new_rig: NewRig) -> None:
     rig.converse(clients[2], server, rig.where())
 
 
+def test_nothing_is_asked_about_who_gets_no_place(new_rig: NewRig) -> None:
+    """What strangers send costs no decision, which may need names, while the table is full."""
+    rig = new_rig(sessions=3, per_client=1)
+    rig.listen()
+    server, hosts = rig.udp(), [f"127.0.0.{number}" for number in range(1, 5)]
+    rig.host.policy = lambda _: verdict(server.getsockname())
+    for host in hosts[:2]:
+        rig.converse(rig.udp(host), server, rig.where())
+    rig.udp(hosts[0]).sendto(b"x", rig.where())
+    rig.until(lambda: rig.host.refusals == ["refused-per-client"])
+    rig.converse(rig.udp(hosts[2]), server, rig.where())
+    rig.udp(hosts[3]).sendto(b"x", rig.where())
+    rig.until(lambda: len(rig.host.refusals) == 2)
+    assert rig.host.refusals[1] == "refused-table-full"
+    assert [client for _, client, _ in rig.host.asked] == hosts[:3]
+
+
 def test_newcomers_replace_the_oldest_without_an_answer(new_rig: NewRig) -> None:
     rig = new_rig(sessions=3, evict=True)
     rig.listen()

@@ -8,7 +8,6 @@ from pathlib import Path
 from udpproxy.config.model import Log
 from udpproxy.process.logs import Logs
 from udpproxy.reg.unanswered import MOST_TOLD, TOLD_A_SECOND, Unanswered
-from udpproxy.session.limits import EVICTIONS_AT_ONCE, NS_PER_EVICTION, Evictions
 from udpproxy.session.reasons import Reason
 
 
@@ -84,11 +83,3 @@ def test_those_who_filled_the_table_are_idle_all_at_once(tmp_path: Path) -> None
     shelf.unanswered.finish()
     assert shelf.numbers() == [1000 - MOST_TOLD]
     shelf.close()
-
-
-def test_newcomers_replace_no_faster_than_that() -> None:
-    evictions = Evictions()
-    second = EVICTIONS_AT_ONCE * NS_PER_EVICTION
-    assert sum(evictions.allow(5 * second) for _ in range(5000)) == EVICTIONS_AT_ONCE
-    assert sum(evictions.allow(5 * second + second // 10) for _ in range(5000)) == 100
-    assert sum(evictions.allow(900 * second) for _ in range(5000)) == EVICTIONS_AT_ONCE

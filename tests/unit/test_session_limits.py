@@ -8,6 +8,7 @@ from udpproxy.config.model import Limits
 from udpproxy.session.limits import (
     NEVER,
     Budget,
+    Rate,
     Verdict,
     budget,
     deadline,
@@ -86,3 +87,19 @@ def test_moments(opened: int, last: int, now: int, wanted: str | None) -> None:
     short = Budget(10, 100, NEVER, NEVER, NEVER, NEVER)
     assert expired(short, opened, last, now) == wanted
     assert (now >= deadline(short, opened, last)) == (wanted is not None)
+
+
+def test_a_rate() -> None:
+    rate = Rate(250, SECOND // 1000)
+
+    def paid(now: int) -> int:
+        for done in range(5000):
+            if not rate.allows(now):
+                return done
+            rate.pay(now)
+        return 5000
+
+    assert paid(5 * SECOND) == 250
+    assert paid(5 * SECOND) == 0
+    assert paid(5 * SECOND + SECOND // 10) == 100
+    assert paid(900 * SECOND) == 250

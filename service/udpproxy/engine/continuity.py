@@ -63,8 +63,9 @@ class Continuity(Reachability):
             assert listening
             key = (client, way.addressed) if listening.wildcard else client
             session = cast("Relayed | None", listening.sessions.get(key)) or self._open(
-                listening, key, client, now, data, way.addressed, way.local, way.interface
-            )
+                listening, key, client, now, data, way.addressed, way.local, way.interface,
+                waited=True,
+            )  # fmt: skip
             if session is not None:
                 self._upload(session, data, now)
 

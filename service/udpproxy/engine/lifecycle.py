@@ -29,7 +29,13 @@ from udpproxy.engine.relayed import Listening, Relayed
 from udpproxy.session import layout
 from udpproxy.session.book import Book, Session
 from udpproxy.session.layout import Record, State
-from udpproxy.session.limits import Evictions
+from udpproxy.session.limits import (
+    CHANCES_AT_ONCE,
+    EVICTIONS_AT_ONCE,
+    NS_PER_CHANCE,
+    NS_PER_EVICTION,
+    Rate,
+)
 from udpproxy.session.peers import Endpoint, PeerRule
 from udpproxy.session.reasons import Reason
 from udpproxy.session.table import Table
@@ -65,7 +71,8 @@ class Lifecycle(ABC):
         self._book = Book(
             range(table.capacity), per_client=per_client, evict=evict, last=self._last
         )
-        self._evictions = Evictions()
+        self._evictions = Rate(EVICTIONS_AT_ONCE, NS_PER_EVICTION)
+        self._chances = Rate(CHANCES_AT_ONCE, NS_PER_CHANCE)
         self._listeners: dict[int, Listening] = {}
         self._by_port: dict[int, list[Listening]] = {}
         self._drops: dict[int, int] = {}
@@ -136,28 +143,34 @@ class Lifecycle(ABC):
         addressed: bytes = b"",
         local: bytes = b"",
         interface: int = 0,
+        *,
+        waited: bool = False,
     ) -> Relayed | None:
         """The first datagram: decide, take a slot, connect its socket, write its record. None:
-        refused, or the host keeps `data` until it knows a name."""
+        refused, or the host keeps `data` until it knows a name; `waited`: it has."""
         given = listening.given
         if not addressed:
             addressed = local = given.address.packed
         if self._is_own(listening, client, local):
             self._refuse("refused-own-socket", client, listening)
             return None
+        # First: a decision may need names, which are dear, and a flood has many.
+        room = self._book.room(client[0])
+        if isinstance(room, Session):
+            if self._evictions.allows(now) and (waited or self._chances.allows(now)):
+                self._chances.pay(now)
+            else:
+                room = self._book.full
+        if isinstance(room, str):
+            self._refuse(room, client, listening)
+            return None
         verdict = self._host.decide(given, client[0], sockets.unpack(addressed))
         if isinstance(verdict, Wait):
             self._host.wait(verdict, given, client, Way(addressed, local, interface), data)
         if not isinstance(verdict, Verdict):
             return None
-        room = self._book.room(client[0])
-        if isinstance(room, str):
-            self._refuse(room, client, listening)
-            return None
-        if room is not None and not self._evictions.allow(now):
-            self._refuse(self._book.full, client, listening)
-            return None
         if room is not None:
+            self._evictions.pay(now)
             self._table.count("evicted")
             self._close(cast(Relayed, room), Reason.EVICTED)
         record = Record(

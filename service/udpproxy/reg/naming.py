@@ -41,7 +41,7 @@ _SLACK = 1.0
 """Seconds beyond a look-up's own limit until APR is called late."""
 _REST = 1.0
 """Seconds until APR is asked again for a server that it could not resolve."""
-_PART = 64
+_PART = 16
 """Waiting sessions given to the engine in one go."""
 _NEWS = 32
 """Names seen to in one go: each costs the engine all it remembers of decisions."""

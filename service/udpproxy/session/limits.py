@@ -93,22 +93,29 @@ def expired(budget: Budget, opened: int, last: int, now: int) -> str | None:
     return None
 
 
-EVICTIONS_AT_ONCE = 1000
+EVICTIONS_AT_ONCE = 250
 NS_PER_EVICTION = 1_000_000
+"""How fast newcomers may replace sessions that wait for their
+first reply. One that a flood replaces would be gone before its server can answer, and making and
+ending sessions at the rate of a flood costs those that are there."""
+
+CHANCES_AT_ONCE = 250
+NS_PER_CHANCE = 500_000
+"""The same for decisions about newcomers while all sessions are in use."""
 
 
-class Evictions:
-    """How fast newcomers may replace sessions that wait for their first reply: 1000 a second. One
-    that a flood replaces would be gone before its server can answer, and making and ending
-    sessions at the rate of a flood costs those that are there."""
+class Rate:
+    """So many of something at once, and one more after each `interval` (nanoseconds)."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int, interval: int) -> None:
+        self._slack = at_once * interval
+        self._interval = interval
         self._paid = 0
 
-    def allow(self, now: int) -> bool:
+    def allows(self, now: int) -> bool:
         """One more?"""
-        paid = max(self._paid, now)
-        if paid - now >= EVICTIONS_AT_ONCE * NS_PER_EVICTION:
-            return False
-        self._paid = paid + NS_PER_EVICTION
-        return True
+        return self._paid < now + self._slack
+
+    def pay(self, now: int) -> None:
+        """One more it is."""
+        self._paid = max(self._paid, now) + self._interval

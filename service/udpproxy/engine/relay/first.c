@@ -3,7 +3,8 @@
 
 enum { MOST_HELD = 1024, MOST_HELD_BYTES = 4 << 20 };
 // As in session/limits.py.
-enum { EVICTIONS_AT_ONCE = 1000, NS_PER_EVICTION = 1000000 };
+enum { EVICTIONS_AT_ONCE = 250, NS_PER_EVICTION = 1000000 };
+enum { CHANCES_AT_ONCE = 250, NS_PER_CHANCE = 500000 };
 
 // What the host gives back has room beside what strangers send; it comes in small parts.
 static bool may_hold(const struct worker *worker, const struct first *first, uint32_t size)
@@ -197,17 +198,23 @@ static bool waits_already(const struct worker *worker, const struct first *first
     return false;
 }
 
+// So many at once, and one more after each interval; `paid` is the moment until when they are.
+static bool allows(uint64_t paid, uint64_t now, unsigned at_once, unsigned interval)
+{
+    return paid < now + (uint64_t)at_once * interval;
+}
+
+static void pay(uint64_t *paid, uint64_t now, unsigned interval)
+{
+    *paid = (*paid > now ? *paid : now) + interval;
+}
+
 // A session that waits for its first reply gives its place to a newcomer, but not to a flood of
 // them: it would be gone before its server can answer, and making and ending sessions at the rate
-// of a flood costs those that are there. So many a second, and so many at once. With the book
-// locked.
-static bool may_evict(struct relay *relay, uint64_t now)
+// of a flood costs those that are there. With the book locked.
+static bool may_evict(const struct relay *relay, uint64_t now)
 {
-    uint64_t paid = relay->evictions_paid > now ? relay->evictions_paid : now;
-    if (paid - now >= (uint64_t)EVICTIONS_AT_ONCE * NS_PER_EVICTION)
-        return false;
-    relay->evictions_paid = paid + NS_PER_EVICTION;
-    return true;
+    return relay->evict && allows(relay->evictions_paid, now, EVICTIONS_AT_ONCE, NS_PER_EVICTION);
 }
 
 enum room { ROOM, CLIENT_FULL, TABLE_FULL, PORTS_KEPT, SOON, EVICT };
@@ -231,20 +238,49 @@ static enum total counter_of(enum room room)
 }
 
 // With the book locked.
+static bool has_slot(const struct relay *relay)
+{
+    return relay->free_count && relay->capacity - relay->free_count < relay->most;
+}
+
+static bool has_enough(struct relay *relay, const union address *client)
+{
+    return relay->per_client && *client_count(relay, client) >= relay->per_client;
+}
+
+// Whether a stranger could get a place if the host admits it; else the reason why not. While all
+// sessions are in use only so many are tried. With the book locked.
+static enum room chance_for(const struct worker *worker, const struct first *first)
+{
+    struct relay *relay = worker->relay;
+    if (has_enough(relay, first->client))
+        return CLIENT_FULL;
+    if (has_slot(relay))
+        return ROOM;
+    bool place = relay->ended_count > worker->slot_waiters || may_evict(relay, worker->now);
+    if (!place || !(first->injected || allows(relay->chances_paid, worker->now, CHANCES_AT_ONCE, NS_PER_CHANCE)))
+        return full(relay);
+    pay(&relay->chances_paid, worker->now, NS_PER_CHANCE);
+    return ROOM;
+}
+
+// With the book locked.
 static enum room room_for(struct worker *worker, const union address *client, bool new)
 {
     struct relay *relay = worker->relay;
     // What has waited longer goes first.
     bool behind = new && worker->slot_waiters;
-    if (relay->per_client && *client_count(relay, client) >= relay->per_client)
+    if (has_enough(relay, client))
         return CLIENT_FULL;
     // Ended sessions have their slots and ports until the host has heard of them.
-    if (relay->free_count && relay->capacity - relay->free_count < relay->most)
+    if (has_slot(relay))
         return behind ? SOON : ROOM;
     if (relay->ended_count > worker->slot_waiters)
         return SOON;
-    if (relay->evict && may_evict(relay, worker->now))
+    if (may_evict(relay, worker->now)) {
+        pay(&relay->evictions_paid, worker->now, NS_PER_EVICTION);
         return EVICT;
+    }
     return relay->ended_count ? SOON : full(relay);
 }
 
@@ -276,8 +312,15 @@ bool take_first(struct worker *worker, const struct first *first, const void *da
     }
     struct decision *decision =
         find_decision(relay, first->listener, first->client, first->addressed, worker->now);
+    // The host is not asked about somebody whom no answer would get a place, nor about a datagram
+    // that there is no room for: names are dear, and a flood has many.
+    enum room chance = decision || held ? ROOM : chance_for(worker, first);
+    if (chance != ROOM) {
+        pthread_mutex_unlock(&relay->book);
+        tell_refused(worker, counter_of(chance), first, 0);
+        return false;
+    }
     if (!decision || decision->asked) {
-        // Nobody is asked about a datagram that there is no room for.
         bool room = held || may_hold(worker, first, size);
         bool waits = decision || (room && ask(relay, first));
         pthread_mutex_unlock(&relay->book);

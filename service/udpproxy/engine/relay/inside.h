@@ -180,7 +180,7 @@ struct relay {
     struct session *sessions;
     uint32_t capacity, worker_count, per_client;
     bool evict;
-    uint64_t evictions_paid; // until then, see may_evict()
+    uint64_t evictions_paid, chances_paid; // until then, see first.c
     uint32_t live;
     struct worker *workers;
     int *sockets[2]; // IPv4, IPv6: by slot, -1: none
