@@ -75,6 +75,16 @@ def test_ten_mistakes_in_one_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file], "nothing was started"
 
 
+def test_a_start_that_fails_at_its_second_socket_leaves_none(tmp_path: Path) -> None:
+    file, runtime = tmp_path / "one.toml", tmp_path / "run"
+    file.write_text(config(free_port(), "127.0.0.1:9"))
+    (runtime / "control.sock").mkdir(parents=True)
+    done = run(file, "--runtime-dir", runtime)
+    assert done.returncode == NO_SYSTEM, done.stderr
+    assert "control.sock: Is a directory" in done.stderr
+    assert not (runtime / "children.sock").exists()
+
+
 @pytest.mark.parametrize("name", ["1st", "a.b", "with space", "a" * 65, "-x"])
 def test_instance_name_that_is_not_allowed(tmp_path: Path, name: str) -> None:
     file = tmp_path / f"{name}.toml"

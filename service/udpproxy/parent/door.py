@@ -73,7 +73,11 @@ class Door:
         self._unsaid = 0
         mode = 0o660 if shared else 0o600
         self._children = Gate(logs, directory / "children.sock", mode, came=self._child_came)
-        self._control = Gate(logs, directory / "control.sock", 0o600, came=self._ctl_came)
+        try:
+            self._control = Gate(logs, directory / "control.sock", 0o600, came=self._ctl_came)
+        except UnitError:
+            self._children.close()
+            raise
 
     @property
     def refused(self) -> int:
