@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from udpproxy.daemon import pidfile
 from udpproxy.daemon.pidfile import Guard
+from udpproxy.errors import UnitError
 from udpproxy.parent.place import AlreadyRunning, Place
 from udpproxy.process import lock
 from udpproxy.process.privileges import Account
@@ -40,7 +42,7 @@ def folder(directory: Path) -> Callable[[], None] | None:
                 return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
     try:
-        descriptor = lock.hold(opened, path, wait=False)
+        descriptor = lock.hold(opened, path)
     except BlockingIOError:
         return None
 
@@ -90,3 +92,32 @@ def test_nobody_holds_it_beside_another(
             pids.append(pid)
         ends = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     assert ends == [0] * PROCESSES
+
+
+def test_a_guard_that_stays_locked_is_waited_for_and_then_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pidfile, "GUARD_LIMIT", 0.3)
+    begun = time.monotonic()
+    with Guard(tmp_path / "guard", tmp_path / "pid"):
+        with pytest.raises(UnitError, match=r"another program has had it locked for 0\.3 s"):
+            Guard(tmp_path / "guard", tmp_path / "pid").__enter__()
+        assert 0.3 <= time.monotonic() - begun < 5
+    with Guard(tmp_path / "guard", tmp_path / "pid"):
+        pass
+
+
+def test_a_name_that_leads_elsewhere_each_time_is_given_up(tmp_path: Path) -> None:
+    path, opened = tmp_path / "name", []
+
+    def open_and_replace() -> int:
+        path.write_bytes(b"")
+        opened.append(os.open(path, os.O_RDWR))
+        path.unlink()
+        return opened[-1]
+
+    with pytest.raises(BlockingIOError):
+        lock.hold(open_and_replace, path)
+    assert len(opened) > 1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[-1])

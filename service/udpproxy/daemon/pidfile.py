@@ -24,6 +24,8 @@ from udpproxy.process import lock, paths
 
 STARTING = b"(starting)\n"
 _NUMBER = re.compile(rb"([1-9][0-9]{0,9})\n")
+GUARD_LIMIT = 300.0
+"""Seconds to wait for other commands. Whoever may write above the file can lock it, for ever."""
 _MOST = 32
 _FLAGS = os.O_NONBLOCK
 
@@ -150,7 +152,11 @@ class Guard:
         self._descriptor = -1
 
     def __enter__(self) -> Guard:
-        self._descriptor = lock.hold(self._opened, self._path, wait=True)
+        try:
+            self._descriptor = lock.hold(self._opened, self._path, patience=GUARD_LIMIT)
+        except BlockingIOError:
+            why = f"{self._path}: another program has had it locked for {GUARD_LIMIT:g} s"
+            raise UnitError("guard file", f"{why}: see `fuser {self._path}`") from None
         return self
 
     def __exit__(self, *problem: object) -> None:

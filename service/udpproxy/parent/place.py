@@ -96,7 +96,7 @@ class Place:
             raise _failed(self.directory, f"{problem.strerror} for the proxy's user") from None
 
     def _lock_in(self, above: paths.Directory) -> None:
-        self._lock = lock.hold(lambda: self._opened(above), self.directory, wait=False)
+        self._lock = lock.hold(lambda: self._opened(above), self.directory)
         try:
             found = os.fstat(self._lock)
             self._check(found)
