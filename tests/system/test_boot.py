@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -97,3 +99,27 @@ def test_cold_boot_long_before_the_network(booted: Callable[[], Machine]) -> Non
         assert len(late.messages("UDPS-126-W")) == 2
         assert late.messages("UDPS-520-E") == []
         assert machine.run("systemctl", "--failed", "--quiet").stdout == ""
+
+
+def test_a_host_that_shuts_down_ends_the_sessions_in_order(booted: Callable[[], Machine]) -> None:
+    with booted() as machine:
+        machine.run("mkdir", "-p", "/var/log/journal")
+        machine.run("journalctl", "--flush")
+        serve_echo(machine)
+        network_comes(machine)
+        for address in LATE:
+            machine.run("ip", "netns", "exec", "far", "python3", "/opt/ask.py", address)
+        os.kill(machine.leader, signal.SIGRTMIN + 4)  # as the power button does (systemd(1))
+        until(lambda: machine.off, 90)
+    with booted() as machine:
+        late = Instance(machine, "late")
+        assert {late.state(role) for role in ROLES} == {"active"}
+        before = machine.journal("--boot=-1", "SYSLOG_IDENTIFIER=udp-proxy/late")
+        said = [(entry.get("UDP_PROXY_ID"), entry.get("REASON")) for entry in before]
+        assert said.count(("UDPP-888-I", "terminated")) == 2
+        assert said[-1] == ("UDPS-104-I", None), before[-1]
+        assert before[-1]["MESSAGE"].endswith("stopped with 2 sessions ended")
+        of_units = (f"UNIT={unit}.service" for unit in late.units().values())
+        ends = [entry["MESSAGE"] for entry in machine.journal("--boot=-1", "_PID=1", *of_units)]
+        assert any("Deactivated successfully" in text for text in ends)
+        assert not [text for text in ends if "timed out" in text or "Failed" in text]
