@@ -257,10 +257,13 @@ static enum room chance_for(const struct worker *worker, const struct first *fir
         return CLIENT_FULL;
     if (has_slot(relay))
         return ROOM;
-    bool place = relay->ended_count > worker->slot_waiters || may_evict(relay, worker->now);
-    if (!place || !(first->injected || allows(relay->chances_paid, worker->now, CHANCES_AT_ONCE, NS_PER_CHANCE)))
+    uint64_t now = worker->now;
+    bool place = relay->ended_count > worker->slot_waiters || may_evict(relay, now);
+    if (!first->injected && !allows(relay->chances_paid, now, CHANCES_AT_ONCE, NS_PER_CHANCE))
+        place = false;
+    if (!place)
         return full(relay);
-    pay(&relay->chances_paid, worker->now, NS_PER_CHANCE);
+    pay(&relay->chances_paid, now, NS_PER_CHANCE);
     return ROOM;
 }
 
