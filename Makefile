@@ -46,7 +46,8 @@ test-long: build
 		tests/edge/test_run_flood.py tests/edge/test_lying_children.py \
 		tests/edge/test_inherited_table.py tests/edge/test_run_borders.py \
 		tests/edge/test_bus_storm.py $(PYTEST)
-	$(AS_ROOT) $(LONG) tools/sanitize -s tests/edge/test_native_soak.py tests/edge/test_inherited_table.py
+	$(AS_ROOT) $(LONG) tools/sanitize -s tests/edge/test_native_soak.py \
+		tests/edge/test_inherited_table.py::test_random_damage_costs_what_it_touches
 	$(AS_ROOT) tools/sanitize --thread 60
 
 # The basic promise through every weather, and the matrix of them (docs/field.md); with WEATHER=WORD
