@@ -33,7 +33,7 @@ class World:
         self.role = "reg"
         """Whose role `pid` may have."""
         self.pid = os.getpid()
-        self.vacant = True
+        self.vacant: bool | None = True
         self.peers: list[Peer] = []
         self.left: list[Peer] = []
         self.told: list[wire.Tell] = []
@@ -229,6 +229,27 @@ def test_a_role_that_is_taken(tmp_path: Path) -> None:
         assert world.peers == []
 
     lived(tmp_path, story)
+
+
+def test_a_child_that_comes_as_the_proxy_ends(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its unit is being stopped with ours: nothing to say a word about."""
+
+    async def story(world: World) -> None:
+        world.vacant = None
+        with await world.connect("children.sock") as sock:
+            sock.send(wire.encode(wire.Hello("reg", "x")))
+            assert await ended(sock)
+        with await world.connect("children.sock") as sock:
+            sock.send(wire.encode(wire.Hello("acr", "x")))  # which it is not
+            assert await ended(sock)
+        assert world.peers == []
+        assert world.door.refused == 1
+
+    lived(tmp_path, story)
+    said = capfd.readouterr().err.splitlines()
+    assert [line.partition(": ")[2].split()[0] for line in said] == ["UDPS-205-W", "UDPS-212-E"]
 
 
 def test_a_process_that_is_no_child(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -101,6 +101,15 @@ def test_a_child_that_works_starts_from_its_last_count() -> None:
     assert lived(40, story).life.ends_counted == 1
 
 
+def test_who_comes_as_we_end_is_neither_ours_nor_a_stranger() -> None:
+    async def story(world: World) -> None:
+        assert world.supervisor.knows("reg", os.getpid())
+        world.supervisor.expect_end()
+        assert world.supervisor.knows("reg", os.getpid()) is None
+
+    lived(40, story)
+
+
 def test_systemd_is_not_asked_about_a_child_that_works() -> None:
     """Beyond the once from which its ends are counted."""
 

@@ -132,8 +132,8 @@ class Children:
         """Which child is that process? "" for none of ours."""
         return self._supervisor.vouch(pid, uid)
 
-    def admit(self, role: str, pid: int) -> bool:
-        """May that process be our child in that role?"""
+    def admit(self, role: str, pid: int) -> bool | None:
+        """May that process be our child in that role? None: nobody may any more, for we end."""
         return self._supervisor.knows(role, pid)
 
     def entered(self, peer: Peer) -> None:

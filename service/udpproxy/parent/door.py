@@ -38,8 +38,9 @@ Perform = Callable[[str, dict[str, wire.Plain]], Awaitable[wire.Plain]]
 
 class Door:
     """`vouch` says which child's role a process (pid, uid) may have, "" for none; `admit` whether
-    that role is free; `entered` and `told` and `left` tell of children, `perform` carries out what
-    `ctl` asks. `shared`: the children have our group, not our user."""
+    that role is free, None where nobody is to come any more; `entered` and `told` and `left` tell
+    of children, `perform` carries out what `ctl` asks. `shared`: the children have our group, not
+    our user."""
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class Door:
         *,
         shared: bool,
         vouch: Callable[[int, int], str],
-        admit: Callable[[str, int], bool],
+        admit: Callable[[str, int], bool | None],
         entered: Callable[[Peer], None],
         told: Callable[[Peer, wire.Tell], None],
         left: Callable[[Peer], None],
@@ -156,7 +157,11 @@ class Door:
         peer = self._peers.get(link)
         match message:
             case wire.Hello(role, _) if peer is None and link in self._roles:
-                if role != self._roles[link] or not self._admit(role, link.peer[0]):
+                admitted = role == self._roles[link] and self._admit(role, link.peer[0])
+                if admitted is None:
+                    link.close("the proxy ends")
+                    return
+                if not admitted:
                     self._children.refuse(f"process {link.peer[0]} as {wire.cut(role)}")
                     raise LinkError("not a child of ours")
                 self._children.forget(link)

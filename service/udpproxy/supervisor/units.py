@@ -84,8 +84,11 @@ class UnitSupervisor:
                 return role
         return ""
 
-    def knows(self, role: str, pid: int) -> bool:
-        """One process in each role, while we want any; the door knows already whose it is."""
+    def knows(self, role: str, pid: int) -> bool | None:
+        """One process in each role, while we want any; the door knows already whose it is. None: we
+        are to end, as its unit is, which it need not have heard yet."""
+        if self._stopping:
+            return None
         unit = self._units.get(role)
         if unit is not None and unit.verdict is not None:
             self._judge(unit)  # it is back, so it was not stopped
