@@ -158,6 +158,21 @@ def test_messages_that_nobody_hears_are_counted_as_such(heard: Texts) -> None:
     rig.close()
 
 
+def test_refusals_of_one_kind_are_one_message(heard: Texts) -> None:
+    """However many there are until the host looks: it hears of each, and no other gives way."""
+    rig = Rig(native_with(heard), per_client=1)
+    rig.listen()
+    server = rig.udp()
+    rig.host.policy = lambda _: verdict(server.getsockname())
+    rig.converse(rig.udp(), server, rig.where())
+    way, many = Way(bytes([127, 0, 0, 1]), bytes([127, 0, 0, 1]), 1), 5000
+    rig.engine.inject(1, ("127.0.0.1", 9), way, [b"one too many"] * many)
+    assert rig.host.refusals == ["refused-per-client"] * many
+    assert rig.count("refused-per-client") == many
+    assert rig.count("events-dropped") == 0
+    rig.close()
+
+
 def test_verdicts_that_nobody_uses_are_forgotten() -> None:
     """A name may give its server a new address for each session."""
     rig = Rig(native_with(None))

@@ -95,9 +95,9 @@ def expired(budget: Budget, opened: int, last: int, now: int) -> str | None:
 
 EVICTIONS_AT_ONCE = 250
 NS_PER_EVICTION = 1_000_000
-"""How fast newcomers may replace sessions that wait for their
-first reply. One that a flood replaces would be gone before its server can answer, and making and
-ending sessions at the rate of a flood costs those that are there."""
+"""How fast newcomers may replace sessions that wait for their first reply. One that a flood
+replaces would be gone before its server can answer, and making and ending sessions at the rate of
+a flood costs those that are there."""
 
 CHANCES_AT_ONCE = 250
 NS_PER_CHANCE = 500_000

@@ -315,8 +315,8 @@ bool take_first(struct worker *worker, const struct first *first, const void *da
     }
     struct decision *decision =
         find_decision(relay, first->listener, first->client, first->addressed, worker->now);
-    // The host is not asked about somebody whom no answer would get a place, nor about a datagram
-    // that there is no room for: names are dear, and a flood has many.
+    // The host is asked about nobody who could get no place, and about no datagram that there is no
+    // room for: names are dear, and a flood has many.
     enum room chance = decision || held ? ROOM : chance_for(worker, first);
     if (chance != ROOM) {
         pthread_mutex_unlock(&relay->book);
