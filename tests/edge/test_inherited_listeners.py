@@ -136,7 +136,7 @@ def test_mended_workers_are_steered_as_before(host: str) -> None:
     listener = steered(3, host)
     near = "::1" if ":" in host else "127.0.0.1"
     try:
-        with clients(20, near) as senders:
+        with clients(60, near) as senders:  # so many that no worker goes without, by any luck
             to = ListenerSocket(
                 1, listener.socket, ip_address(near), listener.port, listener.others
             )
