@@ -17,7 +17,7 @@ DEB_PACKAGES = build-essential debhelper dh-python pybuild-plugin-pyproject pyth
 
 build: .venv/built
 
-NATIVE = setup.py $(wildcard service/udpproxy/engine/*.px[iy] service/udpproxy/engine/relay/*)
+NATIVE = setup.py $(wildcard service/udpproxy/proxy/engine/*.px[iy] service/udpproxy/proxy/engine/relay/*)
 
 .venv/built: pyproject.toml $(NATIVE)
 	@tools/need $(BUILD_PACKAGES)
@@ -68,8 +68,8 @@ check: build
 	$(BIN)/ruff check service tests bench
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	tests/alone unit $(BIN)/pytest tests/unit --cov=udpproxy.config --cov=udpproxy.policy \
-		--cov=udpproxy.session --cov=udpproxy.supervisor.lifecycle --cov-branch \
+	tests/alone unit $(BIN)/pytest tests/unit --cov=udpproxy.config --cov=udpproxy.proxy.config --cov=udpproxy.proxy.policy \
+		--cov=udpproxy.proxy.session --cov=udpproxy.supervisor.lifecycle --cov-branch \
 		--cov-fail-under=100 $(PYTEST)
 
 # For the release of this machine; the tests build for each release in a container.

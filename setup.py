@@ -10,7 +10,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-ENGINE = Path("service/udpproxy/engine")
+ENGINE = Path("service/udpproxy/proxy/engine")
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1"]
 
 
@@ -22,7 +22,7 @@ def extensions():
         return []
     sanitize = SANITIZE if os.environ.get("RELAY_SANITIZE") else []
     native = Extension(
-        "udpproxy.engine.native",
+        "udpproxy.proxy.engine.native",
         sources=[str(ENGINE / "native.pyx"), *map(str, sorted((ENGINE / "relay").glob("*.c")))],
         depends=[*map(str, sorted([*(ENGINE / "relay").glob("*.h"), *ENGINE.glob("*.pxi")]))],
         include_dirs=[str(ENGINE)],

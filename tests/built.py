@@ -22,7 +22,7 @@ of_native = [
 def expect_native() -> None:
     """The test fails, with the reason, where the native engine cannot be imported."""
     try:
-        import udpproxy.engine.native  # noqa: F401
+        import udpproxy.proxy.engine.native  # noqa: F401
     except ImportError as problem:
         pytest.fail(
             f"the native engine is not built ({problem}): make build, and see why it was left "

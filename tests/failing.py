@@ -13,7 +13,7 @@ import json
 import sys
 
 from rig import ENGINES, Factory, Rig, verdict
-from udpproxy.config.model import SessionType
+from udpproxy.proxy.config.model import SessionType
 
 DATAGRAMS = 3
 

@@ -17,9 +17,10 @@ from ipaddress import ip_address, ip_network
 from typing import Protocol, TypeVar
 
 from built import NAMES, expect_native
-from udpproxy.config.model import Limits, SessionType
-from udpproxy.engine import sockets
-from udpproxy.engine.interface import (
+from udpproxy.process.loop import EpollLoop
+from udpproxy.proxy.config.model import Limits, SessionType
+from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine.interface import (
     Engine,
     Host,
     Lasting,
@@ -30,14 +31,13 @@ from udpproxy.engine.interface import (
     Wait,
     Way,
 )
-from udpproxy.engine.pool import Pool, make_carrier, peek_carrier
-from udpproxy.engine.python import PythonEngine
-from udpproxy.process.loop import EpollLoop
-from udpproxy.session.layout import Record
-from udpproxy.session.limits import budget
-from udpproxy.session.peers import network_bounds
-from udpproxy.session.reasons import Reason
-from udpproxy.session.table import Table, size
+from udpproxy.proxy.engine.pool import Pool, make_carrier, peek_carrier
+from udpproxy.proxy.engine.python import PythonEngine
+from udpproxy.proxy.session.layout import Record
+from udpproxy.proxy.session.limits import budget
+from udpproxy.proxy.session.peers import network_bounds
+from udpproxy.proxy.session.reasons import Reason
+from udpproxy.proxy.session.table import Table, size
 
 T = TypeVar("T")
 Endpoint = tuple[str, int]
@@ -86,7 +86,7 @@ def native_with(lasting: Lasting | None) -> Factory:
         evict: bool,
     ) -> Engine:
         expect_native()
-        from udpproxy.engine.native import NativeEngine
+        from udpproxy.proxy.engine.native import NativeEngine
 
         return NativeEngine(
             reactor,

@@ -6,8 +6,8 @@ import socket
 from ipaddress import ip_address
 
 from host import free_port
-from udpproxy.engine.interface import ListenerSocket
-from udpproxy.parent.listening import listening_sockets
+from udpproxy.proxy.engine.interface import ListenerSocket
+from udpproxy.proxy.parent.listening import listening_sockets
 
 KEY = 0x0123456789ABCDEF
 

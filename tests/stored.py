@@ -13,7 +13,7 @@ from pathlib import Path
 
 from groups import inside, unit
 from proxy import command, until
-from udpproxy.parent.shelf import unpack
+from udpproxy.proxy.parent.shelf import unpack
 
 _HAND_OVER = """
 import fcntl, os, sys

@@ -112,7 +112,7 @@ def _run(
 
 def _relay(logs: Logs, sock: socket.socket, caught: signals.Signals, clean_ups: CleanUps) -> None:
     from udpproxy.process.loop import EpollLoop
-    from udpproxy.reg.process import Reg
+    from udpproxy.proxy.reg.process import Reg
 
     loop = EpollLoop()
 

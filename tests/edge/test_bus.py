@@ -196,7 +196,7 @@ if "--runtime-dir" in sys.orig_argv and "run" in sys.orig_argv:
             raise KeyError(f"on purpose, {which}")
         await run(self, **words)
     Bus.run = mistaken
-    from udpproxy.parent.commands import Commands
+    from udpproxy.instance.commands import Commands
     signalled = Commands.signalled
     async def confused(self, number):
         if number == 10:

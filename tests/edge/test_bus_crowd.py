@@ -31,8 +31,8 @@ from buses import (
 from echo import Echo, clients, exchange, udp
 from host import free_port
 from proxy import Proxy, config, until
-from udpproxy.parent.service import MOST_ROWS
-from udpproxy.session import table as t
+from udpproxy.instance.bus_service import MOST_ROWS
+from udpproxy.proxy.session import table as t
 
 pytestmark = pytest.mark.alone
 

@@ -16,7 +16,7 @@ from groups import inside, unit
 from host import free_port
 from proxy import command, config, until
 from udpproxy.cli import ctl
-from udpproxy.parent.systemd import PATIENCE
+from udpproxy.instance.systemd import PATIENCE
 from udpproxy.process import signals
 
 LIAR = """

@@ -19,7 +19,7 @@ from daemons import ALREADY, DONE, FAILED, NOT_RUNNING, STALE, Daemon, status_of
 from host import is_bound, tool
 from proxy import command, until
 from udpproxy.cli.daemon_actions import STOP_SLACK
-from udpproxy.parent.ending import CLEAN_UP_LIMIT
+from udpproxy.instance.ending import CLEAN_UP_LIMIT
 from udpproxy.supervisor.fork import KILL_LIMIT
 
 NOBODY = 65534

@@ -29,7 +29,7 @@ MANY = """
 import os, sys
 from udpproxy.cli import daemon_actions
 from udpproxy.cli.main import main
-from udpproxy.daemon import birth
+from udpproxy.daemon import launch as birth
 begun = {}
 for number, line in enumerate(sys.stdin.read().splitlines()):
     pid = os.fork()

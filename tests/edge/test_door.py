@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from udpproxy.errors import InvalidArgument, LinkError
-from udpproxy.parent import gate
-from udpproxy.parent.door import Door
-from udpproxy.parent.peer import Peer, PeerLost
+from udpproxy.instance import gate
+from udpproxy.instance.connection import Peer, PeerLost
+from udpproxy.instance.control_server import Door
 from udpproxy.process import wire
 from udpproxy.process.logs import Logs
 from udpproxy.supervisor.fork import ForkSupervisor

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from rig import Rig, has_nothing, verdict
-from udpproxy.config.model import Limits, SessionType
-from udpproxy.engine import sockets
-from udpproxy.session.layout import Record, State
-from udpproxy.session.reasons import Reason
+from udpproxy.proxy.config.model import Limits, SessionType
+from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.session.layout import Record, State
+from udpproxy.proxy.session.reasons import Reason
 
 GONE = ["crash", "stop"]
 

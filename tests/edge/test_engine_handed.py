@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from rig import Rig, has_nothing, verdict
-from udpproxy.config.model import Limits, SessionType
-from udpproxy.engine.interface import Treatment
-from udpproxy.session.reasons import Reason
+from udpproxy.proxy.config.model import Limits, SessionType
+from udpproxy.proxy.engine.interface import Treatment
+from udpproxy.proxy.session.reasons import Reason
 
 SIZES = [0, 1, 1472, 65_507]
 

@@ -12,9 +12,9 @@ from itertools import pairwise
 import pytest
 
 from rig import Endpoint, Rig, verdict
-from udpproxy.config.model import SessionType
-from udpproxy.engine.interface import Verdict
-from udpproxy.session.reasons import Reason
+from udpproxy.proxy.config.model import SessionType
+from udpproxy.proxy.engine.interface import Verdict
+from udpproxy.proxy.session.reasons import Reason
 
 KINDS = [SessionType.NORMAL, SessionType.ANY_PORT]
 PORT_UNREACHABLE = 3

@@ -22,9 +22,9 @@ from hypothesis.stateful import (
 )
 
 from rig import ENGINES, Endpoint, Rig, has_nothing, verdict
-from udpproxy.config.model import Limits, SessionType
-from udpproxy.session.layout import Record
-from udpproxy.session.reasons import Reason
+from udpproxy.proxy.config.model import Limits, SessionType
+from udpproxy.proxy.session.layout import Record
+from udpproxy.proxy.session.reasons import Reason
 
 CAPACITY = 3
 RULES: dict[str, tuple[SessionType, Limits]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rig import Rig, has_nothing, verdict
-from udpproxy.config.model import SessionType
+from udpproxy.proxy.config.model import SessionType
 
 MOST = 65_507
 MOST_V6 = 65_527

@@ -14,12 +14,12 @@ from echo import udp
 from host import descriptors_left
 from namespaces import Network
 from rig import Rig, has_nothing, verdict
-from udpproxy.config.model import SessionType
-from udpproxy.engine import sockets
-from udpproxy.engine.pool import BATCH, Pool, is_full, make_carrier, peek_carrier
 from udpproxy.errors import UnitError
-from udpproxy.parent.listening import enlarge
-from udpproxy.session.reasons import Reason
+from udpproxy.proxy.config.model import SessionType
+from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine.pool import BATCH, Pool, is_full, make_carrier, peek_carrier
+from udpproxy.proxy.parent.listening import enlarge
+from udpproxy.proxy.session.reasons import Reason
 
 KINDS = list(SessionType)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from rig import Rig, has_nothing, verdict
-from udpproxy.config.model import SessionType
-from udpproxy.session.reasons import Reason
+from udpproxy.proxy.config.model import SessionType
+from udpproxy.proxy.session.reasons import Reason
 
 
 @pytest.mark.parametrize("kind", [SessionType.NORMAL, SessionType.BROADCAST])

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from rig import Rig, has_nothing, verdict
-from udpproxy.config.model import Limits, SessionType
-from udpproxy.session.reasons import Reason
+from udpproxy.proxy.config.model import Limits, SessionType
+from udpproxy.proxy.session.reasons import Reason
 
 NewRig = Callable[..., Rig]
 

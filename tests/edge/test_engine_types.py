@@ -8,8 +8,8 @@ import struct
 import pytest
 
 from rig import Rig, has_nothing, verdict
-from udpproxy.config.model import SessionType
-from udpproxy.session.reasons import Reason
+from udpproxy.proxy.config.model import SessionType
+from udpproxy.proxy.session.reasons import Reason
 
 LOOPBACKS = ["127.0.0.1", "::1"]
 IPV6_CHECKSUM, CHECKSUM_AT = 7, 6

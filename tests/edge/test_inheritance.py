@@ -25,7 +25,7 @@ import sys
 if sys.orig_argv[-3:-1] == ["udpproxy.child", "reg"]:
     import os, signal
     from pathlib import Path
-    from udpproxy.reg.process import Reg
+    from udpproxy.proxy.reg.process import Reg
     here, what, when = Path({here!r}), {what!r}, {when!r}
     def die():
         if when == "by a mistake":

@@ -21,11 +21,11 @@ from host import free_port
 from proxy import Proxy, command, config, until
 from steered import KEY, got, steered
 from stored import Units
-from udpproxy.engine.interface import ListenerSocket
-from udpproxy.engine.pool import make_carrier
-from udpproxy.parent.listening import RECEIVE_BUFFER, refuse_all
-from udpproxy.parent.mending import Spoilt, empty, mend
-from udpproxy.parent.shelf import pack
+from udpproxy.proxy.engine.interface import ListenerSocket
+from udpproxy.proxy.engine.pool import make_carrier
+from udpproxy.proxy.parent.listening import RECEIVE_BUFFER, refuse_all
+from udpproxy.proxy.parent.mending import Spoilt, empty, mend
+from udpproxy.proxy.parent.shelf import pack
 
 _PIDFD_GETFD = 438
 _SO_ATTACH_FILTER, _SO_LOCK_FILTER, _UDP_CORK, _IP_MINTTL = 26, 44, 1, 21

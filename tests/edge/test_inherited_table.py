@@ -20,10 +20,10 @@ from host import free_port
 from proxy import Proxy, config, until
 from rig import Rig, has_nothing, verdict
 from stored import Units
-from udpproxy.session import layout
-from udpproxy.session import table as t
-from udpproxy.session.layout import Record, State
-from udpproxy.session.table import Table
+from udpproxy.proxy.session import layout
+from udpproxy.proxy.session import table as t
+from udpproxy.proxy.session.layout import Record, State
+from udpproxy.proxy.session.table import Table
 
 SESSIONS = 5
 Damage = Callable[[memoryview], None]

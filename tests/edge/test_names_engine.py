@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from rig import Rig, has_nothing, verdict
-from udpproxy.config.model import Limits, SessionType
-from udpproxy.engine.interface import Verdict, Wait
-from udpproxy.session.reasons import Reason
+from udpproxy.proxy.config.model import Limits, SessionType
+from udpproxy.proxy.engine.interface import Verdict, Wait
+from udpproxy.proxy.session.reasons import Reason
 
 WAIT = Wait(
     kind="server",

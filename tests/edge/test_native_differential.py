@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from built import of_native
 from rig import ENGINES, Rig, verdict
-from udpproxy.config.model import Limits, SessionType
-from udpproxy.engine import sockets
-from udpproxy.engine.interface import Treatment
-from udpproxy.session.reasons import Reason
-from udpproxy.session.table import TOTALS
+from udpproxy.proxy.config.model import Limits, SessionType
+from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine.interface import Treatment
+from udpproxy.proxy.session.reasons import Reason
+from udpproxy.proxy.session.table import TOTALS
 
 pytestmark = of_native
 

@@ -17,9 +17,9 @@ pytestmark = of_native
 # The table is older than what forms the cycle, so the collector comes to its view first.
 _SCRIPT = """
 import gc, mmap, sys
-from udpproxy.engine.native import NativeEngine
-from udpproxy.engine.pool import Pool
-from udpproxy.session.table import Table, size
+from udpproxy.proxy.engine.native import NativeEngine
+from udpproxy.proxy.engine.pool import Pool
+from udpproxy.proxy.session.table import Table, size
 
 class Host: pass
 

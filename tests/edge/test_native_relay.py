@@ -12,9 +12,9 @@ import udpproxy
 from built import of_native
 from host import descriptors_left
 from rig import Witness
-from udpproxy.engine.pool import Pool
 from udpproxy.process.loop import EpollLoop
-from udpproxy.session.table import Table, size
+from udpproxy.proxy.engine.pool import Pool
+from udpproxy.proxy.session.table import Table, size
 
 pytestmark = of_native
 
@@ -49,7 +49,7 @@ def test_in_c(tmp_path: Path, words: list[str]) -> None:
 
 def test_the_module_shows_nothing_of_the_relay() -> None:
     """Names such as `find` and `flush` would stand in for those of other libraries."""
-    from udpproxy.engine import native
+    from udpproxy.proxy.engine import native
 
     command = ["nm", "--dynamic", "--defined-only", "--format=just-symbols", native.__file__]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -58,7 +58,7 @@ def test_the_module_shows_nothing_of_the_relay() -> None:
 
 @pytest.mark.parametrize("left", range(4))
 def test_what_it_lacks_is_said(left: int) -> None:
-    from udpproxy.engine.native import NativeEngine
+    from udpproxy.proxy.engine.native import NativeEngine
 
     table = Table(memoryview(mmap.mmap(-1, size(10))), 10, fresh=True)
     reactor, pool, host = EpollLoop(), Pool([]), Witness()

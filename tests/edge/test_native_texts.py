@@ -9,10 +9,10 @@ import pytest
 
 from built import of_native
 from rig import Rig, native_with, verdict
-from udpproxy.config.model import Limits, SessionType
-from udpproxy.engine.interface import ListenerSocket, Verdict, Way
-from udpproxy.session import record as session_record
-from udpproxy.session.reasons import Reason
+from udpproxy.proxy.config.model import Limits, SessionType
+from udpproxy.proxy.engine.interface import ListenerSocket, Verdict, Way
+from udpproxy.proxy.session import record as session_record
+from udpproxy.proxy.session.reasons import Reason
 
 pytestmark = of_native
 

@@ -16,7 +16,7 @@ from host import free_port
 from proxy import config
 from stored import Units
 from udpproxy.bus import Failure, Value
-from udpproxy.parent.systemd import Systemd
+from udpproxy.instance.systemd import Systemd
 
 Answer = Callable[[str, list[Value]], list[Value]]
 

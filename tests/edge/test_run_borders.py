@@ -54,7 +54,7 @@ def say(proxy: Proxy, packet: bytes) -> None:
 @pytest.fixture(params=["native", "python"])
 def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Proxy]:
     if request.param == "native":
-        pytest.importorskip("udpproxy.engine.native")
+        pytest.importorskip("udpproxy.proxy.engine.native")
     top = f'max-sessions = 100\nengine = "{request.param}"'
     with Proxy(tmp_path, config(free_port(), "127.0.0.1:9", top=top)) as proxy:
         yield proxy

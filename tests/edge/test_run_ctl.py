@@ -16,7 +16,7 @@ from built import NAMES
 from echo import Echo, clients, exchange, udp
 from host import free_port
 from proxy import Proxy, config, until
-from udpproxy.parent.commands import MOST_KILLED
+from udpproxy.instance.commands import MOST_KILLED
 
 KEYS = {
     "session": int,

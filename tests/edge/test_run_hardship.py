@@ -22,7 +22,7 @@ from echo import Echo, clients, exchange
 from host import free_port
 from nameserver import NameServer
 from proxy import Proxy, config, until
-from udpproxy.parent.door import Door
+from udpproxy.instance.control_server import Door
 from udpproxy.process import wire
 from udpproxy.process.logs import Logs
 from udpproxy.supervisor.fork import START_LIMIT

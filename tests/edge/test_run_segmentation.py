@@ -33,7 +33,7 @@ RUN = range(20)
 
 REST = 3.0
 SOON = f"""
-from udpproxy.engine import interface
+from udpproxy.proxy.engine import interface
 interface.SEGMENTATION_REST = {REST} * 1e9
 """
 

@@ -18,7 +18,7 @@ from echo import Echo, exchange, udp
 from host import free_port
 from proxy import Proxy, command, config, until
 from udpproxy.errors import UnitError
-from udpproxy.parent.listening import listening_sockets
+from udpproxy.proxy.parent.listening import listening_sockets
 
 BAD_CONFIG, NO_SYSTEM, RUNS_ALREADY, NOT_RUNNING = 78, 71, 75, 3
 

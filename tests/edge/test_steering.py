@@ -13,7 +13,7 @@ import pytest
 
 from echo import clients
 from steered import got, steered
-from udpproxy.engine.interface import ListenerSocket
+from udpproxy.proxy.engine.interface import ListenerSocket
 
 WORKERS = 4
 HOP_BY_HOP, FRAGMENT, DESTINATION = 0, 44, 60

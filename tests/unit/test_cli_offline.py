@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from udpproxy.cli import offline
-from udpproxy.config.load import parse
+from udpproxy.proxy.config.load import parse
 
 SMALLEST = """max-sessions = 1000
 [[listen]]

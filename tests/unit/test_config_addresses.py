@@ -7,16 +7,10 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from udpproxy.config import addresses
-from udpproxy.config.model import (
-    Destination,
-    Name,
-    NameServer,
-    Network,
-    Pattern,
-    Ports,
-    Server,
-)
-from udpproxy.config.reading import is_own
+from udpproxy.config.model import Name, NameServer, Network, Ports
+from udpproxy.proxy.config import endpoints
+from udpproxy.proxy.config.here import is_own
+from udpproxy.proxy.config.model import Destination, Pattern, Server
 
 
 @pytest.mark.parametrize(
@@ -50,13 +44,13 @@ def test_what_is_no_address(given: object, text: str) -> None:
 @pytest.mark.parametrize("given", ["localhost", "ns.example.org", "Example.ORG."])
 def test_names(given: str) -> None:
     name = Name(given.lower())
-    assert addresses.source(given) == name
-    assert addresses.destination(f"{given}:53") == Destination(
+    assert endpoints.source(given) == name
+    assert endpoints.destination(f"{given}:53") == Destination(
         host=name, ports=Ports(first=53, last=53)
     )
-    assert addresses.destination(given) == Destination(host=name, ports=None)
-    assert addresses.server(f"{given}:53") == Server(host=name, port=53)
-    assert addresses.server(given) == Server(host=name, port=None)
+    assert endpoints.destination(given) == Destination(host=name, ports=None)
+    assert endpoints.server(f"{given}:53") == Server(host=name, port=53)
+    assert endpoints.server(given) == Server(host=name, port=None)
     with pytest.raises(ValueError, match="is a name: only an address can stand here"):
         addresses.address(given)
     with pytest.raises(ValueError, match="is a name: only a network can stand here"):
@@ -65,11 +59,11 @@ def test_names(given: str) -> None:
 
 def test_patterns_stand_only_where_clients_do() -> None:
     pattern = Pattern("example.org")
-    assert addresses.source("*.Example.org.") == pattern
+    assert endpoints.source("*.Example.org.") == pattern
     assert str(pattern) == "*.example.org"
     assert [pattern.fits(name) for name in ("a.example.org", "a.b.example.org")] == [True, True]
     assert not any(pattern.fits(name) for name in ("example.org", "badexample.org", "a.test"))
-    for parse in (addresses.destination, addresses.server, addresses.network, addresses.address):
+    for parse in (endpoints.destination, endpoints.server, addresses.network, addresses.address):
         with pytest.raises(ValueError, match="is not an address"):
             parse("*.example.org")
 
@@ -91,7 +85,7 @@ def test_patterns_stand_only_where_clients_do() -> None:
 )
 def test_what_is_no_client(given: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        addresses.source(given)
+        endpoints.source(given)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +147,7 @@ def net(text: str) -> Network:
 def test_destinations(given: str, found: tuple[Network | None, tuple[int, int] | None]) -> None:
     network, ports = found
     wanted = None if ports is None else Ports(first=ports[0], last=ports[1])
-    assert addresses.destination(given) == Destination(host=network, ports=wanted)
+    assert endpoints.destination(given) == Destination(host=network, ports=wanted)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +167,7 @@ def test_destinations(given: str, found: tuple[Network | None, tuple[int, int] |
 )
 def test_what_is_no_destination(given: object, text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        addresses.destination(given)
+        endpoints.destination(given)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +182,7 @@ def test_what_is_no_destination(given: object, text: str) -> None:
     ],
 )
 def test_servers(given: str, host: str, port: int | None) -> None:
-    assert addresses.server(given) == Server(host=ip_address(host), port=port)
+    assert endpoints.server(given) == Server(host=ip_address(host), port=port)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +202,7 @@ def test_servers(given: str, host: str, port: int | None) -> None:
 )
 def test_what_is_no_server(given: object, text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        addresses.server(given)
+        endpoints.server(given)
 
 
 def test_name_servers() -> None:

@@ -12,24 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udpproxy.config import load, reading
-from udpproxy.config.model import (
+from udpproxy.config import reading
+from udpproxy.config.model import Log, Name, NameServer, Ports, Resolver
+from udpproxy.errors import ConfigError
+from udpproxy.proxy.config import here, load
+from udpproxy.proxy.config.model import (
     Acl,
     Config,
     Destination,
     ExtensionName,
     Limits,
     Listen,
-    Log,
-    Name,
-    NameServer,
-    Ports,
-    Resolver,
     Server,
     SessionType,
 )
-from udpproxy.config.periods import period
-from udpproxy.errors import ConfigError
+from udpproxy.proxy.config.periods import period
 
 SMALLEST = """max-sessions = 1000
 [[listen]]
@@ -656,27 +653,27 @@ def test_any_value_of_any_key(key: str, value: str) -> None:
 def test_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "dns.toml"
     path.write_text(SMALLEST)
-    assert reading.read(path) == load.parse(SMALLEST, str(path))
+    assert here.read(path) == load.parse(SMALLEST, str(path))
     ports = tmp_path / "ports"
-    monkeypatch.setattr(reading, "EPHEMERAL_FILE", ports)
+    monkeypatch.setattr(here, "EPHEMERAL_FILE", ports)
     for unknown in (None, "", "many few\n"):
         if unknown is not None:
             ports.write_text(unknown)
-        (warning,) = reading.read(path).warnings
+        (warning,) = here.read(path).warnings
         assert (
             f"cannot read {load.EPHEMERAL_FILE}: the kernel's ephemeral ports are taken to be 327"
             in warning
         )
     reserved = tmp_path / "reserved"
-    monkeypatch.setattr(reading, "_RESERVED_FILE", reserved)
+    monkeypatch.setattr(here, "_RESERVED_FILE", reserved)
     ports.write_text("1000\t1099\n")
     reserved.write_text("7,1000-1009,1050,1090-2000\n")
-    assert reading.reserved_ports() == [(7, 7), (1000, 1009), (1050, 1050), (1090, 2000)]
-    assert "the kernel's 79 ephemeral ports (1000-1099)" in reading.read(path).warnings[0]
+    assert here.reserved_ports() == [(7, 7), (1000, 1009), (1050, 1050), (1090, 2000)]
+    assert "the kernel's 79 ephemeral ports (1000-1099)" in here.read(path).warnings[0]
     for none in ("\n", "many\n"):
         reserved.write_text(none)
-        assert reading.reserved_ports() == []
-    assert "100 ephemeral ports (1000-1099)" in reading.read(path).warnings[0]
+        assert here.reserved_ports() == []
+    assert "100 ephemeral ports (1000-1099)" in here.read(path).warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -694,7 +691,7 @@ def test_files_that_cannot_be_read(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        reading.read(path)
+        here.read(path)
     where = f"{path}:{line}: file" if line else str(path)
     assert str(caught.value) == f"{where}: {told}"
 

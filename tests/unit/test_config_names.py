@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from udpproxy.config.load import parse
-from udpproxy.config.model import Config
-from udpproxy.config.names import names, needed, patterns, rules_with, server_name
+from udpproxy.proxy.config.load import parse
+from udpproxy.proxy.config.model import Config
+from udpproxy.proxy.config.names import names, needed, patterns, rules_with, server_name
 
 HEAD = 'max-sessions = 10\n[[listen]]\naddress = "127.0.0.1"\nport = 53\n'
 

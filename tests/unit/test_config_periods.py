@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udpproxy.config.model import Period
-from udpproxy.config.periods import period
+from udpproxy.proxy.config.model import Period
+from udpproxy.proxy.config.periods import period
 
 
 def made(

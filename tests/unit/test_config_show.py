@@ -8,28 +8,22 @@ from typing import TypeVar
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from udpproxy.config.load import parse
-from udpproxy.config.model import (
+from udpproxy.config.model import Address, Log, Name, NameServer, Network, Ports, Resolver
+from udpproxy.config.sections import FACILITIES
+from udpproxy.proxy.config.load import parse
+from udpproxy.proxy.config.model import (
     Acl,
-    Address,
     Config,
     Destination,
     ExtensionName,
     Limits,
     Listen,
-    Log,
-    Name,
-    NameServer,
-    Network,
     Pattern,
-    Ports,
-    Resolver,
     Server,
     SessionType,
 )
-from udpproxy.config.periods import period
-from udpproxy.config.sections import FACILITIES
-from udpproxy.config.show import render, words
+from udpproxy.proxy.config.periods import period
+from udpproxy.proxy.config.show import render, words
 
 T = TypeVar("T")
 

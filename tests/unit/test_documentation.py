@@ -15,12 +15,12 @@ import pytest
 from manual import plain, says, section
 from udpproxy import extension
 from udpproxy.cli.main import _parser
-from udpproxy.config import load
-from udpproxy.config.model import SessionType
 from udpproxy.config.table import Table
 from udpproxy.process import logs, messages
-from udpproxy.session.reasons import Reason
-from udpproxy.session.table import TOTALS
+from udpproxy.proxy.config import load
+from udpproxy.proxy.config.model import SessionType
+from udpproxy.proxy.session.reasons import Reason
+from udpproxy.proxy.session.table import TOTALS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -132,7 +132,7 @@ def _is_status(node: ast.expr) -> bool:
 
 def test_exit_statuses_are_in_the_manual() -> None:
     own = {2}  # argparse's
-    for path in ("parent/setting.py", "parent/start.py", "child.py", "cli/offline.py"):
+    for path in ("instance/options.py", "instance/start.py", "child.py", "cli/offline.py"):
         assert statuses(path), path
         own |= statuses(path)
     text = section("udp-proxy.8", "EXIT STATUS")
@@ -145,7 +145,7 @@ def test_exit_statuses_are_in_the_manual() -> None:
 
 def test_results_of_daemon_are_in_the_manual() -> None:
     words = section("udp-proxy.8", "COMMANDS").partition(".SS daemon\n")[2]
-    results = statuses("daemon/control.py")
+    results = statuses("daemon/commands.py")
     assert results == {0, 100, 101, 102, 103}
     assert {int(number) for number in re.findall(r"^(\d+)\t", words, re.MULTILINE)} == results
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from udpproxy.cli import offline
-from udpproxy.config import load
 from udpproxy.errors import ConfigError
-from udpproxy.reg import installed
+from udpproxy.proxy.config import load
+from udpproxy.proxy.reg import installed
 
 Writer = Callable[..., Path]
 

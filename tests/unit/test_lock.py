@@ -14,7 +14,7 @@ import pytest
 from udpproxy.daemon import pidfile
 from udpproxy.daemon.pidfile import Guard
 from udpproxy.errors import UnitError
-from udpproxy.parent.place import AlreadyRunning, Place
+from udpproxy.instance.runtime_directory import AlreadyRunning, Place
 from udpproxy.process import lock
 from udpproxy.process.privileges import Account
 

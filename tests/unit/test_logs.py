@@ -24,8 +24,8 @@ from udpproxy.process import logs as logs_module
 from udpproxy.process import messages, receivers, sinks, wire
 from udpproxy.process.files import FileSink
 from udpproxy.process.logs import Damper, Logs, clean, level_from, level_name
-from udpproxy.process.memory import LastLines
 from udpproxy.process.receivers import JournalSink, SyslogSink
+from udpproxy.process.recent_lines import LastLines
 from udpproxy.process.sinks import Entry, Sink, StderrSink, priority, stderr_is_journal
 
 ENTRY = Entry("UDPS-100-I", "I", "hello", "ab" * 16, {"SESSION": "7", "EMPTY": ""})

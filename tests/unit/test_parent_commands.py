@@ -8,12 +8,12 @@ from typing import cast
 import pytest
 
 from udpproxy.errors import InvalidArgument, LinkError
-from udpproxy.parent.commands import MOST_KILLED, Commands
-from udpproxy.parent.peer import Peer
-from udpproxy.parent.sessions import Sessions
-from udpproxy.process.control import Control
+from udpproxy.instance.commands import MOST_KILLED, Commands
+from udpproxy.instance.connection import Peer
+from udpproxy.process.commands import Control
 from udpproxy.process.logs import Logs
 from udpproxy.process.wire import Plain
+from udpproxy.proxy.parent.sessions import Sessions
 
 
 class Child:

@@ -15,20 +15,20 @@ from typing import cast
 import pytest
 
 from host import free_port, is_bound
-from udpproxy.config import load
-from udpproxy.config.model import Config
 from udpproxy.errors import InvalidArgument
-from udpproxy.parent.children import Children
-from udpproxy.parent.names import Naming
-from udpproxy.parent.peer import Peer
-from udpproxy.parent.reload import Current
-from udpproxy.parent.resources import Resources
-from udpproxy.parent.setting import Mode
-from udpproxy.parent.store import Store
+from udpproxy.instance.children import Children
+from udpproxy.instance.connection import Peer
+from udpproxy.instance.options import Mode
+from udpproxy.instance.reload import Current
+from udpproxy.instance.store import Store
 from udpproxy.process import notify, wire
 from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
+from udpproxy.proxy.config import load
+from udpproxy.proxy.config.model import Config
+from udpproxy.proxy.parent.names import Naming
+from udpproxy.proxy.parent.resources import Resources
 
 
 class Family:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from udpproxy.bus import PROXY
-from udpproxy.parent.service import ROOT, BusService
-from udpproxy.policy.acl import Unresolved
+from udpproxy.instance.bus_service import ROOT, BusService
 from udpproxy.process.logs import Logs
 from udpproxy.process.wire import Plain
-from udpproxy.session.table import TOTALS
+from udpproxy.proxy.policy.acl import Unresolved
+from udpproxy.proxy.session.table import TOTALS
 
 
 class Nothing:

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from udpproxy.config.load import parse
-from udpproxy.policy.acl import Policy, Question, Unresolved, server_for
+from udpproxy.proxy.config.load import parse
+from udpproxy.proxy.policy.acl import Policy, Question, Unresolved, server_for
 
 NOBODY = Unresolved()
 NOON = datetime(2030, 1, 2, 12, 0)  # a Wednesday

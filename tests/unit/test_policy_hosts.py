@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udpproxy.config.model import Address, Network
-from udpproxy.policy.hosts import NetSet
+from udpproxy.proxy.policy.hosts import NetSet
 
 # Few different addresses, so that members are met.
 V4 = st.integers(0, 2**32 - 1).map(lambda number: IPv4Address(number & 0xC00000FF))

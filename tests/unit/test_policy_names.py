@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udpproxy.config.load import parse
-from udpproxy.config.model import Address, Config
-from udpproxy.policy.acl import Choice, Policy, Question, Unresolved, server_for
-from udpproxy.policy.explain import explanation
+from udpproxy.config.model import Address
+from udpproxy.proxy.config.load import parse
+from udpproxy.proxy.config.model import Config
+from udpproxy.proxy.policy.acl import Choice, Policy, Question, Unresolved, server_for
+from udpproxy.proxy.policy.explain import explanation
 
 NOON = datetime(2030, 1, 2, 12, 0)
 HEAD = 'max-sessions = 10\n[[listen]]\naddress = "0.0.0.0"\nport = 53\n'

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udpproxy.config.model import Period
-from udpproxy.config.periods import period
-from udpproxy.policy.times import holds, next_change
+from udpproxy.proxy.config.model import Period
+from udpproxy.proxy.config.periods import period
+from udpproxy.proxy.policy.times import holds, next_change
 
 MINUTE = timedelta(minutes=1)
 

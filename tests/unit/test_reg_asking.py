@@ -12,8 +12,8 @@ from udpproxy.errors import LinkError
 from udpproxy.process import wire
 from udpproxy.process.logs import Logs
 from udpproxy.process.loop import EpollLoop
-from udpproxy.reg import asking
-from udpproxy.reg.asking import MOST_WANTED, Answered, Asking
+from udpproxy.proxy.reg import asking
+from udpproxy.proxy.reg.asking import MOST_WANTED, Answered, Asking
 from udpproxy.resolver.bounds import IN_FLIGHT
 
 

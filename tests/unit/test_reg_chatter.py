@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from udpproxy.process.loop import Callback, Timer
-from udpproxy.reg.chatter import BURST, MOST_OF_TURN, Chatter
+from udpproxy.proxy.reg.chatter import BURST, MOST_OF_TURN, Chatter
 
 
 class Turns:

@@ -7,11 +7,12 @@ from ipaddress import ip_address
 
 import pytest
 
-from udpproxy.config.model import Address, SessionType
-from udpproxy.engine.interface import ListenerSocket, Wait, Way
-from udpproxy.reg import waiting
-from udpproxy.reg.names import LEAST, MOST_CLIENTS, KnownNames
-from udpproxy.reg.waiting import MOST_OF_SESSION, Waiter, WaitingRoom
+from udpproxy.config.model import Address
+from udpproxy.proxy.config.model import SessionType
+from udpproxy.proxy.engine.interface import ListenerSocket, Wait, Way
+from udpproxy.proxy.reg import waiting
+from udpproxy.proxy.reg.names import LEAST, MOST_CLIENTS, KnownNames
+from udpproxy.proxy.reg.waiting import MOST_OF_SESSION, Waiter, WaitingRoom
 
 A, B = ip_address("192.0.2.1"), ip_address("192.0.2.2")
 

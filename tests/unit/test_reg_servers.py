@@ -9,9 +9,9 @@ import pytest
 
 from udpproxy.config.model import Log
 from udpproxy.process.logs import Logs
-from udpproxy.reg import servers
-from udpproxy.reg.servers import Servers
-from udpproxy.session.layout import Record
+from udpproxy.proxy.reg import servers
+from udpproxy.proxy.reg.servers import Servers
+from udpproxy.proxy.session.layout import Record
 
 SERVER, OTHER = (bytes([10, 2, 0, 1]), 53), (bytes([10, 2, 0, 2]), 53)
 CLIENT = (bytes([10, 1, 0, 9]), 4000)

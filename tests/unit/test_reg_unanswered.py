@@ -7,8 +7,8 @@ from pathlib import Path
 
 from udpproxy.config.model import Log
 from udpproxy.process.logs import Logs
-from udpproxy.reg.unanswered import MOST_TOLD, TOLD_A_SECOND, Unanswered
-from udpproxy.session.reasons import Reason
+from udpproxy.proxy.reg.unanswered import MOST_TOLD, TOLD_A_SECOND, Unanswered
+from udpproxy.proxy.session.reasons import Reason
 
 
 class Shelf:

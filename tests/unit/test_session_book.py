@@ -6,10 +6,10 @@ from collections.abc import Hashable
 
 import pytest
 
-from udpproxy.session import book as book_module
-from udpproxy.session.book import Book, Session
-from udpproxy.session.limits import NEVER, Budget
-from udpproxy.session.reasons import Reason
+from udpproxy.proxy.session import book as book_module
+from udpproxy.proxy.session.book import Book, Session
+from udpproxy.proxy.session.limits import NEVER, Budget
+from udpproxy.proxy.session.reasons import Reason
 
 
 class Shelf:

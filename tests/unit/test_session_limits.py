@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from udpproxy.config.model import Limits
-from udpproxy.session.limits import (
+from udpproxy.proxy.config.model import Limits
+from udpproxy.proxy.session.limits import (
     NEVER,
     Budget,
     Rate,

@@ -20,16 +20,16 @@ from hypothesis.stateful import (
     rule,
 )
 
-from udpproxy.config.model import Limits, SessionType
-from udpproxy.session import book as book_module
-from udpproxy.session import layout
-from udpproxy.session import table as t
-from udpproxy.session.book import Book, Session
-from udpproxy.session.layout import Record, State
-from udpproxy.session.limits import Verdict, budget, judge_download, judge_upload
-from udpproxy.session.peers import Endpoint, PeerRule, Reply, judge
-from udpproxy.session.reasons import Reason
-from udpproxy.session.table import Table
+from udpproxy.proxy.config.model import Limits, SessionType
+from udpproxy.proxy.session import book as book_module
+from udpproxy.proxy.session import layout
+from udpproxy.proxy.session import table as t
+from udpproxy.proxy.session.book import Book, Session
+from udpproxy.proxy.session.layout import Record, State
+from udpproxy.proxy.session.limits import Verdict, budget, judge_download, judge_upload
+from udpproxy.proxy.session.peers import Endpoint, PeerRule, Reply, judge
+from udpproxy.proxy.session.reasons import Reason
+from udpproxy.proxy.session.table import Table
 
 SECOND = 1_000_000_000
 CAPACITY = 4

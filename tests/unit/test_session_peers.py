@@ -6,8 +6,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from udpproxy.config.model import SessionType
-from udpproxy.session.peers import Endpoint, PeerRule, Reply, judge, network_bounds
+from udpproxy.proxy.config.model import SessionType
+from udpproxy.proxy.session.peers import Endpoint, PeerRule, Reply, judge, network_bounds
 
 SERVER = ("192.0.2.1", 53)
 OTHER_PORT = ("192.0.2.1", 5353)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from udpproxy.session.reasons import Reason, result
+from udpproxy.proxy.session.reasons import Reason, result
 
 RESULTS = {
     "OK": {

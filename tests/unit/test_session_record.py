@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from udpproxy.session.layout import Record
-from udpproxy.session.reasons import Reason
-from udpproxy.session.record import address_text, endpoint_text, fields, text
+from udpproxy.proxy.session.layout import Record
+from udpproxy.proxy.session.reasons import Reason
+from udpproxy.proxy.session.record import address_text, endpoint_text, fields, text
 
 CLIENT, SERVER, PEER, OWN = (
     ip_address(word).packed for word in ("10.0.0.1", "192.0.2.1", "192.0.2.9", "192.0.2.3")

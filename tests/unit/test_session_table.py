@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udpproxy.config.model import SessionType
-from udpproxy.session import layout, sense
-from udpproxy.session import table as t
-from udpproxy.session.layout import Record, State
-from udpproxy.session.sense import Damaged
-from udpproxy.session.table import Table, WrongLayout
+from udpproxy.proxy.config.model import SessionType
+from udpproxy.proxy.session import layout, sense
+from udpproxy.proxy.session import table as t
+from udpproxy.proxy.session.layout import Record, State
+from udpproxy.proxy.session.sense import Damaged
+from udpproxy.proxy.session.table import Table, WrongLayout
 
 PORTS = st.integers(0, 65535)
 COUNTERS = st.integers(0, (1 << 64) - 1)

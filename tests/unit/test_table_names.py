@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from udpproxy.session.layout import Record, State
-from udpproxy.session.table import Table, size
+from udpproxy.proxy.session.layout import Record, State
+from udpproxy.proxy.session.table import Table, size
 
 RECORD = Record(
     id=1, state=State.OPEN, acl=3, generation=9, listener=1, client=(b"\x0a\0\0\1", 99),

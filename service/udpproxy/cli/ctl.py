@@ -18,7 +18,7 @@ from pathlib import Path
 
 from udpproxy import __version__
 from udpproxy.errors import LinkError, UnitError
-from udpproxy.parent.place import running_directory
+from udpproxy.instance.runtime_directory import running_directory
 from udpproxy.process import link, paths, wire
 from udpproxy.process.logs import clean
 

@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 
 from udpproxy.cli import ctl
-from udpproxy.config import reading
-from udpproxy.daemon import control
-from udpproxy.daemon.birth import Birth
-from udpproxy.daemon.control import Control, Outcome
+from udpproxy.daemon import commands as control
+from udpproxy.daemon.commands import Control, Outcome
+from udpproxy.daemon.launch import Birth
 from udpproxy.daemon.pidfile import guard_path
 from udpproxy.errors import ConfigError, LinkError, UnitError
-from udpproxy.parent.place import runtime_directory
+from udpproxy.instance.runtime_directory import runtime_directory
+from udpproxy.proxy.config import here
 
 START_LIMIT = 60.0
 """Seconds until a daemon must be ready."""
@@ -75,7 +75,7 @@ def _reload(path: Path, pid: int) -> None:
 def _stop_limit(path: Path) -> float:
     """As long as an end may take by its own limits; a file with mistakes is no reason to fail."""
     try:
-        timeout = reading.read(path).stop_timeout
+        timeout = here.read(path).stop_timeout
     except ConfigError:
         timeout = _STOP_TIMEOUT
     return timeout + STOP_SLACK
@@ -83,7 +83,7 @@ def _stop_limit(path: Path) -> float:
 
 def _simulate(words: argparse.Namespace) -> int:
     # Only here, for it is large.
-    from udpproxy.parent import start
-    from udpproxy.parent.setting import Mode
+    from udpproxy.instance import start
+    from udpproxy.instance.options import Mode
 
     return start.run(words.file, mode=Mode.FORK, level=words.level, runtime_dir=words.runtime_dir)

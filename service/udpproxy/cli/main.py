@@ -26,8 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     words = _parser().parse_args(argv)
     match words.command:
         case "run":
-            from udpproxy.parent import start
-            from udpproxy.parent.setting import Mode
+            from udpproxy.instance import start
+            from udpproxy.instance.options import Mode
 
             return start.run(
                 words.file,

@@ -11,13 +11,14 @@ from datetime import datetime
 from pathlib import Path
 
 from udpproxy.config import reading
-from udpproxy.config import show as shown
-from udpproxy.config.model import Config
-from udpproxy.config.names import names, needed
 from udpproxy.errors import ConfigError, InvalidArgument, UnitError
-from udpproxy.policy import explain as asked
-from udpproxy.policy.acl import Known, Unresolved
-from udpproxy.reg import installed
+from udpproxy.proxy.config import here
+from udpproxy.proxy.config import show as shown
+from udpproxy.proxy.config.model import Config
+from udpproxy.proxy.config.names import names, needed
+from udpproxy.proxy.policy import explain as asked
+from udpproxy.proxy.policy.acl import Known, Unresolved
+from udpproxy.proxy.reg import installed
 
 _DONE = 0
 _USAGE = 2
@@ -28,7 +29,7 @@ _CONFIG = 78
 def check(path: Path, *, resolve: bool) -> int:
     """Say whether the file is right, with every mistake in it."""
     try:
-        config = reading.read(path)
+        config = here.read(path)
         installed.check(config, str(path), loading=True)
     except ConfigError as error:
         return _mistaken(error)
@@ -74,7 +75,7 @@ def _resolve(path: Path, config: Config) -> int:
 def explain(path: Path, *, client: str, to: str | None, at: str | None) -> int:
     """Say which ACL decides for a client, and why none before it did."""
     try:
-        config = reading.read(path)
+        config = here.read(path)
         question = asked.question(config, client, to)
         moment = asked.moment(at, datetime.now())
     except ConfigError as error:
@@ -105,7 +106,7 @@ def _known(config: Config) -> Known:
 def show(path: Path, *, defaults: bool) -> int:
     """Print the file as it was understood."""
     try:
-        config = reading.read(path)
+        config = here.read(path)
     except ConfigError as error:
         return _mistaken(error)
     print(shown.render(config, defaults=defaults), end="")

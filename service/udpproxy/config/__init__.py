@@ -1,1 +1,1 @@
-"""What the administrator wrote, read once into frozen objects."""
+"""Reading the file of any of our services."""

@@ -9,16 +9,7 @@ from __future__ import annotations
 import re
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from udpproxy.config.model import (
-    Address,
-    Destination,
-    Name,
-    NameServer,
-    Network,
-    Pattern,
-    Ports,
-    Server,
-)
+from udpproxy.config.model import Address, Name, NameServer, Network, Ports
 from udpproxy.config.values import NotBuilt, is_name, said, text, whole
 
 _number = whole(1, 65535)
@@ -47,7 +38,7 @@ def ports(value: object) -> Ports:
     return found
 
 
-def _refuse_everybody(word: str, instead: str) -> None:
+def refuse_everybody(word: str, instead: str) -> None:
     """Words that people write for it; some could be the names of hosts."""
     if word.strip("[]").lower() in _EVERYBODY:
         raise ValueError(f"{said(word)} is no address: {instead}")
@@ -56,32 +47,19 @@ def _refuse_everybody(word: str, instead: str) -> None:
 def address(value: object) -> Address:
     """One address, with or without brackets, no port, no name."""
     word = text(value)
-    _refuse_everybody(word, 'write "0.0.0.0" or "::" (a table each) for all of this host')
+    refuse_everybody(word, 'write "0.0.0.0" or "::" (a table each) for all of this host')
     if is_name(word):
         raise ValueError(f"{said(word)} is a name: only an address can stand here")
-    return _address(_bare(word), word)
+    return address_of(bare(word), word)
 
 
 def network(value: object) -> Network:
     """A network, or an address for itself alone."""
     word = text(value)
-    host = _bare(word)
+    host = bare(word)
     if is_name(host):
         raise ValueError(f"{said(word)} is a name: only a network can stand here")
-    return _network(host, word)
-
-
-def source(value: object) -> Network | Name | Pattern:
-    """An item of `from`: as network(), a name, or a pattern such as "*.example.org"."""
-    word = text(value)
-    _refuse_everybody(word, 'leave "from" out for everybody, or write "0.0.0.0/0" and "::/0"')
-    host = _bare(word)
-    if is_name(host):
-        return name(host)
-    star, _, domain = host.partition(".")
-    if star == "*" and is_name(domain):
-        return Pattern(domain.lower().rstrip("."))
-    return _network(host, word)
+    return network_of(host, word)
 
 
 def name(host: str) -> Name:
@@ -89,42 +67,12 @@ def name(host: str) -> Name:
     return Name(host.lower())
 
 
-def destination(value: object) -> Destination:
-    """An item of `to`: network, ports or both."""
-    word = text(value)
-    host, port_text = split(word)
-    _refuse_everybody(host, 'leave "to" out for all addresses, or write ":PORT" for all of a port')
-    found = None if port_text is None else ports(port_text)
-    if re.fullmatch(r"[0-9]+(-[0-9]+)?", host):
-        raise ValueError(f'expected ":{host}" for ports alone, found {said(word)}')
-    if host:
-        where = name(host) if is_name(host) else _network(host, word)
-        return Destination(host=where, ports=found)
-    if found is None:
-        raise ValueError('expected "ADDRESS:PORT", "NETWORK" or ":PORT", found ""')
-    return Destination(host=None, ports=found)
-
-
-def server(value: object) -> Server:
-    """`plug-to`: an address or a name, with a port or with the client's."""
-    word = text(value)
-    host, port_text = split(word)
-    found = None if port_text is None else port(port_text)
-    if is_name(host):
-        return Server(host=name(host), port=found)
-    target = _address(host, word)
-    if target.is_unspecified:
-        raise ValueError(f"{target} is no server's address")
-    refuse_link_local(target)
-    return Server(host=target, port=found)
-
-
 def name_server(value: object) -> NameServer:
     """An item of `servers` in [resolver]: an address, port 53 unless it is given."""
     word = text(value)
     host, port_text = split(word)
     found = 53 if port_text is None else port(port_text)
-    target = _address(host, word)
+    target = address_of(host, word)
     if target.is_unspecified or target.is_multicast:
         raise ValueError(f"{target} is no name server's address")
     return NameServer(address=target, port=found)
@@ -154,7 +102,7 @@ def split(word: str) -> tuple[str, str | None]:
     return host, port_text if colon else None
 
 
-def _bare(word: str) -> str:
+def bare(word: str) -> str:
     """The host where no port may stand."""
     host, port_text = split(word)
     if port_text is not None:
@@ -162,7 +110,7 @@ def _bare(word: str) -> str:
     return host
 
 
-def _address(host: str, word: str) -> Address:
+def address_of(host: str, word: str) -> Address:
     if "%" in host:
         raise NotBuilt(f"{said(word)}: addresses with a zone are")
     try:
@@ -174,9 +122,9 @@ def _address(host: str, word: str) -> Address:
     return found
 
 
-def _network(host: str, word: str) -> Network:
+def network_of(host: str, word: str) -> Network:
     base, slash, prefix = host.partition("/")
-    found = _address(base, word)
+    found = address_of(base, word)
     if not slash:
         return ip_network(found)
     if not re.fullmatch(r"[0-9]{1,3}", prefix) or int(prefix) > found.max_prefixlen:

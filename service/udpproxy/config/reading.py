@@ -1,4 +1,4 @@
-"""Configurations from files, with what this very host makes of them: load.py does the rest."""
+"""Files of instances: found, named and read; what is in them, each service reads itself."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ import grp
 import os
 import pwd
 import re
-import socket
-from ipaddress import ip_address
 from pathlib import Path
 
-from udpproxy.config.load import EPHEMERAL_FILE, Range, parse
-from udpproxy.config.model import Address, Config
 from udpproxy.config.values import said
 from udpproxy.errors import ConfigError, Problem
 
 LARGEST_FILE = 2**20
 _HOME, _GROUP = Path("/etc/udp-proxy"), "udp-proxy"
-_RESERVED_FILE = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _INSTANCE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 
@@ -27,17 +22,6 @@ def path_of(word: str) -> Path:
         return Path("/dev/stdin")
     path = Path(word)
     return path if "/" in word or "." in word or path.exists() else _HOME / f"{word}.toml"
-
-
-def read(path: Path) -> Config:
-    return parse_here(read_text(path), str(path))
-
-
-def parse_here(text: str, origin: str) -> Config:
-    """With the ports of this very kernel, and the addresses that the host has by now."""
-    return parse(
-        text, origin, ephemeral=ephemeral_ports(), reserved=reserved_ports(), is_own=is_own
-    )
 
 
 def read_text(path: Path) -> str:
@@ -101,34 +85,3 @@ def _similar(stem: str) -> str:
 
 def _unreadable(origin: str, text: str, line: int = 0) -> ConfigError:
     return ConfigError([Problem(origin, line, "file", text)])
-
-
-def is_own(address: Address) -> bool:
-    """Does what is sent there stay on this host? Then it comes from that very address. To bind it
-    would tell nothing: broadcast addresses can be, and with ip_nonlocal_bind all of them."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.connect((str(address), 9))
-            return ip_address(sock.getsockname()[0].partition("%")[0]) == address
-    except OSError:  # no way there, or a broadcast address
-        return False
-
-
-def ephemeral_ports() -> Range | None:
-    """The kernel's own range; None where it will not say."""
-    try:
-        first, last = map(int, EPHEMERAL_FILE.read_text().split())
-    except (OSError, ValueError):
-        return None
-    return first, last
-
-
-def reserved_ports() -> list[Range]:
-    """What an administrator has taken out of it."""
-    try:
-        words = _RESERVED_FILE.read_text().strip().split(",")
-        ends = [word.partition("-") for word in words if word]
-        return [(int(first), int(last or first)) for first, _, last in ends]
-    except (OSError, ValueError):
-        return []

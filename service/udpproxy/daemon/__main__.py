@@ -10,8 +10,8 @@ from pathlib import Path
 
 from udpproxy.daemon.pidfile import PidFile
 from udpproxy.daemon.report import Report
-from udpproxy.parent import start
-from udpproxy.parent.setting import Mode
+from udpproxy.instance import start
+from udpproxy.instance.options import Mode
 from udpproxy.process import signals
 
 

@@ -9,8 +9,8 @@ import contextlib
 import os
 
 from udpproxy.config.model import Log
-from udpproxy.daemon.birth import READY, SAID
-from udpproxy.parent.start import Starter
+from udpproxy.daemon.launch import READY, SAID
+from udpproxy.instance.start import Starter
 from udpproxy.process.logs import clean
 
 

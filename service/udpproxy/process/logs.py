@@ -19,9 +19,9 @@ from udpproxy.config.sections import LEVEL_WORDS
 from udpproxy.errors import InvalidArgument, UnitError
 from udpproxy.process import messages
 from udpproxy.process.files import FileSink
-from udpproxy.process.memory import LastLines
 from udpproxy.process.messages import LEVELS, Message
 from udpproxy.process.receivers import JournalSink, SyslogSink, stderr_is_nowhere
+from udpproxy.process.recent_lines import LastLines
 from udpproxy.process.sinks import Entry, Sink, StderrSink, stderr_is_journal
 
 LEAST, MOST = 3, 9

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from itertools import islice
 from random import SystemRandom
 
-from udpproxy.config.names import names
 from udpproxy.errors import InvalidArgument, LinkError
 from udpproxy.process import messages, wire
 from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
+from udpproxy.proxy.config.names import names
 from udpproxy.resolver import resolved
 from udpproxy.resolver.helper import Helper
 from udpproxy.resolver.names import Change, Names

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from udpproxy.config.model import Address
-from udpproxy.config.names import names
 from udpproxy.errors import LinkError
 from udpproxy.process import wire
 from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
+from udpproxy.proxy.config.names import names
 from udpproxy.resolver.bounds import IN_FLIGHT, total
 from udpproxy.resolver.helper import Helper
 from udpproxy.resolver.resolved import ClientNames, Resolved, read_address

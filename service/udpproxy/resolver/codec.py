@@ -32,7 +32,7 @@ from dns.rdtypes.IN.A import A
 from dns.rdtypes.IN.AAAA import AAAA
 
 from udpproxy.config.model import Address
-from udpproxy.policy.acl import is_one_host
+from udpproxy.proxy.policy.acl import is_one_host
 from udpproxy.resolver import guard
 from udpproxy.resolver.question import is_host
 from udpproxy.resolver.result import Failure, Kind

@@ -12,16 +12,17 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from udpproxy.config.load import parse
-from udpproxy.config.model import Config, Resolver
-from udpproxy.config.names import needed
+from udpproxy.config.model import Resolver
 from udpproxy.errors import InvalidArgument, LinkError, UnitError
 from udpproxy.process import messages, wire
-from udpproxy.process.control import Control, Figures
+from udpproxy.process.commands import Control, Figures
 from udpproxy.process.faults import said_by
 from udpproxy.process.link import Link
 from udpproxy.process.logs import SOON, Damper, Logs
 from udpproxy.process.notify import Notifier
+from udpproxy.proxy.config.load import parse
+from udpproxy.proxy.config.model import Config
+from udpproxy.proxy.config.names import needed
 from udpproxy.resolver.resolved import Resolved, read
 from udpproxy.resolver.result import Failure
 

@@ -16,9 +16,9 @@ from ipaddress import ip_address
 
 from udpproxy.config.model import Address
 from udpproxy.errors import LinkError
-from udpproxy.policy.acl import is_one_host
 from udpproxy.process import wire
 from udpproxy.process.wire import Plain
+from udpproxy.proxy.policy.acl import is_one_host
 from udpproxy.resolver.bounds import MOST_NAMES
 
 MOST_ADDRESSES = 128

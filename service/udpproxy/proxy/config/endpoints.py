@@ -1,0 +1,63 @@
+"""Addresses as the rules of the proxy have them; see config.addresses."""
+
+from __future__ import annotations
+
+import re
+
+from udpproxy.config.addresses import (
+    address_of,
+    bare,
+    name,
+    network_of,
+    port,
+    ports,
+    refuse_everybody,
+    refuse_link_local,
+    split,
+)
+from udpproxy.config.model import Name, Network
+from udpproxy.config.values import is_name, said, text
+from udpproxy.proxy.config.model import Destination, Pattern, Server
+
+
+def source(value: object) -> Network | Name | Pattern:
+    """An item of `from`: as network(), a name, or a pattern such as "*.example.org"."""
+    word = text(value)
+    refuse_everybody(word, 'leave "from" out for everybody, or write "0.0.0.0/0" and "::/0"')
+    host = bare(word)
+    if is_name(host):
+        return name(host)
+    star, _, domain = host.partition(".")
+    if star == "*" and is_name(domain):
+        return Pattern(domain.lower().rstrip("."))
+    return network_of(host, word)
+
+
+def destination(value: object) -> Destination:
+    """An item of `to`: network, ports or both."""
+    word = text(value)
+    host, port_text = split(word)
+    refuse_everybody(host, 'leave "to" out for all addresses, or write ":PORT" for all of a port')
+    found = None if port_text is None else ports(port_text)
+    if re.fullmatch(r"[0-9]+(-[0-9]+)?", host):
+        raise ValueError(f'expected ":{host}" for ports alone, found {said(word)}')
+    if host:
+        where = name(host) if is_name(host) else network_of(host, word)
+        return Destination(host=where, ports=found)
+    if found is None:
+        raise ValueError('expected "ADDRESS:PORT", "NETWORK" or ":PORT", found ""')
+    return Destination(host=None, ports=found)
+
+
+def server(value: object) -> Server:
+    """`plug-to`: an address or a name, with a port or with the client's."""
+    word = text(value)
+    host, port_text = split(word)
+    found = None if port_text is None else port(port_text)
+    if is_name(host):
+        return Server(host=name(host), port=found)
+    target = address_of(host, word)
+    if target.is_unspecified:
+        raise ValueError(f"{target} is no server's address")
+    refuse_link_local(target)
+    return Server(host=target, port=found)

@@ -1,0 +1,160 @@
+"""The configuration as frozen data; SPEC 8 is the list of its keys.
+
+Durations are seconds, sizes bytes, and 0 means no limit. Nothing here checks anything: a
+Config that exists was read by load.parse and is right.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from udpproxy.config.model import Address, Log, Name, Network, Ports, Resolver
+
+SEGMENTATION = ("auto", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """`*.domain` in `from`: every client whose verified name ends so."""
+
+    domain: str
+
+    def __str__(self) -> str:
+        return f"*.{self.domain}"
+
+    def fits(self, name: str) -> bool:
+        """`name` in lower case, without a final dot."""
+        return name.endswith(f".{self.domain}")
+
+
+class SessionType(enum.Enum):
+    """Who may reply in a session (SPEC 3)."""
+
+    NORMAL = "normal"
+    ONE_WAY = "one-way"
+    ANY_PORT = "any-port"
+    ANY_SOCK = "any-sock"
+    BROADCAST = "broadcast"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """When a session ends by itself; the key names with "-" for "_"."""
+
+    idle: float = 60.0
+    lifetime: float = 0.0
+    upload_datagrams: int = 0
+    download_datagrams: int = 0
+    upload_bytes: int = 0
+    download_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listen:
+    """One `[[listen]]`: a socket for each port of the range."""
+
+    address: Address
+    ports: Ports
+    line: int = field(compare=False)  # a listener that moved in the file is the same listener
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """One item of `to`: None means any."""
+
+    host: Network | Name | None
+    ports: Ports | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """Where a session is plugged to; port None: the port that the client wrote to."""
+
+    host: Address | Name
+    port: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Period:
+    """One item of `time`: every part that is given must hold, None means always.
+
+    `days` are days of the month 1..31, `months` 1..12, `weekdays` 0..6 with Monday 0, each as a
+    set already unrolled (ranges that wrap included). `minutes` is (start, end) in minutes since
+    midnight, end excluded; end <= start wraps over midnight and then belongs to the day on which
+    it began. `dates` is (first, last) as (month, day), last included; last < first wraps over the
+    year. `text` is the item as written.
+    """
+
+    days: frozenset[int] | None
+    months: frozenset[int] | None
+    weekdays: frozenset[int] | None
+    minutes: tuple[int, int] | None
+    text: str
+    dates: tuple[tuple[int, int], tuple[int, int]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtensionName:
+    """`extension`: a class in an installed Python module, as `module:Class`."""
+
+    module: str
+    attribute: str
+    path: tuple[str | int, ...] = field(
+        compare=False
+    )  # where it stands, for whoever cannot find it
+    line: int = field(compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.attribute}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acl:
+    """One `[[session-acl]]`: conditions (None: any), then what is done with the session."""
+
+    name: str
+    source: tuple[Network | Name | Pattern, ...] | None
+    destinations: tuple[Destination, ...] | None
+    time: tuple[Period, ...] | None
+    not_time: tuple[Period, ...] | None
+    accept: bool
+    type: SessionType
+    server: Server | None
+    broadcast_network: Network | None
+    reply_any_port: bool
+    unreachable_close: bool
+    resolve_policy: str
+    reload_policy: str
+    limits: Limits
+    extension: ExtensionName | None
+    line: int = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """One instance's file, whole."""
+
+    max_sessions: int
+    listen: tuple[Listen, ...]
+    acls: tuple[Acl, ...] = ()
+    max_sessions_per_client: int = 0
+    evict_idlest: bool = False
+    singleproc: bool = False
+    workers: int = 1
+    engine: str = "auto"
+    segmentation: str = SEGMENTATION[0]
+    use_all_ports: bool = False
+    stop_timeout: float = 10.0
+    crash_limit: int = 5
+    crash_window: float = 60.0
+    stop_on_child_death: bool = False
+    user: str | None = None
+    group: str | None = None
+    tag: str = ""
+    resolver: Resolver = field(default_factory=Resolver)
+    log: Log = field(default_factory=Log)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+    """What `check` and the start say at warning level, ready to print."""
+    ports: int = field(default=0, compare=False)
+    """How many ports of this host the sessions may have; 0: as many as there are."""

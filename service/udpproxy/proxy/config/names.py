@@ -1,0 +1,49 @@
+"""Which names a configuration has, and whose work they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from udpproxy.config.model import Name
+from udpproxy.proxy.config.model import Acl, Config, Pattern
+
+
+def names(config: Config) -> tuple[str, ...]:
+    """Every name, once, in the order of the file; patterns are none."""
+    return tuple(dict.fromkeys(name for acl in config.acls for name in _of(acl)))
+
+
+def rules_with(config: Config, name: str) -> tuple[str, ...]:
+    """The ACLs in which the name stands."""
+    return tuple(acl.name for acl in config.acls if name in _of(acl))
+
+
+def patterns(config: Config) -> tuple[str, ...]:
+    """Every pattern, as it is written."""
+    found = (item for acl in config.acls for item in acl.source or ())
+    return tuple(dict.fromkeys(str(item) for item in found if isinstance(item, Pattern)))
+
+
+def server_name(acl: Acl) -> str | None:
+    """The name of the ACL's server; None where it has an address or none is used."""
+    if acl.accept and acl.server is not None and isinstance(acl.server.host, Name):
+        return acl.server.host.text
+    return None
+
+
+def needed(config: Config) -> tuple[str, ...]:
+    """The processes that have work: ACR for any name, APR for clients' and servers' names."""
+    asked = patterns(config) or any(server_name(acl) for acl in config.acls)
+    return (*(("acr",) if names(config) else ()), *(("apr",) if asked else ()))
+
+
+def _of(acl: Acl) -> Iterator[str]:
+    for item in acl.source or ():
+        if isinstance(item, Name):
+            yield item.text
+    for destination in acl.destinations or ():
+        if isinstance(destination.host, Name):
+            yield destination.host.text
+    server = server_name(acl)
+    if server is not None:
+        yield server

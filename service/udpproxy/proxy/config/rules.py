@@ -1,0 +1,141 @@
+"""One [[session-acl]]: its keys, and what must hold between them.
+
+With `deny` every action key is read for its spelling and then has no effect, so that a rule can be
+switched off without being emptied.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv4Network
+
+from udpproxy.config import addresses, values
+from udpproxy.config.model import Address, Name, Network
+from udpproxy.config.table import Table
+from udpproxy.proxy.config import endpoints, periods, sections
+from udpproxy.proxy.config.model import Acl, ExtensionName, Limits, Server, SessionType
+
+_TYPES = {kind.value: kind for kind in SessionType}
+_REPLY_PORTS = values.choice({"same": False, "any": True})
+_UNREACHABLE = values.choice({"ignore": False, "close": True})
+_EVERYWHERE = IPv4Address("255.255.255.255")
+
+
+def session_acl(table: Table, base: Limits) -> Acl:
+    take = table.take
+    accept = take("action", values.choice({"accept": True, "deny": False}), default=True)
+    take("transparent", sections.only_false("transparent"), None)
+    for key, syntax in (("source-address", _source_addresses), ("source-port", _source_port)):
+        take(key, _unbuilt(key, syntax) if accept else syntax, None)
+    acl = Acl(
+        name=table.need("name", values.label, ""),
+        source=table.many("from", endpoints.source),
+        destinations=table.many("to", endpoints.destination),
+        time=table.many("time", periods.period),
+        not_time=table.many("not-time", periods.period),
+        accept=accept,
+        type=take("type", values.choice(_TYPES), SessionType.NORMAL),
+        server=take("plug-to", endpoints.server, None),
+        broadcast_network=take("broadcast-network", _broadcast_network, None),
+        reply_any_port=take("reply-port", _REPLY_PORTS, default=False),
+        unreachable_close=take("unreachable", _UNREACHABLE, default=False),
+        resolve_policy=take("resolve-policy", values.one_of("pin", "follow", "close"), "pin"),
+        reload_policy=take("reload-policy", values.one_of("close", "follow", "keep"), "close"),
+        limits=sections.limits(table.table("limits"), base),
+        extension=_extension(table),
+        line=table.line,
+    )
+    if accept and table.sound("action", "type", "plug-to"):
+        _accepted(table, acl)
+    table.done()
+    return acl
+
+
+def _extension(table: Table) -> ExtensionName | None:
+    """Only the spelling: what is installed is none of this package's business."""
+    found = table.take("extension", values.class_name, None)
+    if found is None:
+        return None
+    path = (*table.path, "extension")
+    return ExtensionName(
+        module=found[0], attribute=found[1], path=path, line=table.notes.line(path)
+    )
+
+
+def _accepted(table: Table, acl: Acl) -> None:
+    """What an ACL that accepts must have."""
+    if acl.server is None:
+        table.wrong("plug-to", "must be given: an ACL that accepts needs a server")
+    if acl.type is SessionType.BROADCAST:
+        _broadcast(table, acl.server, acl.broadcast_network)
+        return
+    for key in ("broadcast-network", "reply-port"):
+        if table.has(key) and table.sound(key):
+            table.wrong(key, f'is only used with type = "broadcast", which is "{acl.type.value}"')
+    host = acl.server.host if acl.server is not None else None
+    if host is not None and not isinstance(host, Name) and _for_many(host):
+        table.wrong(
+            "plug-to",
+            f'{host} is not one host: it needs type = "broadcast", which is "{acl.type.value}"',
+        )
+
+
+def _broadcast(table: Table, server: Server | None, network: Network | None) -> None:
+    if not table.has("broadcast-network"):
+        table.wrong("broadcast-network", 'must be given with type = "broadcast"')
+    if server is None or network is None:
+        return
+    target = server.host
+    if isinstance(target, Name):
+        table.wrong("plug-to", f'type = "broadcast" needs an address, found the name {target}')
+    elif not (target in (_EVERYWHERE, network.broadcast_address) or _is_group(target)):
+        table.wrong(
+            "plug-to",
+            f'type = "broadcast" sends to {network.broadcast_address}, 255.255.255.255 or an IPv4 '
+            f"multicast group, found {target}",
+        )
+
+
+def _for_many(address: Address) -> bool:
+    return address == _EVERYWHERE or address.is_multicast
+
+
+def _is_group(address: Address) -> bool:
+    return address.version == 4 and address.is_multicast
+
+
+def _broadcast_network(value: object) -> Network:
+    found = addresses.network(value)
+    if not isinstance(found, IPv4Network):
+        raise ValueError(f"expected an IPv4 network: IPv6 has no broadcast, found {found}")
+    if found.prefixlen > 30:
+        raise ValueError(f"expected a network that has a broadcast address, found {found}")
+    return found
+
+
+def _unbuilt(key: str, syntax: values.Parser[None]) -> values.Parser[None]:
+    """First the mistakes that stay mistakes, then that we cannot do it yet."""
+
+    def parse(value: object) -> None:
+        syntax(value)
+        raise values.NotBuilt(f"{key} is")
+
+    return parse
+
+
+def _source_addresses(value: object) -> None:
+    if not isinstance(value, list) or not value:
+        raise ValueError(
+            'expected a list of "client", addresses and "no-fallback", '
+            f"found {'an empty list' if value == [] else values.said(value)}"
+        )
+    for item in value:
+        if item not in ("client", "no-fallback"):
+            addresses.address(item)
+
+
+def _source_port(value: object) -> None:
+    if value != "client":
+        if isinstance(value, str) and not re.fullmatch("[0-9]+", value):
+            raise ValueError(f'expected "client" or a number, found {values.said(value)}')
+        addresses.port(value)

@@ -1,0 +1,109 @@
+"""The proxy's own sections but for the rules: what keys they have, of what kind and default.
+
+The defaults stand in model.py alone; here they are asked of an object made without arguments.
+"""
+
+from __future__ import annotations
+
+from udpproxy.config import addresses, values
+from udpproxy.config.model import Address, Ports
+from udpproxy.config.table import Table
+from udpproxy.proxy.config.model import SEGMENTATION, Config, Limits, Listen
+
+_count = values.whole(0)
+
+
+def not_built(what: str) -> values.Parser[object]:
+    """A parser for a key that is refused whatever its value."""
+
+    def parse(value: object) -> object:
+        raise values.NotBuilt(what)
+
+    return parse
+
+
+def only_false(what: str) -> values.Parser[bool]:
+    """A parser for a flag that can only be false so far."""
+
+    def parse(value: object) -> bool:
+        if values.flag(value):
+            raise values.NotBuilt(f"{what} = true is")
+        return False
+
+    return parse
+
+
+def top(table: Table) -> Config:
+    """The keys before the first table; the rest of the Config is put in by load.parse."""
+    plain = Config(max_sessions=1, listen=())
+    take = table.take
+    return Config(
+        max_sessions=table.need("max-sessions", values.whole(1, 65535), 1),
+        listen=(),
+        max_sessions_per_client=take("max-sessions-per-client", values.whole(0, 65535), 0),
+        evict_idlest=take(
+            "overflow", values.choice({"refuse": False, "evict-idlest": True}), plain.evict_idlest
+        ),
+        singleproc=take("singleproc", values.flag, plain.singleproc),
+        workers=take("workers", values.whole(1, 64), plain.workers),
+        engine=take("engine", values.one_of("auto", "native", "python"), plain.engine),
+        segmentation=take("segmentation", values.one_of(*SEGMENTATION), plain.segmentation),
+        use_all_ports=take("use-all-ports", values.flag, plain.use_all_ports),
+        stop_timeout=take("stop-timeout", values.positive_duration, plain.stop_timeout),
+        crash_limit=take("crash-limit", values.whole(1, 1000), plain.crash_limit),
+        crash_window=take("crash-window", values.positive_duration, plain.crash_window),
+        stop_on_child_death=take(
+            "on-child-death",
+            values.choice({"restart": False, "stop": True}),
+            plain.stop_on_child_death,
+        ),
+        user=take("user", values.account, plain.user),
+        group=take("group", values.account, plain.group),
+        tag=take("tag", values.printable, plain.tag),
+    )
+
+
+def listen(table: Table) -> Listen | None:
+    """One [[listen]]; None where it is too wrong to be checked further."""
+    table.take("interface", not_built("listening by interface is"), None)
+    table.take("transparent", only_false("transparent"), None)
+    version = table.take("version", _version, None)
+    address: Address | None
+    if table.has("interface"):
+        address = table.take("address", _listening_address, None)
+    else:
+        address = table.need("address", _listening_address, None)
+    ports: Ports | None = table.need("port", addresses.ports, None)
+    if address is not None and version is not None and version != address.version:
+        table.wrong("version", f"{address} is of version {address.version}, not {version}")
+    table.done()
+    if address is None or ports is None:
+        return None
+    return Listen(address=address, ports=ports, line=table.line)
+
+
+def _listening_address(value: object) -> Address:
+    found = addresses.address(value)
+    addresses.refuse_link_local(found)
+    return found
+
+
+def _version(value: object) -> int:
+    if isinstance(value, int) and value in (4, 6):
+        return value
+    raise ValueError(f"expected 4 or 6, found {values.said(value)}")
+
+
+def limits(table: Table, base: Limits) -> Limits:
+    """A table of limits over those that hold without it."""
+    take = table.take
+    found = Limits(
+        idle=take("idle", values.duration, base.idle),
+        lifetime=take("lifetime", values.duration, base.lifetime),
+        upload_datagrams=take("upload-datagrams", _count, base.upload_datagrams),
+        download_datagrams=take("download-datagrams", _count, base.download_datagrams),
+        upload_bytes=take("upload-bytes", values.size, base.upload_bytes),
+        download_bytes=take("download-bytes", values.size, base.download_bytes),
+    )
+    table.done()
+    return found

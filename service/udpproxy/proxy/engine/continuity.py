@@ -1,0 +1,179 @@
+"""Sessions that go on: over the death of REG, a change of the rules, of a name or of our own
+address, and a wait."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from abc import abstractmethod
+from typing import cast
+
+from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine.adopting import Stock
+from udpproxy.proxy.engine.interface import Way
+from udpproxy.proxy.engine.reachability import Reachability
+from udpproxy.proxy.engine.relayed import Relayed
+from udpproxy.proxy.session import layout
+from udpproxy.proxy.session.layout import Record, State
+from udpproxy.proxy.session.peers import Endpoint
+from udpproxy.proxy.session.reasons import Reason
+from udpproxy.proxy.session.sense import Damaged
+
+_FOLLOW = "follow a server to its new address"
+
+
+class Continuity(Reachability):
+    """What adopt(), reconsider(), inject() and redirect() of the interface do."""
+
+    @abstractmethod
+    def _upload(self, session: Relayed, data: bytes, now: int) -> None:
+        """A client's datagram, with all that its session wants to know of it."""
+
+    def reconsider(self) -> int:
+        """The rules have changed: ask the host about every session; how many ended."""
+        ended = 0
+        for session in self._sessions():
+            try:
+                verdict = self._host.decided(self._table.live(session.slot, session.id))
+            except Damaged as problem:
+                self._table.count("sessions-lost")
+                self._host.lost(session.slot, str(problem))
+                self._close(session, Reason.ERROR)
+                ended += 1
+                continue
+            if verdict is None:
+                self._close(session, Reason.POLICY)
+                ended += 1
+                continue
+            session.judge_by(verdict)
+            session.be_careful(watched=self._watched)
+            self._table.set_rule(session.slot, verdict.acl, verdict.generation)
+            self._book.replan(session)
+            self._plan(time.monotonic_ns())
+        return ended
+
+    def inject(
+        self, listener: int, client: tuple[str, int], way: Way, datagrams: list[bytes]
+    ) -> None:
+        """Datagrams that waited for a name, as if they came now."""
+        listening = self._listeners.get(listener)
+        now = time.monotonic_ns()
+        for data in datagrams if listening else ():
+            assert listening
+            key = (client, way.addressed) if listening.wildcard else client
+            session = cast("Relayed | None", listening.sessions.get(key)) or self._open(
+                listening, key, client, now, data, way.addressed, way.local, way.interface,
+                waited=True,
+            )  # fmt: skip
+            if session is not None:
+                self._upload(session, data, now)
+
+    def redirect(self, number: int, server: Endpoint) -> bool:
+        """The session goes on to another server; after a crash in between the next engine connects
+        it there."""
+        session = cast("Relayed | None", self._book.get(number))
+        if session is None:
+            return False
+        packed = sockets.pack(server[0])
+        if session.slot >= self._pool.size(sockets.family_of(packed)):
+            problem = OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            self._host.failed(_FOLLOW, problem, session.slot, session.id)
+            self._close(session, Reason.ERROR)
+            return True
+        lost = sockets.drops(session.sock) - self._words[session.at + layout.DROPS_BASE]
+        packed = sockets.pack(server[0])
+        try:
+            self._table.redirect(session.slot, (packed, server[1]), (b"", 0))
+        except Damaged:
+            self._close(session, Reason.ERROR)
+            return True
+        self._reactor.remove_reader(session.sock.fileno())
+        self._pool.reset(session.sock, plain=session.plain, port=session.own[1])
+        self._own.discard(session.own)
+        session.aim(self._pool.get(sockets.family_of(packed), session.slot), server)
+        self._words[session.at + layout.DROPS_BASE] = (
+            sockets.drops(session.sock) - lost
+        ) & 0xFFFFFFFF
+        self._reactor.add_reader(session.sock.fileno(), self._reader(session))
+        try:
+            session.own = self._attach(session, session.rule.type)
+        except OSError as problem:
+            self._host.failed(_FOLLOW, problem, session.slot, session.id)
+            self._close(session, Reason.ERROR)
+            return True
+        self._own.add(session.own)
+        session.be_careful(watched=self._watched)
+        source = (sockets.pack(session.own[0]), session.own[1])
+        self._table.set_source(session.slot, source)
+        return True
+
+    def adopt(self) -> int:
+        """Go on with the sessions in the table; how many there were."""
+        stock = Stock(self._table, self._pool, self._host, self._clear)
+        found = stock.take()
+        self._book.reserve({slot for slot, _ in found})
+        for slot, record in found:
+            try:
+                self._resume(slot, record)
+            except (ValueError, OSError) as problem:
+                stock.lose(slot, str(problem))
+                self._book.give_back(slot)
+        return self.sessions
+
+    def _clear(self, slot: int) -> None:
+        """Nobody's session is here any more."""
+        for family in sockets.FAMILIES:
+            if slot < self._pool.size(family):
+                self._pool.reset(self._pool.get(family, slot), plain=False)
+        self._table.free(slot)
+
+    def _resume(self, slot: int, record: Record) -> None:
+        listening = self._listeners.get(record.listener)
+        verdict = self._host.decided(record) if listening else None
+        if listening is None or verdict is None:
+            self._table.add(record)
+            self._host.ended(record, "-", Reason.POLICY)
+            self._clear(slot)
+            self._book.give_back(slot)
+            return
+        if len(record.client[0]) != len(listening.given.address.packed):
+            raise Damaged("its listener is of another family")
+        client = sockets.sockaddr(record.client, record.scope)
+        key = (client, record.addressed) if listening.wildcard else client
+        session = self._relayed(slot, listening, key, client, verdict, record)
+        session.own = (sockets.unpack(record.source[0]), record.source[1])
+        session.uploads, session.upload_bytes = record.uploads, record.upload_bytes
+        session.downloads, session.download_bytes = record.downloads, record.download_bytes
+        session.answered = record.downloads > 0
+        session.be_careful(watched=False)
+        if record.peer is not None:
+            session.pin((sockets.unpack(record.peer[0]), record.peer[1]))
+        self._table.set_rule(slot, verdict.acl, verdict.generation)
+        self._start(session, keyed=record.state is State.OPEN)
+
+    def _reconnect(self, session: Relayed, problem: OSError) -> OSError | None:
+        """Our end of the way to the server is of no use any more: the session goes on from what
+        the system gives now. Else why it gives nothing; or the problem as before, where a socket
+        without a peer has chosen for each datagram anyway."""
+        sock, peer = session.sock, session.peer
+        if not session.plain and peer is None:
+            return problem
+        self._own.discard(session.own)
+        # Whoever comes after a crash in between connects it himself.
+        self._table.set_source(session.slot, (b"", 0))
+        try:
+            if peer is None:
+                self._pool.reset(sock, plain=True, port=session.own[1])
+                session.own = self._pool.connect(sock, session.rule.server)
+            else:
+                sockets.disconnect(sock)
+                self._pool.pin(sock, peer)
+                session.own = sock.getsockname()[:2]
+        except OSError as why:
+            session.own = ("", 0)
+            return why
+        self._own.add(session.own)
+        self._table.set_source(session.slot, (sockets.pack(session.own[0]), session.own[1]))
+        self._host.rerouted(session.slot, session.id, session.verdict.rule)
+        return None

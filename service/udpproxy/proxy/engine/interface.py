@@ -1,0 +1,274 @@
+"""What REG and an engine know of each other; two engines, one interface (DESIGN 3).
+
+An engine owns the sessions and carries their datagrams. It decides nothing about policy and
+writes no log: it asks its host for a verdict on the first datagram of each (listener, client,
+addressed address) and tells the host what happened. All packed addresses are network order bytes.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from udpproxy.config.model import Address
+from udpproxy.proxy.config.model import SessionType
+from udpproxy.proxy.session.layout import Record
+from udpproxy.proxy.session.limits import Budget
+from udpproxy.proxy.session.reasons import Reason
+
+SEGMENTATION_REST = 600_000_000_000
+"""Nanoseconds until runs of datagrams are tried again where a device could not cut them."""
+
+Socket = socket.socket
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSocket:
+    """A listening socket as the parent made it; `number` outlives restarts and reloads."""
+
+    number: int
+    socket: socket.socket
+    address: Address
+    port: int
+    others: tuple[Socket, ...] = ()
+    """Of the workers after the first; all of them listen on the same address and port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An accepted session: where to, and under which rules."""
+
+    acl: int
+    generation: int
+    """Which configuration the ACL's number belongs to."""
+    rule: str
+    type: SessionType
+    server: tuple[str, int]
+    budget: Budget
+    any_port: bool
+    network: tuple[bytes, bytes] | None
+    close_on_unreachable: bool
+    handed: bool = False
+    """Every datagram goes by Host.handed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The third answer of Host.decide: a name is not known yet. To an engine all of it is opaque:
+    it hands the object back with the datagram, in Host.wait."""
+
+    kind: str
+    """"client": the client's name is asked for; "server": the server's address."""
+    name: str
+    acl: int
+    generation: int
+    rule: str
+    type: SessionType
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a client's datagram came in, as an engine needs it back in Engine.inject. The address
+    written to, the one to answer from (both packed) and the receiving interface's number."""
+
+    addressed: bytes
+    local: bytes
+    interface: int
+
+
+Treatment = tuple[str, bytes] | Reason | None
+"""What becomes of a datagram that was handed over: a payload leaves ("upload": to the server,
+"download": to the client) if the limits let it, the session ends, or nothing leaves."""
+
+
+class Host(Protocol):
+    """REG, as an engine sees it. None of these may block."""
+
+    def decide(
+        self, listener: ListenerSocket, client: str, addressed: str
+    ) -> Verdict | Wait | None:
+        """None: refused, and the host has counted and logged it. Wait: hand the datagram to
+        wait() and forget it; nothing of the session exists so far."""
+
+    def wait(
+        self,
+        waiting: Wait,
+        listener: ListenerSocket,
+        client: tuple[str, int],
+        way: Way,
+        data: bytes,
+    ) -> None:
+        """A datagram for which decide() has just said `waiting`. The host keeps it (or drops and
+        counts it) and calls Engine.inject when the answer is there or the time is over."""
+
+    def decided(self, record: Record) -> Verdict | None:
+        """The verdict for a session found in the table; None: no longer accepted."""
+
+    def handed(
+        self, verdict: Verdict, slot: int, number: int, direction: str, payload: bytes
+    ) -> Treatment:
+        """A datagram of a session whose verdict says so, from somebody who may send it; those of
+        one session come in order. `slot` is where its record stands."""
+
+    def opened(self, number: int, verdict: Verdict, client: tuple[str, int]) -> None:
+        """A session was opened."""
+
+    def ended(self, record: Record, rule: str, reason: Reason) -> None:
+        """A session ended; `record` has its last counters."""
+
+    def lost(self, slot: int, why: str) -> None:
+        """The slot's session cannot go on: what the table has of it makes no sense."""
+
+    def refused(
+        self,
+        counter: str,
+        client: tuple[str, int],
+        listener: ListenerSocket,
+        problem: OSError | None = None,
+        count: int = 1,
+    ) -> None:
+        """A new session was refused for want of something, the first of `count`; `counter` is one
+        of table.TOTALS, `problem` why the system did not open it."""
+
+    def strayed(self, number: int, rule: str, sender: tuple[str, int]) -> None:
+        """A reply from somebody who may not reply was ignored."""
+
+    def rerouted(self, slot: int, number: int, rule: str) -> None:
+        """A session goes on from another end of ours, for the old one was of no use any more."""
+
+    def unreachable(self, slot: int, number: int, rule: str, problem: int) -> None:
+        """The first ICMP error of a session since its server's last reply; `problem` is the errno
+        that the system makes of it."""
+
+    def answers(self, slot: int, number: int, rule: str) -> None:
+        """A session's first reply since ICMP errors came; while the host awaits answers, each
+        session's first one."""
+
+    def failed(self, what: str, problem: OSError, slot: int = 0, number: int = 0) -> None:
+        """The system refused to carry a datagram, which is lost and counted; `number` is 0 where
+        that was no session's."""
+
+    def unsegmented(self, sessions: int) -> None:
+        """A device cannot cut runs of datagrams, as so many sessions have found out: all do without
+        for SEGMENTATION_REST."""
+
+    def datagram(self, number: int, direction: str, payload: memoryview) -> None:
+        """Called for each datagram, but only while the host has asked for it (level full)."""
+
+
+class Lasting(Protocol):
+    """A host that spares an engine questions and answers: for whom else and how long a decision
+    holds, and many records at a time."""
+
+    def lasting(self, listener: ListenerSocket, client: str, addressed: str) -> tuple[int, int]:
+        """About what decide() just said: it is the same for all clients whose addresses begin
+        with so many bits of this one's, until that moment (monotonic, nanoseconds); 0: it holds
+        for this one session."""
+
+    def denied(self, listener: ListenerSocket, client: str, addressed: str, count: int) -> None:
+        """So many more datagrams were refused, as decide() had said of others."""
+
+    def tells(self, rule: str, reason: Reason, *, answered: bool) -> bool:
+        """Is a record wanted of a session that ended so? If not the host has counted it."""
+
+    def wants_texts(self) -> bool:
+        """Are lines all that is wanted of records? Then ended_texts() takes the place of ended(),
+        which costs much for each session."""
+
+    def ended_texts(self, texts: list[str]) -> None:
+        """Sessions ended; their records as session.record.text() writes them."""
+
+
+class Timer(Protocol):
+    """What call_later returns."""
+
+    def cancel(self) -> object:
+        """It does not fire."""
+
+
+class Reactor(Protocol):
+    """A loop that calls back; asyncio's event loop is one."""
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
+        """Once, after `delay` seconds."""
+
+    def add_reader(self, fd: int, callback: Callable[[], object], /) -> object:
+        """Call back while `fd` is readable or has an error."""
+
+    def remove_reader(self, fd: int, /) -> object:
+        """No more."""
+
+
+class Engine(Protocol):
+    """The relay, as REG sees it."""
+
+    name: str
+
+    def watch(self, *, on: bool) -> None:
+        """Tell the host of each datagram (level full): costs much, so off at first."""
+
+    def announce(self, *, openings: bool) -> None:
+        """Whether the host is told of each session that opens; at first it is."""
+
+    def await_answers(self, *, on: bool) -> None:
+        """Whether the host is told of each session's first reply; at first it is not."""
+
+    def segment(self, *, on: bool) -> bool:
+        """Hand runs of equal datagrams over in one go, as at first. False: it never can."""
+
+    def forget_decisions(self) -> None:
+        """What the host said of clients may not hold any more: ask again."""
+
+    @property
+    def sessions(self) -> int:
+        """How many there are now."""
+
+    def limit_ports(self, most: int) -> None:
+        """How many of the host's ports sessions may have at a time, each takes one; 0, as at
+        first: no limit. Those that there are stay."""
+
+    def extend(self, carriers: list[socket.socket]) -> None:
+        """More sockets towards servers, of a family that was not needed before."""
+
+    def add_listener(self, listener: ListenerSocket) -> None:
+        """Take clients' datagrams from it."""
+
+    def remove_listener(self, number: int) -> int:
+        """Its sessions end as `policy`; how many."""
+
+    def adopt(self) -> int:
+        """Go on with the sessions in the table; how many there were."""
+
+    def reconsider(self) -> int:
+        """The rules have changed: ask the host about every session; how many ended."""
+
+    def kill(self, number: int, reason: Reason = Reason.KILLED) -> bool:
+        """End one session; False: there is none of that number."""
+
+    def end(self, slot: int, number: int) -> bool:
+        """The same as killed, of the session whose slot is known: one of many."""
+
+    def inject(
+        self, listener: int, client: tuple[str, int], way: Way, datagrams: list[bytes]
+    ) -> None:
+        """Treat these, which Host.wait got, as if they came now, in this order: known session,
+        else decide() (which may say Wait again). A listener that is gone: they are dropped."""
+
+    def redirect(self, number: int, server: tuple[str, int]) -> bool:
+        """The session goes on to another server (its name has another address): a fresh port
+        towards it, a pinned peer is forgotten, limits and counters go on, the table's record
+        shows the new server. Where the system refuses, the session ends as `error`. False: there
+        is none of that number."""
+
+    def work(self, now: int) -> int | None:
+        """Expire what is due and do what is done now and then. Returns when to call again, in
+        nanoseconds of the monotonic clock."""
+
+    def figures(self) -> dict[str, int]:
+        """How it is doing: counters and gauges for info."""
+
+    def close(self) -> None:
+        """Stop carrying datagrams; the sessions stay in the table for the next one."""

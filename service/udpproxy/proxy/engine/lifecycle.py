@@ -1,0 +1,395 @@
+"""Births and deaths of the Python engine's sessions, and what happens to them in between.
+
+Order matters for whoever comes after a crash: the record is written as OPENING before the socket
+gets a port, so that a socket in use always has a record; the log has the session's record before
+the table says that it ends, so that at worst it is there twice.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from typing import cast
+
+from udpproxy.proxy.config.model import SessionType
+from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine.interface import (
+    Host,
+    ListenerSocket,
+    Reactor,
+    Timer,
+    Verdict,
+    Wait,
+    Way,
+)
+from udpproxy.proxy.engine.pool import Pool
+from udpproxy.proxy.engine.relayed import Listening, Relayed
+from udpproxy.proxy.session import layout
+from udpproxy.proxy.session.book import Book, Session
+from udpproxy.proxy.session.layout import Record, State
+from udpproxy.proxy.session.limits import (
+    CHANCES_AT_ONCE,
+    EVICTIONS_AT_ONCE,
+    NS_PER_CHANCE,
+    NS_PER_EVICTION,
+    Rate,
+)
+from udpproxy.proxy.session.peers import Endpoint, PeerRule
+from udpproxy.proxy.session.reasons import Reason
+from udpproxy.proxy.session.table import Table
+
+TYPES = list(SessionType)
+"""A type's place in here is its number in the table."""
+
+_SECOND = 1_000_000_000
+_SOONEST = 10_000_000
+"""Nanoseconds until the next look at who is idle: it costs datagrams."""
+_MOST_ENDED = 256
+"""Sessions ended in one go before datagrams get their turn again."""
+
+
+class Lifecycle(ABC):
+    """Everything about sessions that is not done for each datagram."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        table: Table,
+        pool: Pool,
+        host: Host,
+        *,
+        per_client: int,
+        evict: bool,
+    ) -> None:
+        self._reactor = reactor
+        self._table = table
+        self._words = table.words
+        self._pool = pool
+        self._host = host
+        self._book = Book(
+            range(table.capacity), per_client=per_client, evict=evict, last=self._last
+        )
+        self._evictions = Rate(EVICTIONS_AT_ONCE, NS_PER_EVICTION)
+        self._chances = Rate(CHANCES_AT_ONCE, NS_PER_CHANCE)
+        self._listeners: dict[int, Listening] = {}
+        self._by_port: dict[int, list[Listening]] = {}
+        self._drops: dict[int, int] = {}
+        self._own: set[Endpoint] = set()
+        self._next_second = 0
+        self._planned = 0
+        self._timer: Timer | None = None
+        self._watched = False
+        self._announces = True
+        self._awaiting = False
+
+    @abstractmethod
+    def _reader(self, session: Relayed) -> Callable[[], None]:
+        """What to call when the session's socket has something."""
+
+    def _last(self, session: Session) -> int:
+        words, at = self._words, cast(Relayed, session).at
+        return max(words[at + layout.LAST_UPLOAD], words[at + layout.LAST_DOWNLOAD])
+
+    def _enter(self, listener: ListenerSocket) -> Listening:
+        listening = self._listeners[listener.number] = Listening(listener)
+        self._by_port.setdefault(listener.port, []).append(listening)
+        self._drops[listener.number] = sockets.drops(listener.socket)
+        return listening
+
+    def announce(self, *, openings: bool) -> None:
+        """Whether the host is told of each session that opens."""
+        self._announces = openings
+
+    def await_answers(self, *, on: bool) -> None:
+        """Whether the host is told of each session's first reply."""
+        self._awaiting = on
+
+    @property
+    def sessions(self) -> int:
+        """How many there are now."""
+        return len(self._book)
+
+    def limit_ports(self, most: int) -> None:
+        """How many of the host's ports sessions may have; 0: no limit."""
+        self._book.limit(most or self._table.capacity)
+
+    def extend(self, carriers: list[socket.socket]) -> None:
+        """More sockets towards servers, of a family that was not needed before."""
+        self._pool.extend(carriers)
+
+    def remove_listener(self, number: int) -> int:
+        """Its sessions end as `policy`; how many."""
+        listening = self._listeners.pop(number)
+        del self._drops[number]
+        self._reactor.remove_reader(listening.given.socket.fileno())
+        its = [session for session in self._sessions() if session.listener is listening]
+        for session in its:
+            self._close(session, Reason.POLICY)
+        listening.given.socket.close()
+        return len(its)
+
+    def _sessions(self) -> list[Relayed]:
+        return [cast(Relayed, session) for session in self._book]
+
+    def _open(
+        self,
+        listening: Listening,
+        key: Hashable,
+        client: tuple[str, int],
+        now: int,
+        data: bytes,
+        addressed: bytes = b"",
+        local: bytes = b"",
+        interface: int = 0,
+        *,
+        waited: bool = False,
+    ) -> Relayed | None:
+        """The first datagram: decide, take a slot, connect its socket, write its record. None:
+        refused, or the host keeps `data` until it knows a name; `waited`: it has."""
+        given = listening.given
+        if not addressed:
+            addressed = local = given.address.packed
+        if self._is_own(listening, client, local):
+            self._refuse("refused-own-socket", client, listening)
+            return None
+        # First: a decision may need names, which are dear, and a flood has many.
+        room = self._book.room(client[0])
+        if isinstance(room, Session):
+            if self._evictions.allows(now) and (waited or self._chances.allows(now)):
+                self._chances.pay(now)
+            else:
+                room = self._book.full
+        if isinstance(room, str):
+            self._refuse(room, client, listening)
+            return None
+        verdict = self._host.decide(given, client[0], sockets.unpack(addressed))
+        if isinstance(verdict, Wait):
+            self._host.wait(verdict, given, client, Way(addressed, local, interface), data)
+        if not isinstance(verdict, Verdict):
+            return None
+        if room is not None:
+            self._evictions.pay(now)
+            self._table.count("evicted")
+            self._close(cast(Relayed, room), Reason.EVICTED)
+        record = Record(
+            state=State.OPENING,
+            type=TYPES.index(verdict.type),
+            acl=verdict.acl,
+            generation=verdict.generation,
+            listener=given.number,
+            client=(sockets.pack(client[0]), client[1]),
+            addressed=addressed,
+            local=local,
+            server=(sockets.pack(verdict.server[0]), verdict.server[1]),
+            network=verdict.network,
+            any_port=verdict.any_port,
+            interface=interface,
+            scope=sockets.scope_of(client),
+            opened=now,
+            opened_wall=time.time_ns(),
+            last=now,
+        )
+        return self._begin(listening, key, client, verdict, record)
+
+    def _begin(
+        self,
+        listening: Listening,
+        key: Hashable,
+        client: tuple[str, int],
+        verdict: Verdict,
+        record: Record,
+    ) -> Relayed | None:
+        slot = self._book.take_slot()
+        record.id = self._table.new_id()
+        self._table.write(slot, record)
+        session = self._relayed(slot, listening, key, client, verdict, record)
+        # A slot has a socket for each family, and each of them counts on for ever.
+        self._words[session.at + layout.DROPS_BASE] = sockets.drops(session.sock)
+        try:
+            session.own = self._attach(session, verdict.type)
+        except OSError as problem:
+            self._pool.reset(session.sock, plain=session.plain)
+            self._table.free(slot)
+            self._book.give_back(slot)
+            self._refuse("refused-no-port", client, listening, problem)
+            return None
+        self._table.open(slot, (sockets.pack(session.own[0]), session.own[1]))
+        self._table.count("sessions-opened")
+        self._start(session)
+        if self._announces:
+            self._host.opened(session.id, verdict, client)
+        return session
+
+    def _attach(self, session: Relayed, kind: SessionType) -> Endpoint:
+        server = session.rule.server
+        if session.plain:
+            return self._pool.connect(session.sock, server)
+        broadcast = kind is SessionType.BROADCAST
+        return self._pool.bind(session.sock, server, broadcast=broadcast)
+
+    def _relayed(
+        self,
+        slot: int,
+        listening: Listening,
+        key: Hashable,
+        client: tuple[str, int],
+        verdict: Verdict,
+        record: Record,
+    ) -> Relayed:
+        return Relayed(
+            number=record.id,
+            slot=slot,
+            at=self._table.at(slot),
+            listener=listening,
+            key=key,
+            address=client,
+            local=record.local,
+            interface=record.interface,
+            opened=record.opened,
+            verdict=verdict,
+            rule=_peer_rule(record, verdict),
+            sock=self._pool.get(sockets.family_of(record.server[0]), slot),
+        )
+
+    def _start(self, session: Relayed, *, keyed: bool = True) -> None:
+        self._own.add(session.own)
+        self._book.open(session, answered=session.answered, keyed=keyed)
+        self._plan(time.monotonic_ns())
+        self._reactor.add_reader(session.sock.fileno(), self._reader(session))
+
+    def _is_own(self, listening: Listening, client: tuple[str, int], local: bytes) -> bool:
+        """A datagram that we sent ourselves: answering it would go round for ever."""
+        address, port = client[0], client[1]
+        if (address, port) in self._own:
+            return True
+        for other in self._by_port.get(port, ()):
+            if address == str(other.given.address):
+                return True
+            if other.wildcard and (
+                address == sockets.unpack(local or listening.given.address.packed)
+                or address.startswith("127.")
+                or address == "::1"
+            ):
+                return True
+        return False
+
+    def _refuse(
+        self,
+        counter: str,
+        client: tuple[str, int],
+        listening: Listening,
+        problem: OSError | None = None,
+    ) -> None:
+        self._table.count(counter)
+        self._host.refused(counter, client, listening.given, problem)
+
+    def _pin(self, session: Relayed, peer: Endpoint) -> bool:
+        """The first reply fixes the peer. False: it cannot be reached, so it was none."""
+        try:
+            self._pool.pin(session.sock, peer)
+        except OSError as problem:
+            self._lost(session, "fix the peer of a session", problem)
+            return False
+        session.pin(peer)
+        self._table.pin(session.slot, (sockets.pack(peer[0]), peer[1]))
+        return True
+
+    def _close_upload(self, session: Relayed) -> None:
+        self._book.close_upload(session)
+        self._table.set_state(session.slot, State.UPLOAD_CLOSED)
+
+    def _lost(self, session: Relayed, what: str, problem: OSError) -> None:
+        self._words[session.at + layout.SEND_ERRORS] += 1
+        self._table.count("send-errors")
+        self._host.failed(what, problem, session.slot, session.id)
+
+    def _close(self, session: Relayed, reason: Reason) -> None:
+        slot, at, table = session.slot, session.at, self._table
+        self._reactor.remove_reader(session.sock.fileno())
+        record = table.read(slot)
+        if record is None or record.id != session.id:
+            record = Record(id=session.id, opened=session.opened)
+        base = self._words[at + layout.DROPS_BASE]
+        record.drops = (sockets.drops(session.sock) - base) & 0xFFFFFFFF
+        self._host.ended(record, session.verdict.rule, reason)
+        table.set_state(slot, State.CLOSING)
+        table.add(record)
+        self._pool.reset(session.sock, plain=session.plain, port=session.own[1])
+        self._own.discard(session.own)
+        self._book.close(session)
+        table.free(slot)
+
+    def kill(self, number: int, reason: Reason = Reason.KILLED) -> bool:
+        """End one session; False: there is none of that number."""
+        session = self._book.get(number)
+        if session is None:
+            return False
+        self._close(cast(Relayed, session), reason)
+        return True
+
+    def end(self, slot: int, number: int) -> bool:
+        """The same; the slot is of no use here."""
+        return self.kill(number)
+
+    def work(self, now: int) -> int | None:
+        """Expire what is due; once a second see what the kernel dropped."""
+        for _ in range(_MOST_ENDED):
+            due = self._book.due(now)
+            if due is None:
+                break
+            self._close(cast(Relayed, due[0]), due[1])
+        if now >= self._next_second:
+            self._next_second = now + _SECOND
+            self._count_drops()
+        self._plan(now)
+        moment = self._book.next_due()
+        return self._next_second if moment is None else min(moment, self._next_second)
+
+    def _plan(self, now: int) -> None:
+        """Whoever calls work() now and then knows nothing of sessions that began meanwhile."""
+        moment = self._book.next_due()
+        if moment is None or now < self._planned <= moment:
+            return
+        if self._timer:
+            self._timer.cancel()
+        self._planned = max(moment, now + _SOONEST)
+        self._timer = self._reactor.call_later((self._planned - now) / 1e9, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        self.work(time.monotonic_ns())
+
+    def _count_drops(self) -> None:
+        for number, listening in self._listeners.items():
+            seen = sockets.drops(listening.given.socket)
+            new = (seen - self._drops[number]) & 0xFFFFFFFF
+            if new:
+                self._drops[number] = seen
+                self._table.count("drops-listeners", new)
+
+    def figures(self) -> dict[str, int]:
+        """Sessions now, and all totals with what the live sessions have carried so far."""
+        return {"sessions": len(self._book), **self._table.figures()}
+
+    def close(self) -> None:
+        """Stop carrying datagrams; the sessions stay in the table for the next one."""
+        if self._timer:
+            self._timer.cancel()
+        for session in self._sessions():
+            self._reactor.remove_reader(session.sock.fileno())
+        for listening in self._listeners.values():
+            self._reactor.remove_reader(listening.given.socket.fileno())
+            listening.given.socket.close()
+        self._listeners.clear()
+        self._pool.close()
+
+
+def _peer_rule(record: Record, verdict: Verdict) -> PeerRule:
+    """As the session was opened: a reload may have given the rule another type."""
+    server = sockets.unpack(record.server[0]), record.server[1]
+    kind = TYPES[record.type]
+    if record.network is None:  # a version that did not note it has opened it
+        return PeerRule(kind, server, verdict.any_port, verdict.network)
+    return PeerRule(kind, server, record.any_port, record.network)

@@ -1,0 +1,1 @@
+"""What the proxy's parent owns and lends to its children."""

@@ -1,0 +1,168 @@
+"""The parent's side of the socket pool: rows of carriers, one row for each family.
+
+A row's carriers hold the sockets of slots 0, 1, 2, ... in order. Rows grow at their end and are
+cut off there; what is in between never moves, for sessions live in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+
+from udpproxy.errors import UnitError
+from udpproxy.instance.store import Store
+from udpproxy.process import messages, wire
+from udpproxy.process.link import Item, Link
+from udpproxy.process.logs import Logs
+from udpproxy.proxy.engine import pool
+
+Family = socket.AddressFamily
+
+
+@dataclass(slots=True)
+class Carrier:
+    """One batch; `count` sockets when it is full."""
+
+    socket: socket.socket
+    count: int
+
+
+class Rows:
+    """All carriers. `store` keeps them over our own restart, where there is one."""
+
+    def __init__(self, logs: Logs, store: Store | None) -> None:
+        """With what the store has."""
+        self._logs = logs
+        self._store = store
+        self._rows: dict[Family, list[Carrier]] = {}
+        for family, row in (store.take_carriers() if store else {}).items():
+            self._rows[family] = [Carrier(sock, count) for sock, count in row]
+
+    def families(self) -> list[Family]:
+        """Those that there are sockets for."""
+        return list(self._rows)
+
+    def fill(self, families: list[Family], capacity: int) -> list[Family]:
+        """Sockets for `capacity` slots of each family; which families are new. UnitError, and
+        none of those, where the system has no more."""
+        new = [family for family in families if family not in self._rows]
+        for family in families:
+            row = self._rows.setdefault(family, [])
+            try:
+                self._grow(family, row, capacity)
+            except OSError as problem:
+                made = sum(carrier.count for carrier in row)
+                self.drop(new)
+                raise UnitError(
+                    "descriptors",
+                    f"only {made} of {capacity} sockets towards servers could be made "
+                    f"({problem.strerror or problem}): lower max-sessions or raise the limit "
+                    "of descriptors",
+                ) from None
+        return new
+
+    def drop(self, families: list[Family]) -> None:
+        """Families that nobody needs after all, as far as there are sockets for them."""
+        for family in families:
+            if family in self._rows:
+                with contextlib.suppress(
+                    OSError
+                ):  # what the store keeps, the next start gives back
+                    self.cut(family, 0)
+            self._rows.pop(family, None)
+
+    def cut(self, family: Family, capacity: int) -> None:
+        """Give back the carriers that no slot below `capacity` needs."""
+        row = self._rows[family]
+        while row and sum(carrier.count for carrier in row[:-1]) >= capacity:
+            carrier = row.pop()
+            carrier.socket.close()
+            if self._store:
+                self._store.drop_carrier(family, len(row), carrier.count)
+        if not row:
+            del self._rows[family]
+
+    def lend(self, link: Link, families: list[Family]) -> None:
+        """To REG, which peeks into them."""
+        for family in families:
+            self._mend(family)
+        link.pour(self._parts(families))
+
+    def _parts(self, families: list[Family]) -> Iterator[Item]:
+        for family in families:
+            lent = 0
+            while part := self._rows.get(family, [])[lent : lent + wire.MOST_DESCRIPTORS]:
+                lent += len(part)
+                fds = [carrier.socket.fileno() for carrier in part]
+                yield wire.Lend("carriers", [int(family)] * len(fds)), fds
+
+    @property
+    def count(self) -> int:
+        """Of carriers."""
+        return sum(map(len, self._rows.values()))
+
+    def size(self, family: Family) -> int:
+        """For how many slots there are sockets of that family."""
+        return sum(carrier.count for carrier in self._rows.get(family, ()))
+
+    def sockets(self, slots: Container[int]) -> Iterator[socket.socket]:
+        """Duplicates of the sockets of these slots, of every family. UnitError where the system
+        has no descriptors for them."""
+        for row in self._rows.values():
+            first = 0
+            for carrier in row:
+                inside = [at for at in range(carrier.count) if first + at in slots]
+                if inside:
+                    try:
+                        batch = pool.peek_carrier(carrier.socket)
+                    except OSError as problem:
+                        raise UnitError("descriptors", problem.strerror or "") from None
+                    yield from (batch[at] for at in inside if at < len(batch))
+                    for sock in batch:
+                        sock.close()
+                first += carrier.count
+
+    def give_back(self) -> None:
+        """The store has none any more."""
+        for family, row in self._rows.items():
+            for place, carrier in enumerate(row if self._store else ()):
+                assert self._store
+                self._store.drop_carrier(family, place, carrier.count)
+
+    def close(self) -> None:
+        """Ours only: what the store has stays there."""
+        for row in self._rows.values():
+            for carrier in row:
+                carrier.socket.close()
+
+    def _grow(self, family: Family, row: list[Carrier], capacity: int) -> None:
+        have = sum(carrier.count for carrier in row)
+        while have < capacity:
+            count = min(pool.BATCH, capacity - have)
+            row.append(Carrier(pool.make_carrier(family, count), count))
+            if self._store:
+                self._store.keep_carrier(family, len(row) - 1, count, row[-1].socket)
+            have += count
+
+    def renew(self) -> None:
+        """Other sockets for every slot: no session is left. OSError where the system has no more:
+        those that are missing are made before they are lent."""
+        for family, row in self._rows.items():
+            for place, carrier in enumerate(row):
+                self._remake(family, place, carrier)
+
+    def _mend(self, family: Family) -> None:
+        """A child that went mad may have read a carrier instead of peeking."""
+        for place, carrier in enumerate(self._rows[family]):
+            if carrier.socket.fileno() < 0 or not pool.is_full(carrier.socket):
+                self._logs.say(messages.POOL_REMADE, place)
+                self._remake(family, place, carrier)
+
+    def _remake(self, family: Family, place: int, carrier: Carrier) -> None:
+        carrier.socket.close()
+        carrier.socket = pool.make_carrier(family, carrier.count)
+        if self._store:
+            self._store.drop_carrier(family, place, carrier.count)
+            self._store.keep_carrier(family, place, carrier.count, carrier.socket)

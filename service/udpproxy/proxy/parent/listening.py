@@ -1,0 +1,122 @@
+"""Sockets that listen: one for each worker of the relay, all on the same address and port."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator, Sequence
+
+from udpproxy.config.model import Address
+from udpproxy.errors import NoRight, UnitError
+from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.parent import steering
+from udpproxy.proxy.parent.holders import holder
+
+RECEIVE_BUFFER = 4 << 20
+_SO_RCVBUFFORCE = 33
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78
+_SO_ATTACH_FILTER = 26
+_LOW_PORT = ": ports below 1024 need root or CAP_NET_BIND_SERVICE, see udp-proxy-units(7)"
+
+_DROP = [(0x06, 0, 0)]
+"""A filter that lets nothing in."""
+
+
+def listening_sockets(
+    address: Address, port: int, workers: int, key: int, beside: Sequence[socket.socket] = ()
+) -> list[socket.socket]:
+    """All of them, or UnitError. `key` divides clients between them; `beside` are sockets of ours
+    that would be in the way."""
+    made: list[socket.socket] = []
+    try:
+        for _ in range(workers):
+            family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            made.append(sock)
+            enlarge(sock)
+            set_options(sock, wildcard=address.is_unspecified)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            _bind_freely(sock)
+            if workers > 1:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            with _side_by_side([sock, *beside] if beside else []):
+                sock.bind((str(address), port))
+        if workers > 1:
+            steering.steer(made[0], workers, key)
+    except OSError as problem:
+        for sock in made:
+            sock.close()
+        where = f"listen on {address} port {port}"
+        if problem.errno == errno.EACCES and port < 1024:
+            raise NoRight(where, f"{problem.strerror}{_LOW_PORT}") from None
+        why = [problem.strerror or str(problem)]
+        if problem.errno == errno.EADDRINUSE:
+            why.append(holder(address, port, beside))
+        raise UnitError(where, ": ".join(filter(None, why))) from None
+    return made
+
+
+def _bind_freely(sock: socket.socket) -> None:
+    """An address may come late, go and come back (DHCP, VRRP, a tunnel, tentative IPv6): what is
+    sent there is heard from then on (ip(7))."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+
+
+@contextlib.contextmanager
+def _side_by_side(each: Sequence[socket.socket]) -> Iterator[None]:
+    """An address and the wildcard of its family on one port exclude each other unless both sockets
+    have SO_REUSEADDR at the moment of bind(). They have it for that moment only, for whoever else
+    sets it could share the port with us. Once both are bound the kernel gives each datagram to the
+    socket whose address fits best, so none goes to the wrong one while both are there."""
+    try:
+        for sock in each:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        yield
+    finally:
+        for sock in each:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+
+
+def refuse_all(sock: socket.socket) -> None:
+    """The kernel drops what arrives from now on; nothing else can be done with sockets that
+    another process reads."""
+    try:
+        steering.attach(sock, _SO_ATTACH_FILTER, _DROP)
+    except OSError:
+        # Somebody has locked it: connected to itself it hears nobody else either.
+        with contextlib.suppress(OSError):
+            sock.connect(sock.getsockname())
+
+
+def enlarge(sock: socket.socket) -> None:
+    """The receive buffer; only privileges lift it over net.core.rmem_max."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+
+
+def set_options(sock: socket.socket, *, wildcard: bool) -> None:
+    """What a listener needs, but for what nobody can change once it is bound."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    sockets.allow_fragments(sock)
+    if wildcard and sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    elif wildcard:
+        sock.setsockopt(socket.IPPROTO_IP, sockets.IP_PKTINFO, 1)
+
+
+def is_here(address: Address) -> bool:
+    """Can it be bound on this host by now? Also those of many hosts, multicast and broadcast."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind((str(address), 0))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,257 @@
+"""What the parent owns and lends: listening sockets, the pool of sockets towards servers, the
+session table and the text of the configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+
+from udpproxy.config.model import Name
+from udpproxy.errors import UnitError
+from udpproxy.instance.store import Store
+from udpproxy.process import messages, wire
+from udpproxy.process.link import Link
+from udpproxy.process.logs import Damper, Logs
+from udpproxy.proxy.config.model import Config
+from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.parent import steering
+from udpproxy.proxy.parent.carriers import Rows
+from udpproxy.proxy.parent.listeners import Listeners, Place
+from udpproxy.proxy.parent.table_memory import TableMemory
+from udpproxy.proxy.session.layout import Record
+from udpproxy.proxy.session.table import STEERING, Table
+
+_SPARE = 64
+"""Descriptors beside sockets: links, logs, the interpreter's own."""
+
+
+def generation(text: str) -> int:
+    """A number that stands for this very configuration in the table's records."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def places(config: Config) -> list[Place]:
+    """Each address and port to listen on, in the order of the file."""
+    return [
+        (listen.address, port)
+        for listen in config.listen
+        for port in range(listen.ports.first, listen.ports.last + 1)
+    ]
+
+
+def families(config: Config) -> list[socket.AddressFamily]:
+    """Towards servers of which families there may be sessions."""
+    hosts = [acl.server.host for acl in config.acls if acl.accept and acl.server]
+    versions = {host.version for host in hosts if not isinstance(host, Name)}
+    if any(isinstance(host, Name) for host in hosts):
+        # It can come to have addresses of either, as far as this host knows both.
+        versions.add(4)
+        if sockets.has_ipv6():
+            versions.add(6)
+    both = {4: socket.AF_INET, 6: socket.AF_INET6}
+    return [both[version] for version in sorted(versions)] or [socket.AF_INET]
+
+
+def check_descriptors(config: Config, limit: int) -> None:
+    """UnitError, with both numbers, where the sessions cannot all have their sockets."""
+    listening = len(places(config)) * config.workers
+    needed = config.max_sessions * len(families(config)) + listening + _SPARE
+    if needed > limit:
+        raise UnitError(
+            "descriptors",
+            f"max-sessions = {config.max_sessions} needs {needed} descriptors, the limit is "
+            f"{limit}: lower max-sessions or raise the limit (ulimit -n, LimitNOFILE=)",
+        )
+
+
+class Resources:
+    """All of it. Listener numbers are never used twice; a place keeps its number."""
+
+    def __init__(
+        self, logs: Logs, config: Config, text: str, origin: str, store: Store | None
+    ) -> None:
+        """What the store has of it, and the rest made; UnitError, and nothing stays open."""
+        self._logs = logs
+        self._store = store
+        self._damper = Damper()
+        # A client stays with its worker as long as its session lives.
+        self._key = (store.table_word(STEERING) if store else 0) or steering.new_key()
+        self.listeners = Listeners(logs, config.workers, self._key, store)
+        self._with_reg: set[int] = set()
+        """Listeners, by number, and families that the present REG was lent."""
+        self._families_with_reg: set[socket.AddressFamily] = set()
+        self.cut_off: list[Record] = []
+        """Sessions that a smaller table had no place for: they end with our start."""
+        self.left_over: list[Record] = []
+        """The same of those whose listener did not come back from the store."""
+        self._rows = Rows(logs, store)
+        self._memory: TableMemory | None = None
+        try:
+            wanted = dict.fromkeys(places(config))
+            self.listeners.adopt(wanted)
+            self.listeners.bind(one for one in wanted if one not in self.listeners.by_place)
+            # What goes into the store first is in it, should it have no room for all: sessions can
+            # do with other sockets towards servers, but not without a table.
+            back = bool(self.listeners.came_back)
+            capacity = config.max_sessions
+            self._memory = TableMemory(logs, store, self._rows, capacity, expected=back)
+            self.cut_off = self._memory.cut_off
+            self._watch_table()
+            self._miss({family: self._rows.size(family) for family in families(config)})
+            self.fill_pool(config)
+            self.listeners.store()
+            self.set_text(config, text, origin)
+        except BaseException:
+            self.close()
+            raise
+        if store:
+            store.drop_rest()
+
+    def _miss(self, sizes: dict[socket.AddressFamily, int]) -> None:
+        """What the store should have had for the sessions, and has not. `sizes`: for how many
+        slots it had sockets of the families that are wanted."""
+        deaf = self.table.of_other_listeners(self.listeners.came_back)
+        for slot in deaf:
+            if record := self.table.read(slot):
+                self.left_over.append(record)
+                self.table.add(record)
+            self.table.free(slot)
+        if deaf:
+            for sock in self._rows.sockets(set(deaf)):
+                sockets.reset(sock)
+            self._missing("listeners", f"{len(deaf)} sessions end here")
+        moved = sum(
+            slot >= sizes.get(sockets.family_of(record.server[0]), slot + 1)
+            for slot, record in self.table.records(min(sizes.values()))
+        )
+        if moved:
+            self._missing("sockets towards servers", f"{moved} sessions go on from other ports")
+
+    def _missing(self, what: str, so: str) -> None:
+        self._logs.say(messages.NOT_TAKEN_OVER, f"systemd's store lacks {what} of before", so)
+
+    @property
+    def table(self) -> Table:
+        """The sessions."""
+        assert self._memory
+        return self._memory.table
+
+    @property
+    def stored(self) -> int:
+        """How many descriptors systemd is to have of us."""
+        return 1 + self._rows.count + self.listeners.shelves
+
+    def _watch_table(self) -> None:
+        """Whatever we read it for: a record that makes no sense is left out, and said."""
+        self.table.damaged = self._say_damaged
+
+    def _say_damaged(self, slot: int, why: str) -> None:
+        held = self._damper.passes("damaged")
+        if held is not None:
+            self._logs.say(messages.RECORD_LOST, slot, why, held)
+
+    def set_text(self, config: Config, text: str, origin: str) -> None:
+        """The configuration that children get from now on."""
+        self.generation = generation(text)
+        self._text, self._origin = text, origin
+        self._ports = config.ports
+
+    def renew_table(self) -> int:
+        """Another one, without sessions; how many are lost that nobody could read."""
+        assert self._memory
+        try:
+            return self._memory.renew()
+        finally:
+            self._watch_table()
+
+    def bind(self, wanted: list[Place]) -> None:
+        """Listen there, too, and store it; all or none. UnitError names the one that failed."""
+        self.listeners.bind(wanted)
+        try:
+            self.listeners.store()
+        except UnitError:
+            self.listeners.unbind(wanted)
+            raise
+
+    def replace(self, config: Config, text: str, origin: str, removed: list[Place]) -> None:
+        """Another configuration, whose listeners are bound and whose pool is filled."""
+        self.set_text(config, text, origin)
+        self.listeners.forget_lost()
+        self.listeners.unbind(removed)
+
+    def drop_pool(self, added: list[socket.AddressFamily]) -> None:
+        """Sockets of fill_pool() that nobody needs after all."""
+        self._rows.drop(added)
+
+    def fill_pool(self, config: Config) -> list[socket.AddressFamily]:
+        """Sockets for every session and family; which families are new."""
+        return self._rows.fill(families(config), config.max_sessions)
+
+    def lend_all(self, link: Link) -> None:
+        """Everything to a child that starts; the last one may have left it in any state. OSError
+        before anything was lent."""
+        assert self._memory
+        self.lend_text(link)  # first, for this alone can fail
+        self.listeners.mend()
+        capacity = self._memory.table.capacity
+        self._memory.table.resize(capacity)
+        self._memory.table.words[STEERING] = self._key
+        link.send(wire.Lend("table", [{"capacity": capacity}]), [self._memory.descriptor])
+        self._with_reg, self._families_with_reg = set(), set()
+        self.lend_difference(link)
+
+    def lend_difference(self, link: Link) -> list[int]:
+        """What is bound and REG does not have; the numbers of what it has and is to let go."""
+        families = [one for one in self._rows.families() if one not in self._families_with_reg]
+        self._rows.lend(link, families)
+        self._families_with_reg |= set(families)
+        bound = {one.number: place for place, one in self.listeners.by_place.items()}
+        added = [place for number, place in bound.items() if number not in self._with_reg]
+        removed = self._with_reg - bound.keys()
+        link.pour(self.listeners.lend(added))
+        self._with_reg = set(bound)
+        return sorted(removed)
+
+    def lend_text(self, link: Link) -> None:
+        """The configuration, as a file: it may be longer than a message."""
+        memory = text_file(self._text)
+        try:
+            item: wire.Plain = {
+                "origin": self._origin,
+                "generation": self.generation,
+                "ports": self._ports,
+            }
+            link.send(wire.Lend("config", [item]), [memory])
+        finally:
+            os.close(memory)
+
+    def give_back(self) -> None:
+        """The sessions have ended: what the store has would be of no use to the next parent, and
+        is deaf. Where systemd does not listen it keeps all that, and the next parent mends it."""
+        if not self._store:
+            return
+        with contextlib.suppress(OSError):
+            self.listeners.give_back()
+            self._rows.give_back()
+            self._store.drop_table()
+
+    def close(self) -> None:
+        """Nothing of ours stays open; the store's duplicates are systemd's."""
+        self.listeners.close()
+        self._rows.close()
+        if self._memory:
+            self._memory.close()
+
+
+def text_file(text: str) -> int:
+    """It, in memory of its own."""
+    memory = os.memfd_create("udp-proxy-configuration", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(memory), "wb") as file:
+            file.write(text.encode())
+    except BaseException:
+        os.close(memory)
+        raise
+    return memory

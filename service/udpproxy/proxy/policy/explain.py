@@ -1,0 +1,159 @@
+"""Which ACL decides for a client, and why none before it did: for people and for programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import IPv4Address, IPv6Address
+from typing import TypeVar
+
+from udpproxy.config import addresses
+from udpproxy.config.model import Address, Name
+from udpproxy.errors import InvalidArgument
+from udpproxy.proxy.config import show as shown
+from udpproxy.proxy.config.model import Acl, Config, Listen
+from udpproxy.proxy.policy.acl import Known, Policy, Question, server_for
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """`rule` "-": none decides; server, type, limits and extension only of accepted
+    sessions."""
+
+    rule: str
+    action: str
+    passed: tuple[str, ...]
+    why: str
+    server: str = ""
+    type: str = ""
+    limits: str = ""
+    extension: str = ""
+
+    def lines(self) -> list[str]:
+        """The deciding ACL first: programs read that line alone."""
+        return [
+            self.rule,
+            f"action: {self.action}",
+            *(f"not {each}" for each in self.passed),
+            f"why: {self.why}",
+            *(f"{name}: {value}" for name, value in self.parts().items()),
+        ]
+
+    def parts(self) -> dict[str, str]:
+        """What there is to say of an accepted session."""
+        parts = {
+            "server": self.server,
+            "type": self.type,
+            "limits": self.limits,
+            "extension": self.extension,
+        }
+        return {name: value for name, value in parts.items() if value}
+
+
+def explanation(config: Config, question: Question, at: datetime, known: Known) -> Explanation:
+    """The answer; `at` is local time."""
+    steps = Policy(config).explain(question, at, known)
+    told = [f"{step.acl.name} (line {step.acl.line}): {step.why}" for step in steps]
+    if not steps or not steps[-1].holds:
+        return Explanation("-", "deny", tuple(told), "no ACL matches, so it is refused")
+    acl = steps[-1].acl
+    passed, why = tuple(told[:-1]), told[-1]
+    if not acl.accept:
+        return Explanation(acl.name, "deny", passed, why)
+    server = _server(acl, question, known)
+    limits = shown.words(acl.limits)
+    extension = str(acl.extension or "")
+    return Explanation(acl.name, "accept", passed, why, server, acl.type.value, limits, extension)
+
+
+def _server(acl: Acl, question: Question, known: Known) -> str:
+    assert acl.server is not None
+    found = server_for(acl, question, known)
+    name = acl.server.host.text if isinstance(acl.server.host, Name) else ""
+    if found is None:
+        return f"{name}, which is not resolved"
+    return addresses.endpoint(*found) + (f" ({name})" if name else "")
+
+
+def question(config: Config, client_text: str, to: str | None) -> Question:
+    """The question, with what is not given taken from the listeners where they leave no choice."""
+    client, _ = _endpoint("--from", client_text)
+    address, port = (None, None) if to is None else _endpoint("--to", to)
+    if address is not None and address.version != client.version:
+        raise InvalidArgument(f"--to {to}: a client of {client} cannot write to {address}")
+    found = _takers(config, client, address, port)
+    if address is None:
+        address = _only({listener.address for listener in found})
+        if address is None or address.is_unspecified:
+            _must_not_matter(config.acls, "an address", by_address=True)
+            address = IPv4Address(0) if client.version == 4 else IPv6Address(0)
+    if port is None:
+        ranges = {listener.ports for listener in found}
+        port = _only({number for each in ranges for number in (each.first, each.last)})
+        if port is None:
+            _must_not_matter(config.acls, "a port", by_address=False)
+    return Question(client, address, port or 0)
+
+
+def takers(config: Config, question: Question) -> list[Listen]:
+    """The listeners to which such a datagram can come."""
+    address = None if question.addressed.is_unspecified else question.addressed
+    return _takers(config, question.client, address, question.port or None)
+
+
+def _takers(
+    config: Config, client: Address, address: Address | None, port: int | None
+) -> list[Listen]:
+    return [
+        listener
+        for listener in config.listen
+        if listener.address.version == client.version
+        and (address is None or address == listener.address or listener.address.is_unspecified)
+        and (port is None or port in listener.ports)
+    ]
+
+
+def _must_not_matter(acls: tuple[Acl, ...], what: str, *, by_address: bool) -> None:
+    """Refuse to guess what an ACL looks at."""
+    for acl in acls:
+        items = acl.destinations or ()
+        if by_address:
+            looks = any(item.host is not None for item in items)
+        else:
+            looks = any(item.ports is not None for item in items) or (
+                acl.accept and acl.server is not None and acl.server.port is None
+            )
+        if looks:
+            raise InvalidArgument(
+                f"--to with {what} is needed: ACL {acl.name} depends on it "
+                "and the listeners leave it open"
+            )
+
+
+def _only(found: set[T]) -> T | None:
+    return found.pop() if len(found) == 1 else None
+
+
+def _endpoint(option: str, given: str) -> tuple[Address, int | None]:
+    try:
+        host, port = addresses.split(given)
+        return addresses.address(host), None if port is None else addresses.port(port)
+    except ValueError as error:
+        raise InvalidArgument(f"{option} {given}: {error}") from None
+
+
+def moment(at: str | None, now: datetime) -> datetime:
+    """Local time, as the ACLs mean it; a time zone that is given is converted."""
+    if at is None:
+        return now
+    try:
+        given = datetime.fromisoformat(at)
+        if not 1970 <= given.year <= 9000:
+            raise ValueError
+    except ValueError:
+        raise InvalidArgument(
+            f"--at {at}: expected a time such as 2030-12-24T08:30 (ISO 8601, local time)"
+        ) from None
+    return given.astimezone().replace(tzinfo=None) if given.tzinfo else given

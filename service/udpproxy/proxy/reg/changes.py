@@ -1,0 +1,170 @@
+"""What names do to sessions: those that waited begin or end, and those to the server of a name
+that has other addresses stay, follow or end, with a log line.
+
+The sessions are gone through in parts, so that datagrams get their turn in between; changes that
+come meanwhile wait in line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+
+from udpproxy.config.model import Address
+from udpproxy.process import messages
+from udpproxy.process.logs import Damper, Logs
+from udpproxy.process.loop import Reactor
+from udpproxy.proxy.config.model import Acl
+from udpproxy.proxy.config.names import names, rules_with, server_name
+from udpproxy.proxy.engine.interface import Engine
+from udpproxy.proxy.policy.acl import Known
+from udpproxy.proxy.reg.host import RelayHost
+from udpproxy.proxy.reg.verdicts import question
+from udpproxy.proxy.reg.waiting import Waiter
+from udpproxy.proxy.session.layout import Record
+from udpproxy.proxy.session.reasons import Reason
+from udpproxy.proxy.session.table import Table
+from udpproxy.resolver.resolved import text
+
+_PART = 128
+"""Sessions looked at in one go."""
+_QUIET = 0.2
+"""Seconds between two lines on one name: ACR itself is never so quick."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """As ACR or APR tells it; `old` None: nobody has to be told."""
+
+    name: str
+    old: tuple[Address, ...] | None
+    new: tuple[Address, ...]
+    ttl: float
+
+
+@dataclass(slots=True)
+class _Counts:
+    numbers: dict[str, int] = field(default_factory=lambda: {"pin": 0, "follow": 0, "close": 0})
+
+
+class NamedSessions:
+    """All sessions of one engine, as far as names are their business."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        logs: Logs,
+        table: Table,
+        engine: Engine,
+        host: RelayHost,
+        known: Known,
+    ) -> None:
+        self._reactor = reactor
+        self._logs = logs
+        self._table = table
+        self._engine = engine
+        self._host = host
+        self._known = known
+        self._waiting: dict[str, Change] = {}
+        """By name, so that a name that changes all the time takes one place in line."""
+        self._sweeping: Iterator[None] | None = None
+        self._busy = False
+        self._damper = Damper(_QUIET)
+        self._closed = False
+
+    def changed(self, change: Change) -> None:
+        """For new sessions now, for those that there are as soon as changes before are done."""
+        if self._closed:
+            return
+        self._host.verdicts.forget()
+        self._engine.forget_decisions()
+        before = self._waiting.get(change.name)
+        if before and before.old is not None:
+            change = replace(change, old=before.old)
+        self._waiting[change.name] = change
+        if not self._busy:
+            self._work()
+
+    def look(self) -> None:
+        """Names may have changed while nobody looked after the sessions."""
+        for name in names(self._host.verdicts.config):
+            if addresses := self._known.addresses(name):
+                self.changed(Change(name, None, addresses, 0.0))
+
+    def begin(self, waiter: Waiter) -> None:
+        """Its name is there, or counts as no match."""
+        if not self._closed:
+            datagrams = list(waiter.datagrams)
+            self._engine.inject(waiter.listener.number, waiter.client, waiter.way, datagrams)
+
+    def give_up(self, waiter: Waiter) -> None:
+        """Its server has no address."""
+        if not self._closed:
+            self._host.unresolved(waiter)
+
+    def close(self) -> None:
+        """The engine is gone."""
+        self._closed = True
+
+    def _work(self) -> None:
+        """One part of one change; the rest when the loop has turned."""
+        self._busy = False
+        if self._closed:
+            return
+        if self._sweeping is None:
+            self._sweeping = self._sweep(self._waiting.pop(next(iter(self._waiting))))
+        if next(self._sweeping, True):
+            self._sweeping = None
+        if self._sweeping or self._waiting:
+            self._busy = True
+            self._reactor.call_later(0, self._work)
+
+    def _sweep(self, change: Change) -> Iterator[None]:
+        counts = _Counts()
+        acls = self._host.verdicts.config.acls
+        numbers = {number for number, acl in enumerate(acls) if server_name(acl) == change.name}
+        slots = self._table.of_rules(numbers) if numbers else []
+        for start in range(0, len(slots), _PART):
+            for slot in slots[start : start + _PART]:
+                record = self._table.read(slot)
+                if record is not None:
+                    self._judge(record, change.name, counts)
+            yield
+        if change.old is not None and set(change.old) != set(change.new):
+            self._say(change, counts)
+
+    def _judge(self, record: Record, name: str, counts: _Counts) -> None:
+        verdicts, port = self._host.verdicts, self._host.port(record.listener)
+        if port is None or not verdicts.has_rule(record):
+            return
+        acl = verdicts.config.acls[record.acl]
+        addresses = self._known.addresses(name)
+        if server_name(acl) != name or ip_address(record.server[0]) in addresses:
+            return
+        counts.numbers[self._treat(record, acl, port, gone=not addresses)] += 1
+
+    def _treat(self, record: Record, acl: Acl, port: int, *, gone: bool) -> str:
+        """What was done."""
+        if acl.resolve_policy == "close":
+            self._engine.kill(record.id, Reason.UNRESOLVED if gone else Reason.POLICY)
+            return "close"
+        server = self._host.verdicts.server(acl, question(record, port))
+        if acl.resolve_policy == "follow" and server is not None:
+            self._engine.redirect(record.id, server)
+            return "follow"
+        return "pin"
+
+    def _say(self, change: Change, counts: _Counts) -> None:
+        held = self._damper.passes(change.name)
+        if held is None:
+            return
+        rules = ", ".join(rules_with(self._host.verdicts.config, change.name)) or "-"
+        old, new = text(change.old or ()), text(change.new)
+        stay, follow, end = counts.numbers.values()
+        self._logs.say(
+            messages.NAME_CHANGED, change.name, new, old, change.ttl, rules, stay, follow, end,
+            held,
+            NAME=change.name, OLD=old, NEW=new, TTL=f"{change.ttl:g}", RULES=rules,
+            SESSIONS=stay + follow + end,
+        )  # fmt: skip

@@ -1,0 +1,324 @@
+"""What an engine asks and tells, answered from the rules and said in the log."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import time
+from collections.abc import Callable
+
+from udpproxy.process import messages
+from udpproxy.process.logs import Damper, Logs
+from udpproxy.process.loop import Reactor
+from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine.interface import (
+    SEGMENTATION_REST,
+    ListenerSocket,
+    Treatment,
+    Verdict,
+    Wait,
+    Way,
+)
+from udpproxy.proxy.reg.chatter import Chatter
+from udpproxy.proxy.reg.extensions import Extensions
+from udpproxy.proxy.reg.servers import Servers
+from udpproxy.proxy.reg.unanswered import Unanswered
+from udpproxy.proxy.reg.verdicts import Verdicts
+from udpproxy.proxy.reg.waiting import Waiter
+from udpproxy.proxy.session import record as session_record
+from udpproxy.proxy.session.layout import Record
+from udpproxy.proxy.session.reasons import Reason
+from udpproxy.proxy.session.table import Table
+
+_ROOM = {
+    "refused-table-full": "all sessions are in use (max-sessions)",
+    "refused-per-client": "the client has as many as it may (max-sessions-per-client)",
+    "refused-ports-kept": "the host keeps its other ports (use-all-ports)",
+    "refused-own-socket": "it comes from a socket of this proxy",
+}
+_PRESSURE_ON, _PRESSURE_OFF = 0.90, 0.75
+
+Keep = Callable[[Wait, ListenerSocket, tuple[str, int], Way, bytes], None]
+
+
+class RelayHost:
+    """See engine.interface.Host. `verdicts` changes with a reload; `keep` takes the datagrams
+    that wait for a name."""
+
+    def __init__(
+        self, reactor: Reactor, logs: Logs, table: Table, verdicts: Verdicts, keep: Keep
+    ) -> None:
+        self.verdicts = verdicts
+        self.extensions = Extensions(logs, table, self.port)
+        self.extensions.configure(verdicts.config)
+        self._keep = keep
+        self._logs = logs
+        self._table = table
+        self._damper = Damper()
+        self._chatter = Chatter(reactor)
+        self._unanswered = Unanswered(logs)
+        self.servers = Servers(logs)
+        self._ports: dict[int, int] = {}
+        self._pressed = False
+        self.followers: dict[int, tuple[str, int]] = {}
+        """Sessions, by number, and the servers that they have yet to go on to."""
+        self.led = dict.fromkeys(("close", "follow", "keep"), 0)
+        """How many sessions of rules that lead elsewhere end, follow or stay."""
+
+    def wait(
+        self,
+        waiting: Wait,
+        listener: ListenerSocket,
+        client: tuple[str, int],
+        way: Way,
+        data: bytes,
+    ) -> None:
+        """A datagram whose session needs a name."""
+        self._keep(waiting, listener, client, way, data)
+
+    def port(self, listener: int) -> int | None:
+        """Of a listener that there is."""
+        return self._ports.get(listener)
+
+    def unresolved(self, waiter: Waiter) -> None:
+        """A session that ends before it began, for its server's name has no address: its record,
+        with the number 0."""
+        wait, now = waiter.wait, time.monotonic_ns()
+        record = Record(
+            client=(sockets.pack(waiter.client[0]), waiter.client[1]),
+            server=(b"", wait.port),
+            opened=now - round((time.monotonic() - waiter.since) * 1e9),
+        )
+        fields = session_record.fields(record, wait.rule, Reason.UNRESOLVED, now)
+        fields |= {
+            "SERVER": wait.name,
+            "BYTES_CIN": str(waiter.volume),
+            "DATAGRAMS_CIN": str(waiter.came),
+        }
+        if self._unanswered.tells(wait.rule, Reason.UNRESOLVED, answered=False):
+            self._logs.record(session_record.text(fields), fields)
+        self._table.count("sessions-opened")
+        self._table.add(record)
+
+    def listening(self, listener: ListenerSocket) -> None:
+        """A listener's port is needed to judge sessions that are found in the table."""
+        self._ports[listener.number] = listener.port
+
+    def load(self, sessions: int) -> None:
+        """So many sessions there are; asked now and then."""
+        self._unanswered.look()
+        most = min(self._table.capacity, self.verdicts.config.ports or self._table.capacity)
+        if not self._pressed and sessions >= most * _PRESSURE_ON:
+            self._pressed = True
+            self._logs.say(messages.PRESSURE_ON, sessions, most)
+        elif self._pressed and sessions <= most * _PRESSURE_OFF:
+            self._pressed = False
+            self._logs.say(messages.PRESSURE_OFF, sessions, most)
+        if self._pressed:
+            self._unanswered.pressed()
+
+    def decide(
+        self, listener: ListenerSocket, client: str, addressed: str
+    ) -> Verdict | Wait | None:
+        """None: refused, counted and logged."""
+        acl, verdict = self.verdicts.decide(listener, client, addressed)
+        name = acl.name if acl else "-"
+        if isinstance(verdict, Wait):
+            return verdict
+        if verdict is not None and not self.extensions.refuses(name):
+            self._accepted(client, name)
+            return verdict
+        self._refused(listener, client, addressed, name, 1)
+        return None
+
+    def _accepted(self, client: str, name: str) -> None:
+        if not self._logs.seen(messages.ACCEPTED):
+            return
+        held = self._chatter.passes(("accepted", name), pressed=self._pressed)
+        if held is not None:
+            self._logs.say(messages.ACCEPTED, client, name, held, CLIENT_ADDR=client, RULE=name)
+
+    def lasting(self, listener: ListenerSocket, client: str, addressed: str) -> tuple[int, int]:
+        """See engine.interface.Lasting; at level debug each session is asked for, and logged, as
+        long as they are few."""
+        if self._logs.seen(messages.ACCEPTED) and not self._chatter.crowded:
+            return 0, 0
+        return self.verdicts.lasting(listener, client, addressed)
+
+    def denied(self, listener: ListenerSocket, client: str, addressed: str, count: int) -> None:
+        """So many more datagrams were refused, as decide() had said of others."""
+        acl, _ = self.verdicts.decide(listener, client, addressed)
+        self._refused(listener, client, addressed, acl.name if acl else "-", count)
+
+    def _refused(
+        self, listener: ListenerSocket, client: str, addressed: str, name: str, count: int
+    ) -> None:
+        self._table.count("refused-by-acl", count)
+        held = self._damper.passes(("refused", name), count)
+        if held is not None:
+            where = f"{addressed} port {listener.port}"
+            why = "no rule matches" if name == "-" else f"rule {name}"
+            self._logs.say(
+                messages.REFUSED, client, where, why, held, CLIENT_ADDR=client, RULE=name
+            )
+
+    def decided(self, record: Record) -> Verdict | None:
+        """The verdict for a session found in the table; None: no longer accepted."""
+        port = self._ports.get(record.listener)
+        verdict = None if port is None else self.verdicts.again(record, port)
+        if port is None or verdict is None or self.extensions.refuses(verdict.rule):
+            return None
+        if not self.verdicts.has_rule(record) and self._led(record, verdict, port) == "close":
+            return None
+        self.extensions.judged(record, verdict)
+        return verdict
+
+    def _led(self, record: Record, verdict: Verdict, port: int) -> str:
+        """What becomes of a session whose rule leads to another server since a reload; "": it does
+        not."""
+        acl = self.verdicts.config.acls[verdict.acl]
+        server = self.verdicts.elsewhere(record, acl, port)
+        if server is None:
+            return ""
+        self.led[acl.reload_policy] += 1
+        if acl.reload_policy == "follow":
+            self.followers[record.id] = server
+        return acl.reload_policy
+
+    def take_followers(self, most: int) -> list[tuple[int, tuple[str, int]]]:
+        """So many of them, who are on their way now."""
+        first = list(itertools.islice(self.followers, most))
+        return [(number, self.followers.pop(number)) for number in first]
+
+    def handed(
+        self, verdict: Verdict, slot: int, number: int, direction: str, payload: bytes
+    ) -> Treatment:
+        """A datagram that an extension treats."""
+        return self.extensions.handed(verdict, slot, number, direction, payload)
+
+    def opened(self, number: int, verdict: Verdict, client: tuple[str, int]) -> None:
+        """A session was opened."""
+        if not self._logs.seen(messages.OPENED):
+            return
+        held = self._chatter.passes(("opened", verdict.rule), pressed=self._pressed)
+        if held is not None:
+            self._logs.say(
+                messages.OPENED,
+                number,
+                f"{client[0]} port {client[1]}",
+                verdict.rule,
+                f"{verdict.server[0]} port {verdict.server[1]}",
+                held,
+                SESSION=number,
+                CLIENT_ADDR=client[0],
+                RULE=verdict.rule,
+            )
+
+    def ended(self, record: Record, rule: str, reason: Reason) -> None:
+        """A session ended: its record."""
+        if self._unanswered.tells(rule, reason, answered=record.downloads > 0):
+            fields = session_record.fields(record, rule, reason, time.monotonic_ns())
+            self._logs.record(session_record.text(fields), fields)
+        self.extensions.ended(record.id, reason)
+
+    def tells(self, rule: str, reason: Reason, *, answered: bool) -> bool:
+        """See engine.interface.Lasting."""
+        return self._unanswered.tells(rule, reason, answered=answered)
+
+    def finish(self) -> None:
+        """The last session has ended, or goes on without us."""
+        self._unanswered.finish()
+
+    def lost(self, slot: int, why: str) -> None:
+        """A session that was found in the table is none."""
+        held = self._damper.passes("lost")
+        if held is not None:
+            self._logs.say(messages.RECORD_LOST, slot, why, held)
+
+    def wants_texts(self) -> bool:
+        """See engine.interface.Lasting."""
+        return self._logs.writes_lines
+
+    def ended_texts(self, texts: list[str]) -> None:
+        """See engine.interface.Lasting."""
+        self._logs.record_lines(texts)
+
+    def refused(
+        self,
+        counter: str,
+        client: tuple[str, int],
+        listener: ListenerSocket,
+        problem: OSError | None = None,
+        count: int = 1,
+    ) -> None:
+        """New sessions were refused for want of something, this client's first."""
+        held = self._damper.passes((counter, problem and problem.errno), count)
+        if held is not None:
+            why = _why_not_opened(problem) if problem else _ROOM[counter]
+            self._logs.say(messages.NO_ROOM, client[0], why, held, CLIENT_ADDR=client[0])
+
+    def strayed(self, number: int, rule: str, sender: tuple[str, int]) -> None:
+        """A reply from somebody who may not reply was ignored."""
+        held = self._damper.passes(("stray", rule))
+        if held is not None:
+            where = f"{sender[0]} port {sender[1]}"
+            self._logs.say(messages.UNEXPECTED_REPLY, where, rule, held, SESSION=number, RULE=rule)
+
+    def rerouted(self, slot: int, number: int, rule: str) -> None:
+        """One line a second for each rule: a lost address concerns all its sessions."""
+        record = self._table.read(slot)
+        if record is None or record.id != number:
+            return
+        held = self._damper.passes(("rerouted", rule))
+        if held is not None:
+            client, server = self._ends(record)
+            source = session_record.endpoint_text(*record.source)
+            self._logs.say(
+                messages.REROUTED, number, client, server, rule, source, held,
+                SESSION=number, RULE=rule,
+            )  # fmt: skip
+
+    def unreachable(self, slot: int, number: int, rule: str, problem: int) -> None:
+        """ICMP errors of a session begin."""
+        record = self._table.read(slot)
+        if record is not None and record.id == number:
+            self.servers.unreachable(record, rule, problem)
+
+    def answers(self, slot: int, number: int, rule: str) -> None:
+        """Its server, or another's for which somebody waits, answers."""
+        record = self._table.read(slot)
+        if record is not None and record.id == number:
+            self.servers.answers(record, rule)
+
+    @staticmethod
+    def _ends(record: Record) -> tuple[str, str]:
+        """The session's client and server, as people write them."""
+        server = record.peer or record.server
+        return session_record.endpoint_text(*record.client), session_record.endpoint_text(*server)
+
+    def failed(self, what: str, problem: OSError, slot: int = 0, number: int = 0) -> None:
+        """A datagram was lost to the system: one line a second for each kind."""
+        held = self._damper.passes(("failed", what, problem.errno))
+        if held is None:
+            return
+        why, whose = problem.strerror or str(problem), ""
+        record = self._table.read(slot) if number else None
+        if record is not None and record.id == number:  # it may have ended meanwhile
+            client, server = self._ends(record)
+            whose = f", session {number} from {client} to {server}"
+        self._logs.say(messages.CARRY_FAILED, what, why, whose, held)
+
+    def unsegmented(self, sessions: int) -> None:
+        """A device cannot cut runs of datagrams: for a while all go singly."""
+        self._logs.say(messages.UNSEGMENTED, sessions, SEGMENTATION_REST // 60_000_000_000)
+
+    def datagram(self, number: int, direction: str, payload: memoryview) -> None:
+        """At level full only."""
+        text = payload.hex()
+        self._logs.say(messages.PAYLOAD, number, direction, len(payload), text, SESSION=number)
+
+
+def _why_not_opened(problem: OSError) -> str:
+    if problem.errno == errno.EAGAIN:
+        return "the system has no port for it (net.ipv4.ip_local_port_range)"
+    return f"the system cannot open it: {problem.strerror}"

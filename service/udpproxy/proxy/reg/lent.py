@@ -1,0 +1,89 @@
+"""What the parent has lent to REG: it arrives piece by piece, before the word to begin."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+from dataclasses import replace
+from ipaddress import ip_address
+
+from udpproxy.errors import LinkError
+from udpproxy.process import wire
+from udpproxy.proxy.config.load import parse
+from udpproxy.proxy.config.model import Config
+from udpproxy.proxy.engine.interface import ListenerSocket
+from udpproxy.proxy.session.table import Table
+
+_VERSIONS = {int(socket.AF_INET): 4, int(socket.AF_INET6): 6}
+
+_ANY = (0, 0)
+"""The parent has judged by the kernel's ports, and says how many of them there are for sessions; we
+may see others."""
+
+
+class Lent:
+    """`carriers` and `listeners` are those that nobody has taken yet."""
+
+    def __init__(self) -> None:
+        self.config: tuple[Config, int] | None = None
+        """With its generation."""
+        self.table: Table | None = None
+        self.carriers: list[socket.socket] = []
+        self.listeners: list[ListenerSocket] = []
+        self._versions: set[int] = set()
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """Of IP, that there are sockets towards servers for."""
+        return tuple(sorted(self._versions))
+
+    def close(self) -> None:
+        """Nothing is kept: the parent has all of it."""
+        lent = [sock for one in self.listeners for sock in (one.socket, *one.others)]
+        for sock in (*self.carriers, *lent):
+            sock.close()
+        self.carriers.clear()
+        self.listeners.clear()
+        self.table = None
+
+    def take(self, what: str, items: list[wire.Plain], descriptors: list[int]) -> None:
+        """As many descriptors as items; LinkError, and they are closed, for what is unknown."""
+        match what, items:
+            case "config", [
+                {"origin": str(origin), "generation": int(generation), "ports": int(ports)}
+            ]:
+                with os.fdopen(descriptors[0], "rb") as file:
+                    file.seek(0)
+                    config = parse(file.read().decode(), origin, ephemeral=_ANY)
+                self.config = replace(config, ports=ports), generation
+            case "table", [{"capacity": int(capacity)}]:
+                memory = mmap.mmap(descriptors[0], 0)
+                os.close(descriptors[0])
+                self.table = Table(memoryview(memory), capacity, fresh=False)
+            case "carriers", _:
+                self._versions |= {_VERSIONS[int(str(family))] for family in items}
+                self.carriers += [socket.socket(fileno=fd) for fd in descriptors]
+            case "listeners", _:
+                for item, descriptor in zip(items, descriptors, strict=True):
+                    self._listen(_listener(item, descriptor))
+            case _:
+                for fd in descriptors:
+                    os.close(fd)
+                raise LinkError(f"lent {what} of an unknown form")
+
+    def _listen(self, one: ListenerSocket) -> None:
+        """A second one of the same number is for another worker."""
+        last = self.listeners[-1] if self.listeners else None
+        if last is not None and last.number == one.number:
+            self.listeners[-1] = replace(last, others=(*last.others, one.socket))
+        else:
+            self.listeners.append(one)
+
+
+def _listener(item: wire.Plain, descriptor: int) -> ListenerSocket:
+    match item:
+        case {"number": int(number), "address": str(address), "port": int(port)}:
+            sock = socket.socket(fileno=descriptor)
+            return ListenerSocket(number, sock, ip_address(address), port)
+    raise LinkError("lent a listener of an unknown form")

@@ -1,0 +1,175 @@
+"""The book of sessions: which exist, whose they are, when they are due. Pure.
+
+Rules. A key leads to the session that takes the client's datagrams; a session whose upload is
+closed keeps its slot and its replies but not its key. Newcomers never end a session that had a
+reply. Expiry costs nothing per datagram: each session has one entry in a heap, made from the
+deadline as it was then, and looked at again when that moment comes.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+
+from udpproxy.proxy.session.limits import NEVER, Budget, deadline, expired
+from udpproxy.proxy.session.reasons import Reason
+
+_STALE_ENTRIES = 1024
+
+
+class Session:
+    """What the book knows of a session; an engine adds what it needs by inheriting."""
+
+    __slots__ = ("budget", "client", "id", "key", "opened", "owner", "slot")
+
+    def __init__(
+        self,
+        *,
+        number: int,
+        slot: int,
+        owner: dict[Hashable, Session],
+        key: Hashable,
+        client: str,
+        budget: Budget,
+        opened: int,
+    ) -> None:
+        """`owner` is the listener's map of keys, `client` the address that the cap counts."""
+        self.id = number
+        self.slot = slot
+        self.owner = owner
+        self.key = key
+        self.client = client
+        self.budget = budget
+        self.opened = opened
+
+
+class Book:
+    """All sessions of one relay; `last` tells when a session last carried a datagram."""
+
+    def __init__(
+        self,
+        slots: range,
+        *,
+        per_client: int,
+        evict: bool,
+        last: Callable[[Session], int],
+    ) -> None:
+        """`per_client` 0 is no cap; `evict` lets newcomers replace unanswered sessions."""
+        self._free = list(reversed(slots))
+        self._most = len(slots)
+        self._per_client = per_client
+        self._evict = evict
+        self._last = last
+        self._by_id: dict[int, Session] = {}
+        self._clients: dict[str, int] = {}
+        # A dict looks for its first item past all that were before it, a hundred thousand maybe.
+        self._unanswered: OrderedDict[int, Session] = OrderedDict()
+        self._due: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._by_id.values()))
+
+    def limit(self, most: int) -> None:
+        """So many sessions and no more, though there are slots for others."""
+        self._most = most
+
+    def get(self, number: int) -> Session | None:
+        """The session of that number, while it lives."""
+        return self._by_id.get(number)
+
+    def room(self, client: str) -> str | Session | None:
+        """May `client` open one more? None: yes; a session: after that one is evicted; a str:
+        no, and which of the table's counters says so."""
+        if self._per_client and self._clients.get(client, 0) >= self._per_client:
+            return "refused-per-client"
+        if self._free and len(self._by_id) < self._most:
+            return None
+        if self._evict and self._unanswered:
+            return next(iter(self._unanswered.values()))
+        return self.full
+
+    @property
+    def full(self) -> str:
+        """The counter that says why there is no room."""
+        return "refused-ports-kept" if self._free else "refused-table-full"
+
+    def take_slot(self) -> int:
+        """A free slot; room() has said that there is one."""
+        return self._free.pop()
+
+    def give_back(self, slot: int) -> None:
+        """A slot that was taken but got no session."""
+        self._free.append(slot)
+
+    def reserve(self, slots: set[int]) -> None:
+        """Take just these slots: sessions found in the table live there."""
+        self._free = [slot for slot in self._free if slot not in slots]
+
+    def open(self, session: Session, *, answered: bool = False, keyed: bool = True) -> None:
+        """Enter a session; `keyed` False: its upload was closed before."""
+        self._by_id[session.id] = session
+        if keyed:
+            session.owner[session.key] = session
+        self._clients[session.client] = self._clients.get(session.client, 0) + 1
+        if not answered:
+            self._unanswered[session.id] = session
+        self._plan(session)
+
+    def answered(self, session: Session) -> None:
+        """A reply passed: newcomers can no longer evict it."""
+        self._unanswered.pop(session.id, None)
+
+    def close_upload(self, session: Session) -> None:
+        """The client's next datagram finds no session."""
+        if session.owner.get(session.key) is session:
+            del session.owner[session.key]
+
+    def replan(self, session: Session) -> None:
+        """Its limits have changed: a deadline may have come nearer."""
+        self._plan(session)
+
+    def close(self, session: Session) -> None:
+        """Forget it; its heap entry is recognised as stale later."""
+        self.close_upload(session)
+        del self._by_id[session.id]
+        self._unanswered.pop(session.id, None)
+        left = self._clients[session.client] - 1
+        if left:
+            self._clients[session.client] = left
+        else:
+            del self._clients[session.client]
+        self._free.append(session.slot)
+
+    def next_due(self) -> int | None:
+        """The moment to call due() again at the latest."""
+        return self._due[0][0] if self._due else None
+
+    def due(self, now: int) -> tuple[Session, Reason] | None:
+        """The next session whose time is over, for the caller to close; None: none is."""
+        while self._due and self._due[0][0] <= now:
+            _, number = heapq.heappop(self._due)
+            session = self._by_id.get(number)
+            if session is None:
+                continue
+            reason = expired(session.budget, session.opened, self._last(session), now)
+            if reason is not None:
+                return session, Reason(reason)
+            self._plan(session)
+        return None
+
+    def _plan(self, session: Session) -> None:
+        moment = deadline(session.budget, session.opened, self._last(session))
+        if moment < NEVER:
+            heapq.heappush(self._due, (moment, session.id))
+        if len(self._due) > 2 * len(self._by_id) + _STALE_ENTRIES:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Sessions that ended early leave entries behind: a busy DNS would pile up millions."""
+        live = {number: moment for moment, number in sorted(self._due, reverse=True)}
+        self._due = [(moment, number) for number, moment in live.items() if number in self._by_id]
+        heapq.heapify(self._due)

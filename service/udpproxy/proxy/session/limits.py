@@ -1,0 +1,121 @@
+"""When a session has had enough (SPEC 3, table of limits).
+
+Datagram limits: the datagram that reaches the limit is still passed. Byte limits: one that would
+exceed the limit is not passed. 0 is no limit. All times are nanoseconds of the monotonic clock.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from udpproxy.proxy.config.model import Limits
+
+NEVER = 1 << 63
+"""A deadline or a budget that is not reached."""
+
+
+class Verdict(enum.Enum):
+    """What becomes of one datagram, and of its session after it."""
+
+    PASS = "pass"
+    PASS_LAST = "pass-last"
+    """Pass it; upload: the client's side is closed after it, download: the session ends."""
+    OVER = "over"
+    """Not passed, and the session ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits in the units of the engine; a limit that is not set is NEVER."""
+
+    idle: int
+    lifetime: int
+    upload_datagrams: int
+    download_datagrams: int
+    upload_bytes: int
+    download_bytes: int
+
+    @property
+    def counts_upload(self) -> bool:
+        """False: no datagram of the client needs to be judged."""
+        return min(self.upload_datagrams, self.upload_bytes) < NEVER
+
+    @property
+    def counts_download(self) -> bool:
+        """False: no datagram of the server needs to be judged."""
+        return min(self.download_datagrams, self.download_bytes) < NEVER
+
+
+def budget(limits: Limits) -> Budget:
+    """The limits of an ACL, compiled once for all its sessions."""
+    return Budget(
+        idle=_nanoseconds(limits.idle),
+        lifetime=_nanoseconds(limits.lifetime),
+        upload_datagrams=limits.upload_datagrams or NEVER,
+        download_datagrams=limits.download_datagrams or NEVER,
+        upload_bytes=limits.upload_bytes or NEVER,
+        download_bytes=limits.download_bytes or NEVER,
+    )
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9) or NEVER
+
+
+def judge_upload(budget: Budget, datagrams: int, volume: int, size: int) -> Verdict:
+    """`datagrams` and `volume` (bytes) have passed before this one of `size` bytes."""
+    return _judge(budget.upload_datagrams, budget.upload_bytes, datagrams, volume, size)
+
+
+def judge_download(budget: Budget, datagrams: int, volume: int, size: int) -> Verdict:
+    """The same for the other direction."""
+    return _judge(budget.download_datagrams, budget.download_bytes, datagrams, volume, size)
+
+
+def _judge(most: int, most_bytes: int, datagrams: int, volume: int, size: int) -> Verdict:
+    if volume + size > most_bytes:
+        return Verdict.OVER
+    return Verdict.PASS_LAST if datagrams + 1 >= most else Verdict.PASS
+
+
+def deadline(budget: Budget, opened: int, last: int) -> int:
+    """When the session ends if nothing more arrives."""
+    return min(last + budget.idle, opened + budget.lifetime)
+
+
+def expired(budget: Budget, opened: int, last: int, now: int) -> str | None:
+    """The reason, or None while the session may go on."""
+    if now >= opened + budget.lifetime:
+        return "lifetime"
+    if now >= last + budget.idle:
+        return "idle"
+    return None
+
+
+EVICTIONS_AT_ONCE = 250
+NS_PER_EVICTION = 1_000_000
+"""How fast newcomers may replace sessions that wait for their first reply. One that a flood
+replaces would be gone before its server can answer, and making and ending sessions at the rate of
+a flood costs those that are there."""
+
+CHANCES_AT_ONCE = 250
+NS_PER_CHANCE = 500_000
+"""The same for decisions about newcomers while all sessions are in use."""
+
+
+class Rate:
+    """So many of something at once, and one more after each `interval` (nanoseconds)."""
+
+    def __init__(self, at_once: int, interval: int) -> None:
+        self._slack = at_once * interval
+        self._interval = interval
+        self._paid = 0
+
+    def allows(self, now: int) -> bool:
+        """One more?"""
+        return self._paid < now + self._slack
+
+    def pay(self, now: int) -> None:
+        """One more it is."""
+        self._paid = max(self._paid, now) + self._interval
