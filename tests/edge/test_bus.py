@@ -23,8 +23,9 @@ from proxy import Proxy, config, until
 from udpproxy.bus import Bus
 from udpproxy.process.lasting import lasting
 from udpproxy.process.logs import Logs
+from udpproxy.proxy.identity import IDENTITY
 
-NAME, PATH, INTERFACE = "org.udpproxy1.test", "/org/udpproxy1", "org.udpproxy1.Proxy"
+PATH, INTERFACE = IDENTITY.root, IDENTITY.interface
 
 
 class FakeBus:
@@ -101,7 +102,15 @@ async def connected(
     server = await asyncio.start_unix_server(fake.serve, path)
     objects = {PATH: [INTERFACE]}
     service = nobody or Nobody()
-    bus = Bus(NAME, objects, service, session=False, open_methods=frozenset(), allowed_group=None)
+    bus = Bus(
+        IDENTITY,
+        "test",
+        objects,
+        service,
+        session=False,
+        open_methods=frozenset(),
+        allowed_group=None,
+    )
     run = asyncio.ensure_future(bus.run(joined=joined.set, lost=lost))
     await asyncio.wait_for(joined.wait(), 10)
     await work(fake, bus, gone)
@@ -151,7 +160,15 @@ def descriptors() -> int:
 def test_without_a_bus_no_socket_stays(address: Path) -> None:
     """Not even until the next collection of garbage, which may be a while."""
     objects: dict[str, list[str]] = {}
-    bus = Bus(NAME, objects, Nobody(), session=False, open_methods=frozenset(), allowed_group=None)
+    bus = Bus(
+        IDENTITY,
+        "test",
+        objects,
+        Nobody(),
+        session=False,
+        open_methods=frozenset(),
+        allowed_group=None,
+    )
 
     async def attempts() -> tuple[int, int]:
         run = asyncio.ensure_future(bus.run(joined=lambda: None, lost=lambda why: None))

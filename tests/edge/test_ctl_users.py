@@ -13,9 +13,11 @@ from buses import STRANGER, open_bus
 from echo import Echo, exchange, udp
 from host import free_port
 from proxy import Proxy, command, config, until
-from udpproxy.bus import client as over_bus
+from udpproxy.bus import client
 from udpproxy.errors import LinkError
 from udpproxy.process.wire import Plain
+from udpproxy.proxy import over_bus
+from udpproxy.proxy.verbs import VERBS
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
 
@@ -102,10 +104,10 @@ def test_answers_are_those_of_the_socket(proxy: Proxy, monkeypatch: pytest.Monke
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", proxy.environment["DBUS_SYSTEM_BUS_ADDRESS"])
     until(lambda: _done(as_stranger(proxy, "one", "info", "--runtime-dir", proxy.runtime)))
     port = int(proxy.file.read_text().split("port = ")[1].split()[0])
-    with udp() as client:
-        exchange(client, ("127.0.0.1", port), b"hello")
+    with udp() as sender:
+        exchange(sender, ("127.0.0.1", port), b"hello")
         (row,) = proxy.sessions()
-        answer = over_bus.ask("one", "sessions", {"filter": {"client": "127.0.0.1"}})
+        answer = over_bus.ask("one", VERBS["sessions"], {"filter": {"client": "127.0.0.1"}})
         assert isinstance(answer, list)
         (other,) = answer
         assert isinstance(other, dict)
@@ -113,22 +115,25 @@ def test_answers_are_those_of_the_socket(proxy: Proxy, monkeypatch: pytest.Monke
         assert {key: value for key, value in other.items() if key not in changing} == {
             key: value for key, value in row.items() if key not in changing
         }
-        assert over_bus.ask("one", "loglevel", {"level": "+1"}) == "debug (7)"
-        assert over_bus.ask("one", "loglevel", {"level": "-1", "process": "reg"}) == "normal (6)"
-        assert over_bus.ask("one", "reopen", {}) is None
-        assert over_bus.ask("one", "kill", {"session": row["session"]}) is None
+        assert over_bus.ask("one", VERBS["loglevel"], {"level": "+1"}) == "debug (7)"
+        assert (
+            over_bus.ask("one", VERBS["loglevel"], {"level": "-1", "process": "reg"})
+            == "normal (6)"
+        )
+        assert over_bus.ask("one", VERBS["reopen"], {}) is None
+        assert over_bus.ask("one", VERBS["kill"], {"session": row["session"]}) is None
         assert proxy.sessions() == []
-        exchange(client, ("127.0.0.1", port), b"hello again")
+        exchange(sender, ("127.0.0.1", port), b"hello again")
         by_rule: dict[str, Plain] = {"filter": {"rule": "all"}}
-        assert over_bus.ask("one", "kill", by_rule) == {"sessions-ended": 1}
-        assert over_bus.ask("one", "kill", by_rule) == {"sessions-ended": 0}
+        assert over_bus.ask("one", VERBS["kill"], by_rule) == {"sessions-ended": 1}
+        assert over_bus.ask("one", VERBS["kill"], by_rule) == {"sessions-ended": 0}
         with pytest.raises(LinkError, match="there is no rule"):
-            over_bus.ask("one", "kill", {"filter": {"rule": "none"}})
+            over_bus.ask("one", VERBS["kill"], {"filter": {"rule": "none"}})
         with pytest.raises(LinkError, match="'x' is no session's number"):
-            over_bus.ask("one", "kill", {"session": "x"})
+            over_bus.ask("one", VERBS["kill"], {"session": "x"})
         with pytest.raises(LinkError, match="no names"):
-            over_bus.ask("one", "resolve-now", {})
-        with pytest.raises(over_bus.Unreachable, match="not on D-Bus"):
-            over_bus.ask("two", "info", {})
-        with pytest.raises(over_bus.Unreachable, match="invalid bus name"):
-            over_bus.ask("2nd", "info", {})
+            over_bus.ask("one", VERBS["resolve-now"], {})
+        with pytest.raises(client.Unreachable, match="not on D-Bus"):
+            over_bus.ask("two", VERBS["info"], {})
+        with pytest.raises(client.Unreachable, match="invalid bus name"):
+            over_bus.ask("2nd", VERBS["info"], {})

@@ -15,8 +15,8 @@ import pytest
 
 from udpproxy.errors import InvalidArgument, LinkError
 from udpproxy.instance import gate
-from udpproxy.instance.connection import Peer, PeerLost
-from udpproxy.instance.control_server import Door
+from udpproxy.instance.connection import ChildConnection, ChildLost
+from udpproxy.instance.control_server import ControlServer
 from udpproxy.process import wire
 from udpproxy.process.logs import Logs
 from udpproxy.supervisor.fork import ForkSupervisor
@@ -34,8 +34,8 @@ class World:
         """Whose role `pid` may have."""
         self.pid = os.getpid()
         self.vacant: bool | None = True
-        self.peers: list[Peer] = []
-        self.left: list[Peer] = []
+        self.peers: list[ChildConnection] = []
+        self.gone: list[ChildConnection] = []
         self.told: list[wire.Tell] = []
         self.performed = 0
         self.broken: list[object] = []
@@ -43,24 +43,29 @@ class World:
         asyncio.get_running_loop().set_exception_handler(
             lambda loop, context: self.broken.append(context)
         )
-        self.door = Door(
-            Logs("udp-proxy/one"),
-            directory,
-            shared=False,
-            vouch=lambda pid, uid: self.role if pid == self.pid else "",
-            admit=lambda role, pid: self.vacant,
-            entered=self.peers.append,
-            told=self._told,
-            left=self.left.append,
-            perform=self._perform,
+        self.door = ControlServer(
+            Logs("udp-proxy/one"), directory, shared=False, family=self, performer=self
         )
 
-    def _told(self, peer: Peer, news: wire.Tell) -> None:
+    def vouch(self, pid: int, uid: int) -> str:
+        """As Children, and what follows."""
+        return self.role if pid == self.pid else ""
+
+    def admit(self, role: str, pid: int) -> bool | None:
+        return self.vacant
+
+    def entered(self, child: ChildConnection) -> None:
+        self.peers.append(child)
+
+    def left(self, child: ChildConnection) -> None:
+        self.gone.append(child)
+
+    def heard(self, child: ChildConnection, news: wire.Tell) -> None:
         if news.what == "break":
             raise KeyError("a mistake of ours")
         self.told.append(news)
 
-    async def _perform(self, verb: str, args: dict[str, wire.Plain]) -> wire.Plain:
+    async def perform(self, verb: str, args: dict[str, wire.Plain]) -> wire.Plain:
         self.performed += 1
         if args.get("late"):
             await self.gate.wait()
@@ -197,7 +202,7 @@ def test_a_child_and_what_it_may(tmp_path: Path) -> None:
             assert [peer.role for peer in world.peers] == ["reg"]
             sock.send(wire.encode(wire.Ask(1, "info")))
             assert await ended(sock)
-        assert world.left == world.peers
+        assert world.gone == world.peers
         assert world.performed == 0
 
     lived(tmp_path, story)
@@ -295,8 +300,8 @@ def test_a_child_has_one_link(tmp_path: Path) -> None:
                     async with asyncio.timeout(gate.SILENCE / 2):
                         assert await ended(second)
             assert len(world.peers) == 1
-            assert world.left == []
-        await until(lambda: world.left)
+            assert world.gone == []
+        await until(lambda: world.gone)
         with await world.connect("children.sock") as first:
             first.send(wire.encode(wire.Hello("reg", "x")))
             await until(lambda: len(world.peers) == 2)
@@ -410,14 +415,23 @@ def test_many_that_wait_are_not_thrown_out(tmp_path: Path) -> None:
     lived(tmp_path, story)
 
 
+class Unheard:
+    """Nobody hears what becomes of children."""
+
+    def dismiss(self, role: str) -> None:
+        """See ChildEvents."""
+
+    def given_up(self, role: str) -> None:
+        """See ChildEvents."""
+
+    def ended_unasked(self, role: str, *, killed: bool | None) -> None:
+        """See ChildEvents."""
+
+
 def test_the_fork_supervisor_knows_its_processes(tmp_path: Path) -> None:
     async def run() -> None:
         supervisor = ForkSupervisor(
-            Logs("udp-proxy/one"),
-            "one",
-            tmp_path,
-            given_up=lambda role: None,
-            ended=lambda role, killed: None,
+            Logs("udp-proxy/one"), "udpproxy.child", "one", tmp_path, Unheard()
         )
         supervisor.start("reg", Life(limit=4, window=60, stop_on_death=False))
         try:
@@ -454,7 +468,7 @@ def test_a_question_to_one_that_leaves_just_then(
                 send(message)
 
             monkeypatch.setattr(link, "send", late)
-            with pytest.raises(PeerLost):
+            with pytest.raises(ChildLost):
                 await world.peers[0].ask("kill", {"session": 1})
 
     lived(tmp_path, story)
@@ -471,12 +485,12 @@ def test_a_question_to_one_that_falls(tmp_path: Path) -> None:
             await asyncio.get_running_loop().sock_recv(sock, 1000)
         with pytest.raises(LinkError, match="while it was asked") as caught:
             await asked
-        assert not isinstance(caught.value, PeerLost)
+        assert not isinstance(caught.value, ChildLost)
 
         with await world.connect("children.sock") as sock:
             sock.send(wire.encode(wire.Hello("reg", "x")))
             await until(lambda: len(world.peers) == 2)
-        with pytest.raises(PeerLost):
+        with pytest.raises(ChildLost):
             await world.peers[1].ask("kill", {"session": 1})
 
         with await world.connect("children.sock") as sock:
@@ -484,7 +498,7 @@ def test_a_question_to_one_that_falls(tmp_path: Path) -> None:
             await until(lambda: len(world.peers) == 3)
             asked = asyncio.ensure_future(world.peers[2].ask("kill", {"session": 1}))
             await asyncio.sleep(0)  # it is there, and nobody has read it
-        with pytest.raises(PeerLost):
+        with pytest.raises(ChildLost):
             await asked
 
         with await world.connect("children.sock") as sock:
@@ -495,7 +509,7 @@ def test_a_question_to_one_that_falls(tmp_path: Path) -> None:
         for one in both:
             with pytest.raises(LinkError, match="while it was asked") as caught:
                 await one
-            assert not isinstance(caught.value, PeerLost)
+            assert not isinstance(caught.value, ChildLost)
 
     lived(tmp_path, story)
 
@@ -509,7 +523,7 @@ def test_nobody_hears_that_a_child_has_gone(tmp_path: Path) -> None:
             await until(lambda: world.peers)
             peer = world.peers[0]
             peer._asked[99] = asyncio.get_running_loop().create_future()
-        await until(lambda: world.left)
+        await until(lambda: world.gone)
         del peer._asked[99]
 
     lived(tmp_path, story)

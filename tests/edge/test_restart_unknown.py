@@ -57,7 +57,7 @@ class Silent(Manager):
 
 
 def asked(manager: Manager, patience: float = 3.0) -> bool | None:
-    systemd = Systemd(manager, "one")  # type: ignore[arg-type]
+    systemd = Systemd(manager)  # type: ignore[arg-type]
     return asyncio.run(systemd.restarts_us(patience))
 
 

@@ -16,7 +16,7 @@ from built import NAMES
 from echo import Echo, clients, exchange, udp
 from host import free_port
 from proxy import Proxy, config, until
-from udpproxy.instance.commands import MOST_KILLED
+from udpproxy.proxy.parent.commands import MOST_KILLED
 
 KEYS = {
     "session": int,
@@ -279,6 +279,7 @@ def test_answers_of_any_length(tmp_path: Path) -> None:
             assert {row["acl"] for row in rows} == {name}
 
 
+@pytest.mark.alone  # it gives the start half a second to take its lock
 def test_a_command_right_after_the_start(tmp_path: Path) -> None:
     """There is no socket yet, and at first no lock either."""
     proxy = Proxy(tmp_path, config(free_port(), "127.0.0.1:9"))

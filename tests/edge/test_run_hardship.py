@@ -22,7 +22,8 @@ from echo import Echo, clients, exchange
 from host import free_port
 from nameserver import NameServer
 from proxy import Proxy, config, until
-from udpproxy.instance.control_server import Door
+from udpproxy.instance.connection import ChildConnection
+from udpproxy.instance.control_server import ControlServer
 from udpproxy.process import wire
 from udpproxy.process.logs import Logs
 from udpproxy.supervisor.fork import START_LIMIT
@@ -181,25 +182,43 @@ def test_reg_comes_and_we_have_no_descriptors_for_it(tmp_path: Path) -> None:
             assert len(echo.sources) == 1
 
 
+class Childless:
+    """No process is a child."""
+
+    def vouch(self, pid: int, uid: int) -> str:
+        """See Family."""
+        return ""
+
+    def admit(self, role: str, pid: int) -> bool | None:
+        """See Family."""
+        return False
+
+    def entered(self, child: ChildConnection) -> None:
+        """See Family."""
+
+    def heard(self, child: ChildConnection, news: wire.Tell) -> None:
+        """See Family."""
+
+    def left(self, child: ChildConnection) -> None:
+        """See Family."""
+
+
+class Broken:
+    """Every command meets a mistake of ours."""
+
+    async def perform(self, verb: str, arguments: dict[str, wire.Plain]) -> wire.Plain:
+        """See Performer."""
+        raise RuntimeError("a mistake of ours")
+
+
 def test_a_command_that_breaks_is_answered(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A mistake of ours must not leave whoever asked without a word."""
 
-    async def perform(verb: str, args: dict[str, wire.Plain]) -> wire.Plain:
-        raise RuntimeError("a mistake of ours")
-
     async def ask() -> wire.Message:
-        door = Door(
-            Logs("udp-proxy/one"),
-            tmp_path,
-            shared=False,
-            vouch=lambda pid, uid: "",
-            admit=lambda role, pid: False,
-            entered=lambda peer: None,
-            told=lambda peer, news: None,
-            left=lambda peer: None,
-            perform=perform,
+        door = ControlServer(
+            Logs("udp-proxy/one"), tmp_path, shared=False, family=Childless(), performer=Broken()
         )
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
             sock.connect(str(tmp_path / "control.sock"))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from udpproxy.process.logs import Logs
+from udpproxy.proxy.identity import IDENTITY
 from udpproxy.supervisor import groups
 from udpproxy.supervisor.lifecycle import Life
 from udpproxy.supervisor.units import UnitSupervisor
@@ -25,17 +26,25 @@ class World:
     def __init__(self, told: int | None, limit: int = 3) -> None:
         self.told = told
         self.asked = 0
-        self.given_up: list[str] = []
+        self.lost: list[str] = []
         self.supervisor = UnitSupervisor(
             Logs("udp-proxy/one"),
-            "one",
+            unit=lambda role: IDENTITY.unit("one", role),
             restarts=self._restarts,
-            dismiss=lambda role: None,
-            given_up=self.given_up.append,
-            ended=lambda role, killed: None,
+            events=self,
         )
         self.life = Life(limit=limit, window=60.0, stop_on_death=False)
         self.supervisor.start("reg", self.life)
+
+    def dismiss(self, role: str) -> None:
+        """It never came."""
+
+    def given_up(self, role: str) -> None:
+        """Noted."""
+        self.lost.append(role)
+
+    def ended_unasked(self, role: str, *, killed: bool | None) -> None:
+        """Nobody cares."""
 
     async def _restarts(self, role: str) -> int | None:
         self.asked += 1
@@ -73,7 +82,7 @@ def test_restarts_before_our_time_are_not_counted() -> None:
 
     world = lived(40, story)
     assert world.life.ends_counted == 0
-    assert world.given_up == []
+    assert world.lost == []
 
 
 def test_restarts_while_it_is_away_are() -> None:
@@ -84,7 +93,7 @@ def test_restarts_while_it_is_away_are() -> None:
 
     world = lived(40, story)
     assert world.life.ends_counted == 3
-    assert world.given_up == ["reg"]
+    assert world.lost == ["reg"]
 
 
 def test_a_child_that_works_starts_from_its_last_count() -> None:

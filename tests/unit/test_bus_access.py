@@ -11,6 +11,10 @@ from udpproxy.bus import access, arguments
 from udpproxy.bus.access import Caller, Places, Rights
 from udpproxy.bus.values import variants
 from udpproxy.errors import InvalidArgument
+from udpproxy.instance.bus_service import _unwrapped, methods
+from udpproxy.proxy.verbs import VERBS
+
+METHODS = methods(VERBS)
 
 ROOT = Caller(":1.1", 0, (0,))
 ALICE = Caller(":1.2", 1000, (1000,))
@@ -86,16 +90,16 @@ def test_whose_answer_nobody_wants_shares_with_all() -> None:
 )
 def test_arguments_that_are_refused(member: str, given: object, why: str) -> None:
     with pytest.raises(InvalidArgument, match=why) as refused:
-        arguments.checked(member, [given])
+        METHODS[member].from_bus([_unwrapped(given)])
     assert len(str(refused.value)) < 500
 
 
 def test_arguments() -> None:
-    assert arguments.checked("LogLevel", ["+1"]) == ["+1"]
+    assert METHODS["LogLevel"].from_bus(["+1"]) == {"level": "+1"}
     question = {"from": Variant("s", "10.0.0.1"), "to": "10.0.0.2:53"}
     plain = {"from": "10.0.0.1", "to": "10.0.0.2:53"}
-    assert arguments.checked("Explain", [question]) == [plain]
-    assert arguments.checked("KillSession", [7]) == [7]
+    assert METHODS["Explain"].from_bus([_unwrapped(question)]) == {"question": plain}
+    assert METHODS["KillSession"].from_bus([7]) == {"session": 7}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from udpproxy.cli import ctl
 from udpproxy.cli.main import main
 from udpproxy.config import reading
+from udpproxy.identity import Identity
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_check_takes_several(
     monkeypatch.chdir(tmp_path)
     home = tmp_path / "etc"
     home.mkdir()
-    monkeypatch.setattr(reading, "_HOME", home)
+    monkeypatch.setattr(Identity, "configurations", home)
     (home / "dns.toml").write_text(RIGHT)
     (tmp_path / "sip.toml").write_text(RIGHT)
     (tmp_path / "bare").write_text("x = 1")
@@ -59,7 +60,7 @@ def test_check_takes_several(
     assert "bare:1: x: unknown key" in err
     assert main(["check", "nope"]) == 78
     assert capsys.readouterr().err.startswith(f"{home}/nope.toml: cannot be read: No such file")
-    assert reading.path_of("-") == Path("/dev/stdin")
+    assert reading.path_of("-", home) == Path("/dev/stdin")
 
 
 @pytest.mark.parametrize(

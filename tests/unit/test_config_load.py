@@ -701,20 +701,18 @@ def test_files_that_cannot_be_read(
     [(0o640, True, False), (0o600, True, True), (0o640, False, True), (0o644, False, False)],
 )
 def test_what_root_can_read_and_the_unit_cannot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, *, mine: bool, told: bool
+    tmp_path: Path, mode: int, *, mine: bool, told: bool
 ) -> None:
     path = tmp_path / "dns.toml"
     path.touch()
     path.chmod(mode)
     name = grp.getgrgid(path.stat().st_gid).gr_name
     other = next(each.gr_name for each in grp.getgrall() if each.gr_name != name)
-    assert reading.unreadable_for_us(path) == ""
-    monkeypatch.setattr(reading, "_HOME", tmp_path)
-    monkeypatch.setattr(reading, "_GROUP", name if mine else other)
-    said = reading.unreadable_for_us(path)
-    assert (f"chgrp {name if mine else other} {path}" in said) is told
-    monkeypatch.setattr(reading, "_GROUP", "no-such-group-here")
-    assert reading.unreadable_for_us(path) == ""
+    group = name if mine else other
+    assert reading.unreadable_for(group, path, tmp_path / "elsewhere") == ""
+    said = reading.unreadable_for(group, path, tmp_path)
+    assert (f"chgrp {group} {path}" in said) is told
+    assert reading.unreadable_for("no-such-group-here", path, tmp_path) == ""
 
 
 def test_who_may_not_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -730,9 +728,8 @@ def test_who_may_not_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(ConfigError, match=f"cannot be read by {who}: Permission denied"):
             reading.read_text(path)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(reading, "_GROUP", "root")
     with pytest.raises(ConfigError, match=r"by the user root \(chgrp root and chmod g\+r help\)"):
-        reading.read_text(path)
+        reading.read_text(path, "root")
 
 
 @pytest.mark.parametrize("name", ["dns", "_x", "A-1_b", "x" * 64])

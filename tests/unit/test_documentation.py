@@ -132,7 +132,7 @@ def _is_status(node: ast.expr) -> bool:
 
 def test_exit_statuses_are_in_the_manual() -> None:
     own = {2}  # argparse's
-    for path in ("instance/options.py", "instance/start.py", "child.py", "cli/offline.py"):
+    for path in ("instance/options.py", "instance/start.py", "process/child.py", "cli/offline.py"):
         assert statuses(path), path
         own |= statuses(path)
     text = section("udp-proxy.8", "EXIT STATUS")

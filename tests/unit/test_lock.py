@@ -14,9 +14,10 @@ import pytest
 from udpproxy.daemon import pidfile
 from udpproxy.daemon.pidfile import Guard
 from udpproxy.errors import UnitError
-from udpproxy.instance.runtime_directory import AlreadyRunning, Place
+from udpproxy.instance.runtime_directory import AlreadyRunning, RuntimeDirectory
 from udpproxy.process import lock
 from udpproxy.process.privileges import Account
+from udpproxy.proxy.identity import IDENTITY
 
 SECONDS = 2.0
 PROCESSES = 3
@@ -24,7 +25,7 @@ PROCESSES = 3
 
 def place(directory: Path) -> Callable[[], None] | None:
     try:
-        held = Place(directory / "run", Account(None, None))
+        held = RuntimeDirectory(IDENTITY, directory / "run", Account(None, None))
     except AlreadyRunning:
         return None
     return held.leave

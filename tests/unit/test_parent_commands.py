@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from udpproxy.errors import InvalidArgument, LinkError
-from udpproxy.instance.commands import MOST_KILLED, Commands
-from udpproxy.instance.connection import Peer
-from udpproxy.process.commands import Control
+from udpproxy.instance.children import Children
+from udpproxy.instance.commands import Commands
+from udpproxy.instance.connection import ChildConnection
+from udpproxy.instance.options import Mode
+from udpproxy.instance.service import Instance, Service
+from udpproxy.process.commands import ProcessCommands
 from udpproxy.process.logs import Logs
 from udpproxy.process.wire import Plain
+from udpproxy.proxy.config import load
+from udpproxy.proxy.parent.commands import MOST_KILLED, ProxyCommands
 from udpproxy.proxy.parent.sessions import Sessions
+from udpproxy.proxy.policy.acl import Unresolved
+from udpproxy.proxy.product import PROXY
+
+CONFIG = load.parse('max-sessions = 1\n[[listen]]\naddress = "127.0.0.1"\nport = 5300\n', "one")
 
 
 class Child:
@@ -26,7 +36,7 @@ class Child:
         self.answers: dict[str, Plain] = {"info": {"pid": 1}, "loglevel": "normal"}
 
     async def ask(self, verb: str, args: dict[str, Plain], limit: float = 2.0) -> Plain:
-        """As a Peer."""
+        """As a ChildConnection."""
         self.asked.append(verb)
         if self.problem:
             raise self.problem
@@ -41,32 +51,49 @@ class Many:
         return [(slot, slot + 1) for slot in range(2 * MOST_KILLED + 1)]
 
 
+class Family(Children):
+    """Children that nobody has to start."""
+
+    def __init__(self, *children: Child) -> None:
+        self.peers = cast(dict[str, ChildConnection], {child.role: child for child in children})
+        self.all_work = asyncio.Event()
+        self.all_work.set()
+
+    def all(self) -> Any:
+        """Those that there are."""
+        return self.peers
+
+
 class World:
-    """A parent that runs."""
+    """A proxy that runs: the parent's commands, and those of the proxy's own behind them."""
 
     def __init__(self, *children: Child) -> None:
         self.children = list(children) or [Child("reg")]
-        self.stopping = False
+        self.word = "running"
         self.reloads = 0
         self.held = asyncio.Event()
         self.held.set()
-        self.modes: list[str] = []
-        running = asyncio.Event()
-        running.set()
+        self.options = SimpleNamespace(mode=Mode.FORK)
+        self.family = Family(*self.children)
+        self.ask = self.family.ask
+        self.own = ProxyCommands(
+            cast(Instance, self), cast(Sessions, Many()), Unresolved(), lambda: CONFIG
+        )
+        self.perform = self.own.perform
         self.commands = Commands(
-            Control(Logs("test"), figures=dict, leave=lambda why: None),
-            cast(Sessions, Many()),
-            children=lambda: cast(list[Peer], self.children),
-            running=running,
-            reload=self._reload,
-            helpers=lambda: (),
-            roles=lambda: [child.role for child in self.children],
-            segmented=self.modes.append,
-            starting=lambda: True,
-            stopping=lambda: self.stopping,
+            PROXY,
+            ProcessCommands(Logs("test"), figures=dict, leave=lambda why: None),
+            self.family,
+            cast(Service[Any], self),
+            self,
         )
 
-    async def _reload(self) -> Plain:
+    def every_role(self) -> tuple[str, ...]:
+        """As ProxyService."""
+        return ("reg", "acr", "apr")
+
+    async def reload(self) -> Plain:
+        """As Parent."""
         self.reloads += 1
         await self.held.wait()
         return {"sessions-ended": 0}
@@ -84,10 +111,10 @@ class World:
 def test_what_changes_something_is_refused_at_the_end(verb: str, args: dict[str, Plain]) -> None:
     async def run() -> None:
         world = World()
-        world.stopping = True
+        world.word = "stopping"
         with pytest.raises(LinkError, match="the proxy is stopping"):
             await world.commands.perform(verb, args)
-        assert (world.reloads, world.children[0].asked, world.modes) == (0, [], [])
+        assert (world.reloads, world.children[0].asked, world.own.segmentation) == (0, [], "auto")
         await world.commands.perform("info", {})
 
     asyncio.run(run())
@@ -101,7 +128,7 @@ def test_a_reload_that_waited_for_another_is_refused_at_the_end() -> None:
         second = asyncio.ensure_future(world.commands.perform("reload", {}))
         await asyncio.sleep(0.05)
         assert world.reloads == 1
-        world.stopping = True
+        world.word = "stopping"
         world.held.set()
         assert await first == {"sessions-ended": 0}
         with pytest.raises(LinkError, match="the proxy is stopping"):

@@ -17,60 +17,72 @@ import pytest
 from host import free_port, is_bound
 from udpproxy.errors import InvalidArgument
 from udpproxy.instance.children import Children
-from udpproxy.instance.connection import Peer
-from udpproxy.instance.options import Mode
-from udpproxy.instance.reload import Current
-from udpproxy.instance.store import Store
+from udpproxy.instance.commands import Lifecycle
+from udpproxy.instance.connection import ChildConnection
+from udpproxy.instance.options import Mode, RunOptions
+from udpproxy.instance.reload import reload
 from udpproxy.process import notify, wire
 from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
+from udpproxy.process.privileges import Account
 from udpproxy.proxy.config import load
 from udpproxy.proxy.config.model import Config
-from udpproxy.proxy.parent.names import Naming
-from udpproxy.proxy.parent.resources import Resources
+from udpproxy.proxy.parent.service import ProxyService
+from udpproxy.proxy.product import PROXY
 
 
 class Family:
     """The children as a reload meets them."""
 
     def __init__(self) -> None:
-        self.peers: dict[str, Peer] = {}
-        self.discarded: list[str] = []
         self.started = 0
 
-    def all(self) -> dict[str, object]:
+    def judge(self) -> None:
         """None has a life to be judged."""
-        return {}
 
-    def segmented(self, mode: str) -> None:
-        """Nobody asks."""
-
-    def start_helpers(self) -> None:
+    def follow(self) -> None:
         """Counted: the last step."""
         self.started += 1
 
-    def discard(self, peer: Peer, why: str) -> None:
-        """It is to be replaced."""
-        self.discarded.append(why)
-        peer.link.fail(why)
-
 
 class Lab:
-    """A parent's belongings with two free ports besides the one that is listened on."""
+    """A parent and its service, with two free ports besides the one that is listened on."""
 
-    def __init__(self, directory: Path, store: Store | None = None) -> None:
-        self.directory = directory
+    word = "running"
+
+    def __init__(self, directory: Path, mode: Mode = Mode.FORK) -> None:
         self.first, self.second, self.third = free_port(), free_port(), free_port()
+        self.directory = directory
         self.path = directory / "one.toml"
         self.logs = Logs("test")
+        # sdnotify leaves a socket open where nobody listens.
+        self.notifier = Notifier() if mode is Mode.UNITS else cast(Notifier, None)
+        self.options = RunOptions(
+            instance="one",
+            path=self.path,
+            directory=directory,
+            mode=mode,
+            session_bus=False,
+            account=Account(None, None),
+            keep=None,
+        )
+        self.peers: dict[str, ChildConnection] = {}
+        self.discarded: list[str] = []
         config = self.write([self.first])
         self.logs.configure(config.log)
-        text = self.path.read_text()
-        self.resources = Resources(self.logs, config, text, str(self.path), store)
-        self.naming = Naming(self.logs, self.resources)
-        self.current = Current(self.logs, self.path, config)
+        self.service = ProxyService(self, config, self.path.read_text(), self.path)
+        self.resources = self.service._resources
         self.family = Family()
+
+    def discard(self, child: ChildConnection, why: str) -> None:
+        """It is to be replaced."""
+        self.discarded.append(why)
+        child.link.fail(why)
+
+    async def ask(self, role: str, verb: str, arguments: dict[str, wire.Plain]) -> wire.Plain:
+        """Nobody asks."""
+        raise AssertionError(verb)
 
     def write(self, ports: list[int], *, server: str = "127.0.0.1", log: str = "log") -> Config:
         """The file."""
@@ -84,14 +96,17 @@ class Lab:
 
     async def reload(self) -> int:
         """As a command does it; how many sessions it ended."""
-        children, naming = cast(Children, self.family), self.naming
-        led = await self.current.reload(Mode.FORK, self.resources, naming, children, None)
-        return led.ended
+        answer = await reload(
+            self.logs, PROXY, self.options, self.service, cast(Children, self.family),
+            cast(Lifecycle, self),
+        )  # fmt: skip
+        assert isinstance(answer, dict)
+        return int(str(answer["sessions-ended"]))
 
     def state(self) -> tuple[object, ...]:
         """All that a reload may change."""
         return (
-            self.current.config,
+            self.service.config,
             dict(self.resources.listeners.by_place),
             self.resources.generation,
             self.resources._rows.families(),
@@ -103,9 +118,11 @@ class Lab:
 
     def close(self) -> None:
         """Nothing stays open."""
-        self.resources.close()
+        self.service.close()
         self.logs.close()
-        del self.resources, self.naming  # and with them the table's memory
+        if self.notifier:
+            self.notifier._notifier.socket.close()
+        del self.service, self.resources  # and with them the table's memory
 
 
 @pytest.fixture
@@ -210,9 +227,7 @@ def test_a_store_that_does_not_listen(tmp_path: Path, monkeypatch: pytest.Monkey
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd, ExitStack() as stack:
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(0)
-        notifier = Notifier()
-        stack.callback(notifier._notifier.socket.close)
-        lab = stack.enter_context(contextlib.closing(Lab(tmp_path, Store(Logs("test"), notifier))))
+        lab = stack.enter_context(contextlib.closing(Lab(tmp_path, Mode.UNITS)))
 
         async def run() -> None:
             before = lab.state()
@@ -254,20 +269,20 @@ def test_a_nonsense_answer_costs_the_child(lab: Lab, answer: wire.Plain) -> None
 
         def answered(link: Link, message: wire.Message, descriptors: list[int]) -> None:
             assert isinstance(message, wire.Answer)
-            lab.family.peers["reg"].answered(message)
+            lab.peers["reg"].answered(message)
 
         def closed(link: Link, reason: str) -> None:
-            lab.family.peers.clear()
+            lab.peers.clear()
 
         nothing = lambda link, what: None  # noqa: E731
         reg = Link(loop, its, received=received, closed=lambda *_: None, failed=nothing)
         ours_link = Link(loop, ours, received=answered, closed=closed, failed=nothing)
         try:
-            lab.family.peers["reg"] = Peer("reg", ours_link)
+            lab.peers["reg"] = ChildConnection("reg", ours_link)
             lab.resources.lend_all(ours_link)
             lab.write([lab.first, lab.second])
             assert await lab.reload() == 0
-            assert len(lab.family.discarded) == 1
+            assert len(lab.discarded) == 1
             assert lab.family.started == 1
             assert is_bound(lab.second)
         finally:

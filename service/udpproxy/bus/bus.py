@@ -15,6 +15,7 @@ from udpproxy.bus.callers import CALL_LIMIT, Callers
 from udpproxy.bus.connection import Connection
 from udpproxy.bus.objects import PROPERTIES, Objects, Service
 from udpproxy.bus.values import Failure, Value
+from udpproxy.identity import Identity
 
 _CONNECT_LIMIT = 10.0
 _SILENT_LIMIT = 0.5
@@ -27,7 +28,8 @@ class Bus:
 
     def __init__(
         self,
-        name: str,
+        identity: Identity,
+        instance: str,
         objects: dict[str, list[str]],
         service: Service,
         *,
@@ -38,14 +40,14 @@ class Bus:
     ) -> None:
         """`objects`: paths and the interfaces of each. `open_methods` are for everybody, and
         nothing else for the user `children`."""
-        self._name = name
+        self.name = identity.bus_name(instance)
         self._service = service
         self._type = BusType.SESSION if session else BusType.SYSTEM
         self._bus: Connection | None = None
         self._silent = False
         self._callers = Callers(self.ask)
         rights = Rights(allowed_group, os.getuid() if session else None, children)
-        self._objects = Objects(objects, service, rights, self._callers, open_methods)
+        self._objects = Objects(identity, objects, service, rights, self._callers, open_methods)
 
     @property
     def connected(self) -> bool:
@@ -87,9 +89,9 @@ class Bus:
         try:
             await bus.connect()
             bus.add_message_handler(self._objects.received)
-            reply = await bus.request_name(self._name, NameFlag.DO_NOT_QUEUE)
+            reply = await bus.request_name(self.name, NameFlag.DO_NOT_QUEUE)
             if reply not in (RequestNameReply.PRIMARY_OWNER, RequestNameReply.ALREADY_OWNER):
-                raise Failure(f"somebody else owns {self._name}")
+                raise Failure(f"somebody else owns {self.name}")
         except BaseException:
             bus.drop()
             raise
@@ -102,6 +104,10 @@ class Bus:
         await self._objects.finish(_CLOSE_LIMIT)
         if self._bus is not None:
             await self._bus.flush(_CLOSE_LIMIT)
+
+    def publish(self, objects: dict[str, list[str]]) -> None:
+        """These from now on, and no others."""
+        self._objects.publish(objects)
 
     def emit(
         self, path: str, interface: str, member: str, signature: str, body: list[Value]

@@ -10,10 +10,10 @@ from dbus_next import BusType, InvalidBusNameError, Message, MessageFlag, Messag
 
 from udpproxy.bus.connection import Connection
 from udpproxy.errors import LinkError
+from udpproxy.identity import Identity
+from udpproxy.process.verbs import Arguments, Verb
 from udpproxy.process.wire import Plain
 
-_ROOT = "/org/udpproxy1"
-_PROXY, _PROCESS = "org.udpproxy1.Proxy", "org.udpproxy1.Process"
 _LIMIT = 15.0
 """Seconds to wait for an answer, as for one over the socket."""
 _ASKING_LIMIT = 120.0
@@ -33,34 +33,15 @@ class Denied(LinkError):
     """It is there, and the caller may not do that."""
 
 
-def ask(name: str, verb: str, arguments: dict[str, Plain]) -> Plain:
-    """The answer of the instance of that name; Unreachable, or LinkError where it refuses."""
-    if verb == "kill" and "filter" in arguments:
-        return asyncio.run(_kill_all(name, arguments))
-    return asyncio.run(_ask(name, verb, arguments))
+def ask(identity: Identity, instance: str, verb: Verb, arguments: Arguments) -> Plain:
+    """The answer of that instance; Unreachable, or LinkError where it refuses."""
+    return asyncio.run(call(identity, instance, verb, arguments))
 
 
-async def _kill_all(name: str, arguments: dict[str, Plain]) -> Plain:
-    """One by one, as there is no other way: no number is ever used again."""
-    if not arguments["filter"]:
-        raise LinkError("give a session's number or KEY=VALUE")
-    rows, ended = await _ask(name, "sessions", arguments), 0
-    for row in rows if isinstance(rows, list) else []:
-        assert isinstance(row, dict)
-        try:
-            await _ask(name, "kill", {"session": row["session"]})
-            ended += 1
-        except Denied:
-            raise
-        except LinkError as problem:
-            if "there is no session" not in str(problem):
-                raise  # else it has ended by itself
-    return {"sessions-ended": ended}
-
-
-async def _ask(name: str, verb: str, arguments: dict[str, Plain]) -> Plain:
+async def call(identity: Identity, instance: str, verb: Verb, arguments: Arguments) -> Plain:
+    """The same, for who has a loop."""
     try:
-        message = _call(name, verb, arguments)
+        message = _message(identity, instance, verb, arguments)
     except InvalidBusNameError as problem:
         raise Unreachable(str(problem)) from None
     bus = None
@@ -91,42 +72,29 @@ async def _ask(name: str, verb: str, arguments: dict[str, Plain]) -> Plain:
     return _plain(reply.body[0]) if reply.body else None
 
 
-def _call(name: str, verb: str, arguments: dict[str, Plain]) -> Message:
+def _message(identity: Identity, instance: str, verb: Verb, arguments: Arguments) -> Message:
     """The method that means the same; LinkError where there is none."""
+    if not verb.member:
+        raise LinkError(f"{verb.name} goes over the control socket only: run this as root")
     process = arguments.get("process")
-    signature, body = "", list[object]()
-    match verb:
-        case "info" | "reopen" | "terminate":
-            member = verb.capitalize()
-        case "loglevel":
-            member, signature, body = "LogLevel", "s", [str(arguments["level"])]
-        case "reload":
-            member = "Reload"
-        case "resolve-now":
-            member = "ResolveNow"
-        case "segmentation":
-            member, signature, body = "Segmentation", "s", [str(arguments["mode"])]
-        case "kill":
-            if not isinstance(arguments["session"], int):
-                raise LinkError(f"{arguments['session']!r} is no session's number")
-            member, signature, body = "KillSession", "t", [arguments["session"]]
-        case "sessions":
-            wanted = cast("dict[str, Plain]", arguments["filter"])
-            texts = {key: Variant("s", str(value)) for key, value in wanted.items()}
-            member, signature, body = "ListSessions", "a{sv}", [texts]
-        case _:
-            raise LinkError(f"{verb} goes over the control socket only: run this as root")
-    # Of the verbs for one process only these have a meaning there; others go to the whole.
-    of_process = process and verb in ("info", "reopen", "terminate", "loglevel")
+    # Other verbs mean the same for one process as for the whole.
+    of_process = process and verb.of_process
+    body = [_with_variants(each) for each in verb.to_bus(arguments)]
     return Message(
-        destination=f"org.udpproxy1.{name}",
-        path=f"{_ROOT}/{process}" if of_process else _ROOT,
-        interface=_PROCESS if of_process else _PROXY,
-        member=member,
-        signature=signature,
+        destination=identity.bus_name(instance),
+        path=identity.path(str(process)) if of_process else identity.root,
+        interface=identity.process if of_process else identity.interface,
+        member=verb.member,
+        signature=verb.signature,
         body=body,
         flags=MessageFlag.NO_AUTOSTART | MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION,
     )
+
+
+def _with_variants(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: Variant("s", str(each)) for key, each in value.items()}
+    return value
 
 
 def _plain(value: object) -> Plain:

@@ -24,17 +24,15 @@ from udpproxy.bus import access, arguments
 from udpproxy.bus.access import Caller, Places, Rights
 from udpproxy.bus.callers import Callers
 from udpproxy.bus.connection import LIMITS, TOO_MANY, Connection, failed, forgive
-from udpproxy.bus.values import INTERFACES, Failure, Value, contract
+from udpproxy.bus.values import Failure, Value, contract
 from udpproxy.errors import InvalidArgument, LinkError
+from udpproxy.identity import Identity
 
-PROXY, PROCESS = "org.udpproxy1.Proxy", "org.udpproxy1.Process"
 LOG_CONTROL = "org.freedesktop.LogControl1"
-ACTION = "org.udpproxy1.control"
 
 PROPERTIES, _PEER = "org.freedesktop.DBus.Properties", "org.freedesktop.DBus.Peer"
 _INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 _ERROR = "org.freedesktop.DBus.Error."
-_FAILED = "org.udpproxy1.Error.Failed"
 _MACHINE_ID = Path("/etc/machine-id")
 _FRESH = 1.0
 """Seconds for which all strangers get the same answer."""
@@ -62,7 +60,8 @@ class Service(Protocol):
         """InvalidArgument where it makes no sense."""
 
     async def call(self, path: str, member: str, body: list[Value]) -> list[Value]:
-        """A method of PROXY or PROCESS; InvalidArgument or LinkError where it fails."""
+        """A method of one of our interfaces, with the values that its signature says;
+        InvalidArgument or LinkError where it fails."""
 
     def refused(self, what: str, uid: int, why: str) -> None:
         """Somebody was turned away."""
@@ -82,6 +81,7 @@ class Objects:
 
     def __init__(
         self,
+        identity: Identity,
         objects: dict[str, list[str]],
         service: Service,
         rights: Rights,
@@ -91,15 +91,21 @@ class Objects:
         """As Bus has them."""
         self.bus: Connection | None = None
         """Where our name is, if it is anywhere."""
-        self._objects = objects
+        self._identity = identity
         self._service = service
         self._rights = rights
         self._callers = callers
         self._open_methods = open_methods
-        self._contracts = {each: contract(each) for several in objects.values() for each in several}
+        self.publish(objects)
         self._tasks: set[asyncio.Task[None]] = set()
         self._places = Places()
         self._told: dict[tuple[str, str], tuple[float, asyncio.Future[list[Value]]]] = {}
+
+    def publish(self, objects: dict[str, list[str]]) -> None:
+        """The interfaces at each path, from now on."""
+        self._objects = objects
+        names = {each for several in objects.values() for each in several}
+        self._contracts = {each: contract(self._identity.interfaces, each) for each in names}
 
     async def finish(self, limit: float) -> None:
         """Calls under way are answered, if they can be within `limit` seconds."""
@@ -122,7 +128,7 @@ class Objects:
     def _broken(self, message: Message, problem: Exception) -> Message:
         # Nobody on the bus may end the proxy, or read its traceback, by what he sends.
         self._service.broken(problem)
-        return _error(message, _FAILED, "internal error, see the log")
+        return _error(message, self._identity.failed, "internal error, see the log")
 
     def _begin(self, message: Message) -> Message | None:
         """The answer, or None: it comes later."""
@@ -170,7 +176,7 @@ class Objects:
 
     def _introspection(self, path: str) -> str:
         if path in self._objects:
-            return (INTERFACES / f"{self._objects[path][0]}.xml").read_text()
+            return (self._identity.interfaces / f"{self._objects[path][0]}.xml").read_text()
         prefix = path.rstrip("/") + "/"
         children = {
             each[len(prefix) :].split("/")[0] for each in self._objects if each.startswith(prefix)
@@ -212,7 +218,7 @@ class Objects:
         except Crowded:
             reply = _error(message, LIMITS, TOO_MANY)
         except (LinkError, Failure) as problem:
-            reply = _error(message, _FAILED, str(problem))
+            reply = _error(message, self._identity.failed, str(problem))
         except Exception as problem:
             reply = self._broken(message, problem)
         finally:
@@ -255,8 +261,7 @@ class Objects:
         if method.name not in self._open_methods:
             await self._authorise(message, caller, method.name, held)
         try:
-            given = arguments.checked(method.name, message.body)
-            body = await self._service.call(message.path, method.name, given)
+            body = await self._service.call(message.path, method.name, message.body)
         except (InvalidArgument, LinkError) as problem:
             self._service.failed(method.name, caller.uid, arguments.told(str(problem)))
             raise
@@ -304,10 +309,13 @@ class Objects:
         interactive = bool(message.flags.value & _ALLOW_INTERACTIVE)
         if interactive:
             self._take(held, access.asking(caller))
-        allowed = await self._callers.permitted(caller, ACTION, interactive=interactive)
+        allowed = await self._callers.permitted(
+            caller, self._identity.action, interactive=interactive
+        )
         if not allowed:
             self._service.refused(what, caller.uid, "not authorised")
-            raise Refused(f"{what}: root, the group udp-proxy or {ACTION} may do that")
+            us = self._identity
+            raise Refused(f"{what}: root, the group {us.name} or {us.action} may do that")
 
 
 def _error(message: Message, name: str, text: str) -> Message:

@@ -9,7 +9,6 @@ from dbus_next import introspection as intr
 
 from udpproxy.bus import arguments
 
-INTERFACES = Path(__file__).parents[1] / "interfaces"
 _MOST_VALUE = 4096
 """Characters of a value that we tell."""
 
@@ -17,9 +16,9 @@ Value = object
 """What dbus-next marshals for a signature of the contract; opaque here."""
 
 
-def contract(name: str) -> intr.Interface:
-    """An interface as its XML says."""
-    node = intr.Node.parse((INTERFACES / f"{name}.xml").read_text())
+def contract(interfaces: Path, name: str) -> intr.Interface:
+    """An interface as its XML in that directory says."""
+    node = intr.Node.parse((interfaces / f"{name}.xml").read_text())
     return node.interfaces[0]
 
 

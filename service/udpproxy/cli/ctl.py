@@ -1,4 +1,4 @@
-"""`udp-proxy ctl NAME VERB`: a running instance asked over its control socket, or over D-Bus by
+"""`ctl NAME VERB`: a running instance asked over its control socket, or over D-Bus by
 those who may not use that.
 
 Exit status: 0 done, 1 refused or failed (the reason on stderr), 2 unknown words, 3 not running.
@@ -17,62 +17,48 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from udpproxy import __version__
+from udpproxy.cli.program import Program
 from udpproxy.errors import LinkError, UnitError
 from udpproxy.instance.runtime_directory import running_directory
 from udpproxy.process import link, paths, wire
 from udpproxy.process.logs import clean
+from udpproxy.process.verbs import Arguments, Verb
 
 DONE, FAILED, NOT_RUNNING = 0, 1, 3
 PATIENCE = 15.0
-"""Seconds to wait for an answer; the proxy itself gives up after 10."""
+"""Seconds to wait for an answer; the instance itself gives up after 10."""
 START_LIMIT = 10.0
 """Seconds to wait for the socket of an instance that has its lock, and so is starting."""
 MOMENT = 0.5
 """Seconds to wait for the lock itself: somebody may have said `run` just before."""
 
-_COLUMNS = (
-    "session", "client", "listener", "source", "server", "acl", "type", "state", "age", "idle",
-    "datagrams-up", "datagrams-down", "bytes-up", "bytes-down",
-)  # fmt: skip
 
-
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], program: Program
+) -> None:
     """The words after `ctl`."""
     parser = commands.add_parser("ctl", help="control a running instance")
     parser.add_argument(
-        "name", metavar="NAME", type=_instance, help="the instance: its file's name without .toml"
+        "name",
+        metavar="NAME",
+        type=lambda word: _instance(word, program.identity.name),
+        help="the instance: its file's name without .toml",
     )
-    parser.add_argument("--process", metavar="P", help="only this one: parent, reg, acr, apr")
+    parser.add_argument("--process", metavar="P", help=f"only this one: {program.processes}")
     parser.add_argument("--json", action="store_true", help="for programs: one JSON document")
     parser.add_argument("--runtime-dir", metavar="D", type=Path, help="as given to run")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    info = _verb(verbs, "info", "log the state and print it")
-    info.add_argument(
-        "--lines", metavar="N", type=int, default=10, help="with its last log lines: 10, to 200"
-    )
-    level = _verb(verbs, "loglevel", "set the log level")
-    level.add_argument("level", metavar="L", help="+1, -1, 3 to 9, or a name")
-    _verb(verbs, "reopen", "reopen log files")
-    _verb(verbs, "hold", "write no log file until reopen, for 60 s at most")
-    _verb(verbs, "terminate", "end the proxy and all its sessions")
-    _verb(verbs, "reload", "read the configuration again")
-    sessions = _verb(verbs, "sessions", "list the sessions")
-    sessions.add_argument(
-        "filter", metavar="KEY=VALUE", nargs="*", help="client, server, rule, listener"
-    )
-    kill = _verb(verbs, "kill", "end sessions")
-    kill.add_argument(
-        "filter", metavar="ID | KEY=VALUE", nargs="+", help="a number, or as for sessions"
-    )
-    _verb(verbs, "resolve-now", "look up all names again")
-    segmentation = _verb(verbs, "segmentation", "datagrams to the kernel several at once, or not")
-    segmentation.add_argument("mode", metavar="auto|off", help="as in the configuration")
+    for verb in program.verbs.values():
+        if verb.on_command_line:
+            words = _verb(verbs, verb.name, verb.help)
+            for argument in verb.arguments:
+                argument.add_to(words)
 
 
-def _instance(word: str) -> str:
+def _instance(word: str, unit: str) -> str:
     """Its name; also where somebody gives its unit, or its file."""
     name = word.rpartition("/")[2].removesuffix(".service").removesuffix(".toml")
-    return name.removeprefix("udp-proxy@")
+    return name.removeprefix(f"{unit}@")
 
 
 def _verb(
@@ -89,70 +75,51 @@ def _verb(
     return parser
 
 
-def run(words: argparse.Namespace) -> int:
+def run(words: argparse.Namespace, program: Program) -> int:
     """The exit status."""
-    directory = running_directory(words.name, words.runtime_dir)
+    us, verb = program.identity.name, program.verbs[words.verb]
+    directory = running_directory(program.identity, words.name, words.runtime_dir)
     try:
-        value = _answer(words.name, directory / "control.sock", words.verb, _arguments(words))
+        value = _answer(program, words.name, directory / "control.sock", verb, _given(words, verb))
     except (ConnectionRefusedError, FileNotFoundError):
-        sys.stderr.write(f"udp-proxy: {words.name} is not running ({directory})\n")
+        sys.stderr.write(f"{us}: {words.name} is not running ({directory})\n")
         return NOT_RUNNING
     except (LinkError, UnitError, OSError) as problem:
-        sys.stderr.write(f"udp-proxy: {words.name}: {clean(str(problem))}\n")
+        sys.stderr.write(f"{us}: {words.name}: {clean(str(problem))}\n")
         return FAILED
-    _print(words.verb, value, as_json=words.json)
+    _print(value, program.columns.get(verb.name), as_json=words.json)
     return DONE
 
 
-def _answer(name: str, path: Path, verb: str, arguments: dict[str, wire.Plain]) -> wire.Plain:
+def _answer(
+    program: Program, name: str, path: Path, verb: Verb, arguments: Arguments
+) -> wire.Plain:
     try:
-        return ask(path, verb, arguments)
+        return ask(path, verb.name, arguments)
     except PermissionError:
         if os.geteuid() == 0:
             raise  # nothing is closed to root: there is another socket in the place of that one
         from udpproxy.bus import client  # which takes as long to load as all the rest
 
-    rights = "only root and the user as whom the proxy runs may use its control socket"
+    rights = (
+        f"only root and the user as whom {program.identity.spoken} runs may use its control socket"
+    )
     try:
-        return client.ask(name, verb, arguments)
+        return program.over_bus(name, verb, arguments)
     except client.Unreachable as problem:
         raise LinkError(f"{rights}, and over D-Bus: {problem}; run this as root") from None
     except client.Denied as problem:
         raise LinkError(f"{problem}; run this as root, or join that group") from None
 
 
-def _arguments(words: argparse.Namespace) -> dict[str, wire.Plain]:
-    arguments: dict[str, wire.Plain] = {}
-    if words.process:
-        arguments["process"] = words.process
-    if words.verb == "info":
-        arguments["lines"] = words.lines
-        if words.json:  # a program's, such as monitoring: it may ask as often as it likes
-            arguments["quiet"] = True
-    elif words.verb == "loglevel":
-        arguments["level"] = words.level
-    elif words.verb == "segmentation":
-        arguments["mode"] = words.mode
-    elif words.verb == "kill" and len(words.filter) == 1 and "=" not in words.filter[0]:
-        # What cannot be one goes as it is: the proxy says what is wrong with it.
-        (word,) = words.filter
-        arguments["session"] = int(word) if word.isdecimal() and len(word) < 20 else word
-    elif words.verb in ("sessions", "kill"):
-        arguments["filter"] = _filter(words.filter)
+def _given(words: argparse.Namespace, verb: Verb) -> Arguments:
+    arguments = Arguments({"process": words.process} if words.process else {})
+    for argument in verb.arguments:
+        arguments |= argument.given(words)
     return arguments
 
 
-def _filter(items: list[str]) -> dict[str, wire.Plain]:
-    wanted: dict[str, wire.Plain] = {}
-    for item in items:
-        key, _, value = item.partition("=")
-        if key in wanted:
-            raise LinkError(f"{key} is given twice: a session has one")
-        wanted[key] = value
-    return wanted
-
-
-def ask(path: Path, verb: str, arguments: dict[str, wire.Plain], wanted: int = 0) -> wire.Plain:
+def ask(path: Path, verb: str, arguments: Arguments, wanted: int = 0) -> wire.Plain:
     """The answer of the proxy behind that socket; LinkError where it refuses or is silent, or is
     another process than the one `wanted`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
@@ -239,11 +206,11 @@ def _answers(sock: socket.socket, verb: str) -> Iterator[wire.Answer]:
         yield message
 
 
-def _print(verb: str, value: wire.Plain, *, as_json: bool) -> None:
+def _print(value: wire.Plain, columns: tuple[str, ...] | None, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(value, indent=2))
-    elif verb == "sessions" and isinstance(value, list):
-        for line in _table(value):
+    elif columns and isinstance(value, list):
+        for line in _table(value, columns):
             print(line)
     elif isinstance(value, dict):
         lines = value.pop("last-lines", None)
@@ -257,9 +224,9 @@ def _print(verb: str, value: wire.Plain, *, as_json: bool) -> None:
         print(clean(str(value)))
 
 
-def _table(rows: list[wire.Plain]) -> Iterator[str]:
-    cells = [list(_COLUMNS)]
-    cells += [[str(row[key]) for key in _COLUMNS] for row in rows if isinstance(row, dict)]
+def _table(rows: list[wire.Plain], columns: tuple[str, ...]) -> Iterator[str]:
+    cells = [list(columns)]
+    cells += [[str(row[key]) for key in columns] for row in rows if isinstance(row, dict)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         yield "  ".join(

@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 
 from udpproxy.cli import ctl
-from udpproxy.daemon import commands as control
-from udpproxy.daemon.commands import Control, Outcome
-from udpproxy.daemon.launch import Birth
+from udpproxy.daemon import commands
+from udpproxy.daemon.commands import DaemonCommands, Outcome
+from udpproxy.daemon.launch import DaemonStart
 from udpproxy.daemon.pidfile import guard_path
 from udpproxy.errors import ConfigError, LinkError, UnitError
 from udpproxy.instance.runtime_directory import runtime_directory
 from udpproxy.proxy.config import here
+from udpproxy.proxy.identity import IDENTITY
 
 START_LIMIT = 60.0
 """Seconds until a daemon must be ready."""
@@ -38,26 +39,28 @@ def run(words: argparse.Namespace) -> int:
     try:
         pid_file = words.pid_file.absolute()
         guard_file = words.guard_file.absolute() if words.guard_file else guard_path(pid_file)
-        outcome = _act(words, Control(name, pid_file, guard_file))
+        outcome = _act(words, DaemonCommands(IDENTITY, name, pid_file, guard_file))
     except (UnitError, LinkError, OSError) as problem:
-        outcome = Outcome(control.FAILED, f"{name}: {words.action} failed: {problem}")
-    if words.action == "status" and outcome.result != control.FAILED:
+        outcome = Outcome(commands.FAILED, f"{name}: {words.action} failed: {problem}")
+    if words.action == "status" and outcome.result != commands.FAILED:
         print(outcome.text)
     elif outcome.text:
         sys.stderr.write(f"udp-proxy: {outcome.text}\n")
     return outcome.result
 
 
-def _act(words: argparse.Namespace, daemon: Control) -> Outcome:
+def _act(words: argparse.Namespace, daemon: DaemonCommands) -> Outcome:
     match words.action:
         case "start":
             limit = words.timeout or START_LIMIT
-            birth = Birth(words.file, level=words.level, runtime_dir=words.runtime_dir, limit=limit)
-            return daemon.start(birth.launch)
+            begun = DaemonStart(
+                IDENTITY, words.file, level=words.level, runtime_dir=words.runtime_dir, limit=limit
+            )
+            return daemon.start(begun.launch)
         case "stop":
             return daemon.stop(words.timeout or _stop_limit(words.file), force=words.force)
         case "reload":
-            path = runtime_directory(words.file.stem, words.runtime_dir) / "control.sock"
+            path = runtime_directory(IDENTITY, words.file.stem, words.runtime_dir) / "control.sock"
             return daemon.while_running(lambda _, pid: _reload(path, pid))
         case "signal":
             return daemon.signal(words.signal)
@@ -85,5 +88,8 @@ def _simulate(words: argparse.Namespace) -> int:
     # Only here, for it is large.
     from udpproxy.instance import start
     from udpproxy.instance.options import Mode
+    from udpproxy.proxy.product import PROXY
 
-    return start.run(words.file, mode=Mode.FORK, level=words.level, runtime_dir=words.runtime_dir)
+    return start.run(
+        PROXY, words.file, mode=Mode.FORK, level=words.level, runtime_dir=words.runtime_dir
+    )

@@ -9,16 +9,41 @@ from typing import Any
 
 from udpproxy import __version__
 from udpproxy.cli import ctl, daemon, offline
+from udpproxy.cli.program import Program
 from udpproxy.config import reading
 from udpproxy.errors import InvalidArgument
 from udpproxy.process.logs import MOST, level_from
+from udpproxy.process.verbs import Arguments, Verb
+from udpproxy.process.wire import Plain
+from udpproxy.proxy.identity import IDENTITY
+from udpproxy.proxy.verbs import VERBS
 
 _EPILOG = "Manual: udp-proxy(8), udp-proxy.toml(5)."
 _READ: Any = {
     "metavar": "FILE",
-    "type": reading.path_of,
+    "type": lambda word: reading.path_of(word, IDENTITY.configurations),
     "help": "a TOML file, the name of an instance in /etc/udp-proxy, or - for standard input",
 }
+
+
+def _over_bus(instance: str, verb: Verb, arguments: Arguments) -> Plain:
+    from udpproxy.proxy import over_bus
+
+    return over_bus.ask(instance, verb, arguments)
+
+
+PROGRAM = Program(
+    identity=IDENTITY,
+    verbs=VERBS,
+    columns={
+        "sessions": (
+            *("session", "client", "listener", "source", "server", "acl", "type", "state"),
+            *("age", "idle", "datagrams-up", "datagrams-down", "bytes-up", "bytes-down"),
+        )
+    },
+    over_bus=_over_bus,
+    processes="parent, reg, acr, apr",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,8 +53,10 @@ def main(argv: list[str] | None = None) -> int:
         case "run":
             from udpproxy.instance import start
             from udpproxy.instance.options import Mode
+            from udpproxy.proxy.product import PROXY
 
             return start.run(
+                PROXY,
                 words.file,
                 mode=Mode(words.mode),
                 level=words.level,
@@ -47,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
             return daemon_actions.run(words)
         case _:
-            return ctl.run(words)
+            return ctl.run(words, PROGRAM)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("file", **_READ)
     show.add_argument("--defaults", action="store_true", help="with every default")
 
-    ctl.add_parser(commands)
+    ctl.add_parser(commands, PROGRAM)
     daemon.add_parser(commands)
     return parser
 

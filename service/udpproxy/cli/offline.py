@@ -16,6 +16,7 @@ from udpproxy.proxy.config import here
 from udpproxy.proxy.config import show as shown
 from udpproxy.proxy.config.model import Config
 from udpproxy.proxy.config.names import names, needed
+from udpproxy.proxy.identity import IDENTITY
 from udpproxy.proxy.policy import explain as asked
 from udpproxy.proxy.policy.acl import Known, Unresolved
 from udpproxy.proxy.reg import installed
@@ -35,7 +36,7 @@ def check(path: Path, *, resolve: bool) -> int:
         return _mistaken(error)
     for warning in config.warnings:
         _tell(f"warning: {warning}")
-    if unreadable := reading.unreadable_for_us(path):
+    if unreadable := reading.unreadable_for(IDENTITY.name, path, IDENTITY.configurations):
         _tell(f"warning: {path}: {unreadable}")
     try:
         reading.instance_name(path)

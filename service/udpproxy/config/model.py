@@ -6,7 +6,7 @@ is right.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 Address = IPv4Address | IPv6Address
@@ -72,3 +72,20 @@ class Log:
     file: str | None = None
     facility: str = "daemon"
     records: str = "same"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceConfig:
+    """What the file of every instance has, whatever it serves (SPEC 8)."""
+
+    stop_timeout: float = 10.0
+    crash_limit: int = 5
+    crash_window: float = 60.0
+    stop_on_child_death: bool = False
+    user: str | None = None
+    group: str | None = None
+    tag: str = ""
+    resolver: Resolver = field(default_factory=Resolver)
+    log: Log = field(default_factory=Log)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+    """What `check` and the start say at warning level, ready to print."""

@@ -12,26 +12,27 @@ from udpproxy.config.values import said
 from udpproxy.errors import ConfigError, Problem
 
 LARGEST_FILE = 2**20
-_HOME, _GROUP = Path("/etc/udp-proxy"), "udp-proxy"
 _INSTANCE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 
-def path_of(word: str) -> Path:
-    """The file that somebody means: `-` is standard input, a bare name an instance of the host."""
+def path_of(word: str, home: Path) -> Path:
+    """The file that somebody means: `-` is standard input, a bare name an instance of the host,
+    whose file is in `home`."""
     if word == "-":
         return Path("/dev/stdin")
     path = Path(word)
-    return path if "/" in word or "." in word or path.exists() else _HOME / f"{word}.toml"
+    return path if "/" in word or "." in word or path.exists() else home / f"{word}.toml"
 
 
-def read_text(path: Path) -> str:
-    """The file as it is; ConfigError where it cannot be read."""
+def read_text(path: Path, user: str = "") -> str:
+    """The file as it is; ConfigError where it cannot be read. `user`: of the units, who reads what
+    his group may."""
     origin = str(path)
     try:
         with path.open("rb") as file:
             raw = file.read(LARGEST_FILE + 1)
     except PermissionError as error:
-        raise _unreadable(origin, f"cannot be read by {_who()}: {error.strerror}") from error
+        raise _unreadable(origin, f"cannot be read by {_who(user)}: {error.strerror}") from error
     except OSError as error:
         raise _unreadable(origin, f"cannot be read: {error.strerror}") from error
     if len(raw) > LARGEST_FILE:
@@ -43,26 +44,27 @@ def read_text(path: Path) -> str:
         raise _unreadable(origin, "is not UTF-8 text", line) from error
 
 
-def _who() -> str:
+def _who(unit: str) -> str:
     try:
         name = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return f"uid {os.geteuid()}"
-    return f"the user {name} (chgrp {_GROUP} and chmod g+r help)" if name == _GROUP else name
+    return f"the user {name} (chgrp {unit} and chmod g+r help)" if name == unit else name
 
 
-def unreadable_for_us(path: Path) -> str:
-    """Why the unit could not read a file below /etc/udp-proxy, which root can; "": it could."""
-    if path.resolve().parent != _HOME:
+def unreadable_for(user: str, path: Path, home: Path) -> str:
+    """Why the unit, whose user has a group of that name, could not read a file in `home` that root
+    can read; "": it could."""
+    if path.resolve().parent != home:
         return ""
     try:
-        group = grp.getgrnam(_GROUP).gr_gid
+        group = grp.getgrnam(user).gr_gid
         status = path.stat()
     except (KeyError, OSError):
         return ""
     readable = status.st_mode & 0o004 or (status.st_gid == group and status.st_mode & 0o040)
-    advice = f"chgrp {_GROUP} {path}; chmod g+r {path}"
-    return "" if readable else f"the user {_GROUP} cannot read it: {advice}"
+    advice = f"chgrp {user} {path}; chmod g+r {path}"
+    return "" if readable else f"the user {user} cannot read it: {advice}"
 
 
 def instance_name(path: Path) -> str:

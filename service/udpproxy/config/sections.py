@@ -5,8 +5,10 @@ The defaults stand in model.py alone; here they are asked of an object made with
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from udpproxy.config import addresses, values
-from udpproxy.config.model import Log, Resolver
+from udpproxy.config.model import InstanceConfig, Log, Resolver
 from udpproxy.config.table import Table
 
 LEVELS = {
@@ -25,6 +27,35 @@ FACILITIES = (
     *("user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp"),
     *("local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7"),
 )
+
+
+class _Keys(TypedDict):
+    stop_timeout: float
+    crash_limit: int
+    crash_window: float
+    stop_on_child_death: bool
+    user: str | None
+    group: str | None
+    tag: str
+
+
+def instance(table: Table) -> _Keys:
+    """The keys before the first table that every file can have."""
+    plain = InstanceConfig()
+    take = table.take
+    return _Keys(
+        stop_timeout=take("stop-timeout", values.positive_duration, plain.stop_timeout),
+        crash_limit=take("crash-limit", values.whole(1, 1000), plain.crash_limit),
+        crash_window=take("crash-window", values.positive_duration, plain.crash_window),
+        stop_on_child_death=take(
+            "on-child-death",
+            values.choice({"restart": False, "stop": True}),
+            plain.stop_on_child_death,
+        ),
+        user=take("user", values.account, plain.user),
+        group=take("group", values.account, plain.group),
+        tag=take("tag", values.printable, plain.tag),
+    )
 
 
 def resolver(table: Table) -> Resolver:

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from udpproxy.daemon import leftover_children as orphans
+from udpproxy.daemon import leftover_children
 from udpproxy.daemon.pidfile import STARTING, Guard, Look, PidFile, State
 from udpproxy.errors import UnitError
+from udpproxy.identity import Identity
 
 DONE, ALREADY, NOT_RUNNING, FAILED, STALE = 0, 100, 101, 102, 103
 """The results, which are exit statuses (SPEC 9)."""
@@ -39,10 +40,11 @@ class Outcome:
     text: str = ""
 
 
-class Control:
+class DaemonCommands:
     """One daemon, known by its files. Every action raises UnitError where it fails."""
 
-    def __init__(self, name: str, pid_file: Path, guard_file: Path) -> None:
+    def __init__(self, identity: Identity, name: str, pid_file: Path, guard_file: Path) -> None:
+        self._module = identity.child
         self._name = name
         self._pid_file = pid_file
         self._guard_file = guard_file
@@ -65,7 +67,7 @@ class Control:
             if not file.hold():
                 raise UnitError("PID file", f"{file.path} is locked by another program")
             stale = look.state is State.STALE
-            orphans.wait(look.pid, file.owner())
+            leftover_children.wait(self._module, look.pid, file.owner())
             file.write(STARTING)
             try:
                 launch(file.descriptor)
@@ -83,7 +85,7 @@ class Control:
                 assert file
                 return self._end(file, limit, force=force)
             if file:
-                orphans.wait(look.pid, file.owner())
+                leftover_children.wait(self._module, look.pid, file.owner())
                 file.remove()
             if look.state is State.STALE:
                 return Outcome(STALE, f"{self._name} had crashed; its PID file is removed")
@@ -123,7 +125,9 @@ class Control:
                     killed, deadline = True, time.monotonic() + KILL_LIMIT
                     _send(pidfd, signal.SIGKILL)
                 _wait(pidfd)
-        if look.state is State.STALE and not orphans.wait(pid, file.owner()):
+        if look.state is State.STALE and not leftover_children.wait(
+            self._module, pid, file.owner()
+        ):
             raise UnitError(self._name, "has ended, but not all of its child processes")
         file.remove()
         return Outcome(DONE, f"{self._name} was killed" if killed else "")

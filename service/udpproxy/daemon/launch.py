@@ -15,8 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-from udpproxy.daemon import leftover_children as orphans
+from udpproxy.daemon import leftover_children
 from udpproxy.errors import UnitError
+from udpproxy.identity import Identity
 from udpproxy.process.ends import describe
 from udpproxy.process.signals import TERMINATE, Signals
 
@@ -26,12 +27,19 @@ GIVE_UP_LIMIT = 15.0
 """Seconds that a daemon has to leave after a start that is given up."""
 
 
-class Birth:
+class DaemonStart:
     """One start; `limit` in seconds until it must be ready."""
 
     def __init__(
-        self, file: Path, *, level: str | None, runtime_dir: Path | None, limit: float
+        self,
+        identity: Identity,
+        file: Path,
+        *,
+        level: str | None,
+        runtime_dir: Path | None,
+        limit: float,
     ) -> None:
+        self._identity = identity
         self._file = file.absolute()
         self._limit = limit
         self._options: list[str] = []
@@ -50,7 +58,7 @@ class Birth:
         finally:
             os.close(its)
         try:
-            _Waiting(process, ours, signals, self._limit).run()
+            _Waiting(self._identity, process, ours, signals, self._limit).run()
         finally:
             os.close(ours)
             signals.close()
@@ -59,8 +67,8 @@ class Birth:
         descriptors = [f"--pid-file={lock}", f"--report={report}"]
         try:
             return subprocess.Popen(
-                [sys.executable, "-P", "-m", "udpproxy.daemon", self._file.stem, str(self._file),
-                 *descriptors, *self._options],
+                [sys.executable, "-P", "-m", self._identity.daemon,
+                 self._file.stem, str(self._file), *descriptors, *self._options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(lock, report),
@@ -76,8 +84,14 @@ class _Waiting:
     """The command between the daemon's birth and its readiness."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], report: int, signals: Signals, limit: float
+        self,
+        identity: Identity,
+        process: subprocess.Popen[bytes],
+        report: int,
+        signals: Signals,
+        limit: float,
     ) -> None:
+        self._identity = identity
         self._process = process
         self._pidfd = os.pidfd_open(process.pid)
         self._report = report
@@ -124,7 +138,7 @@ class _Waiting:
         for line in lines:
             if line + b"\n" == READY:
                 return True
-            sys.stderr.write(f"udp-proxy{SAID.decode()}{line[len(SAID) :].decode()}\n")
+            sys.stderr.write(f"{self._identity.name}{SAID.decode()}{line[len(SAID) :].decode()}\n")
         return False
 
     def _ended(self) -> bool:
@@ -153,4 +167,4 @@ class _Waiting:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(limit)
                 break
-        orphans.wait(self._process.pid)
+        leftover_children.wait(self._identity.child, self._process.pid)

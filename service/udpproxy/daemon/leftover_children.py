@@ -17,39 +17,39 @@ _KILL_LIMIT = 1.0
 """Seconds that the system may take to end those that were killed."""
 
 
-def wait(session: int, owner: int = 0, limit: float = LIMIT) -> bool:
+def wait(module: str, session: int, owner: int = 0, limit: float = LIMIT) -> bool:
     """Until no child of the daemon with that number is left; those that are there after `limit`
     seconds are killed. False: even that was in vain. A session's number is given to nobody else
     while it has a process. `owner` is who told the number: but for root only his own processes are
-    meant."""
-    if not session or _gone(session, owner, limit):
+    meant. `module` is what children run."""
+    if not session or _gone(module, session, owner, limit):
         return True
-    for pid in list(_children(session, owner)):
-        _kill(session, owner, pid)
-    return _gone(session, owner, _KILL_LIMIT)
+    for pid in list(_children(module, session, owner)):
+        _kill(module, session, owner, pid)
+    return _gone(module, session, owner, _KILL_LIMIT)
 
 
-def _gone(session: int, owner: int, limit: float) -> bool:
+def _gone(module: str, session: int, owner: int, limit: float) -> bool:
     deadline = time.monotonic() + limit
-    while any(_children(session, owner)):
+    while any(_children(module, session, owner)):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.01)
     return True
 
 
-def _kill(session: int, owner: int, pid: int) -> None:
+def _kill(module: str, session: int, owner: int, pid: int) -> None:
     """Only that very process: it is looked at again once nobody else can have its number."""
     with contextlib.suppress(OSError):
         pidfd = os.pidfd_open(pid)
         try:
-            if pid in _children(session, owner):
+            if pid in _children(module, session, owner):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
             os.close(pidfd)
 
 
-def _children(session: int, owner: int) -> Iterator[int]:
+def _children(module: str, session: int, owner: int) -> Iterator[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
@@ -58,5 +58,5 @@ def _children(session: int, owner: int) -> Iterator[int]:
                 # proc(5): pid (name) state ppid pgrp session ...
                 state, _, _, number = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                if int(number) == session and state != "Z" and b"udpproxy.child" in words:
+                if int(number) == session and state != "Z" and module.encode() in words:
                     yield int(entry.name)

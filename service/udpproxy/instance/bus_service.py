@@ -1,61 +1,24 @@
-"""The parent as the bus sees it: CamelCase in, our verbs out. No rule of its own."""
+"""The instance as the bus sees it: methods in, our verbs out. No rule of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
-from datetime import datetime
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
 
-from udpproxy.bus import LOG_CONTROL, PROCESS, PROXY, Value, plain, variants
+from udpproxy.bus import LOG_CONTROL, Value, plain, variants
 from udpproxy.errors import InvalidArgument
+from udpproxy.identity import Identity
+from udpproxy.instance.commands import PARENT
+from udpproxy.instance.service import Product, Service
+from udpproxy.instance.state import State
 from udpproxy.process import messages
-from udpproxy.process.commands import Figures
 from udpproxy.process.logs import Damper, Logs
+from udpproxy.process.verbs import Arguments, Verb
 from udpproxy.process.wire import Plain
-from udpproxy.proxy.config.model import Config
-from udpproxy.proxy.policy import explain
-from udpproxy.proxy.policy.acl import Known
 
-ROOT = "/org/udpproxy1"
-ROLES = ("parent", "reg", "acr", "apr")
-OBJECTS = {
-    ROOT: [PROXY],
-    **{f"{ROOT}/{role}": [PROCESS] for role in ROLES},
-    "/org/freedesktop/LogControl1": [LOG_CONTROL],
-}
-OPEN_METHODS = frozenset({"Info"})
-
-_VERBS = {
-    "LogLevel": "loglevel",
-    "Reopen": "reopen",
-    "Info": "info",
-    "Terminate": "terminate",
-    "Reload": "reload",
-    "ListSessions": "sessions",
-    "KillSession": "kill",
-    "ResolveNow": "resolve-now",
-    "Segmentation": "segmentation",
-}
-_TOTALS = {
-    "SessionsOpened": ("sessions-opened",),
-    "SessionsEnded": ("sessions-ended",),
-    "SessionsRefused": (
-        "refused-by-acl",
-        "refused-table-full",
-        "refused-per-client",
-        "refused-no-port",
-        "refused-ports-kept",
-        "refused-own-socket",
-    ),
-    "UploadDatagrams": ("upload-datagrams",),
-    "UploadBytes": ("upload-bytes",),
-    "DownloadDatagrams": ("download-datagrams",),
-    "DownloadBytes": ("download-bytes",),
-    "StrayReplies": ("stray-replies",),
-    "Drops": ("drops-listeners", "drops-sessions"),
-}
+LOG_OBJECT = "/org/freedesktop/LogControl1"
 MOST_ROWS = 2000
-"""Sessions in one answer: some tenths of a second, in which nobody else is answered."""
-_LARGEST = (1 << 64) - 1
+"""Of a table in one answer: some tenths of a second, in which nobody else is answered."""
 _SYSLOG_NAMES = {3: "err", 4: "warning", 5: "notice", 6: "info"}
 _LEVELS = {
     "emerg": "3",
@@ -68,43 +31,57 @@ _LEVELS = {
     "debug": "7",
 }
 
-Perform = Callable[[str, dict[str, Plain]], Awaitable[Plain]]
+
+class Performer(Protocol):
+    """Who carries commands out."""
+
+    async def perform(self, verb: str, arguments: Arguments) -> Plain:
+        """The answer; InvalidArgument or LinkError where it cannot be done."""
+
+
+def objects(identity: Identity, roles: Collection[str]) -> dict[str, list[str]]:
+    """The interfaces of each of our objects."""
+    return {
+        identity.root: [identity.interface],
+        **{identity.path(role): [identity.process] for role in (PARENT, *roles)},
+        LOG_OBJECT: [LOG_CONTROL],
+    }
 
 
 class BusService:
-    """See bus.Service. `figures`, `totals` and `process` read; `perform` acts."""
+    """See bus.Service."""
 
     def __init__(
         self,
         logs: Logs,
-        *,
-        config: Callable[[], Config],
-        figures: Callable[[], Figures],
-        totals: Callable[[], dict[str, int]],
-        process: Callable[[str], tuple[int, str, int]],
-        perform: Perform,
-        known: Known,
+        product: Product[Any],
+        service: Service[Any],
+        state: State,
+        performer: Performer,
     ) -> None:
-        """`process` gives (pid, state, ends) of a role."""
         self._logs = logs
-        self._config = config
-        self._figures = figures
-        self._totals = totals
-        self._process = process
-        self._perform = perform
-        self._known = known
+        self._identity = product.identity
+        self._verbs = methods(product.verbs)
+        self._service = service
+        self._state = state
+        self._performer = performer
         self._damper = Damper()
 
     def properties(
         self, path: str, interface: str, names: Collection[str] | None = None
     ) -> dict[str, Value]:
         """Those of that object's interface; `names`: the others need not be there."""
-        if interface == PROXY:
-            counted = names is None or not _TOTALS.keys().isdisjoint(names)
-            return self._of_proxy() | (self._counters() if counted else {})
-        if interface == PROCESS:
-            role = path.rpartition("/")[2]
-            pid, state, ends = self._process(role)
+        if interface == self._identity.interface:
+            figures = self._state.brief()
+            return {
+                "Version": figures["version"],
+                "Instance": figures["instance"],
+                "State": figures["state"],
+                **self._service.properties(names),
+            }
+        if interface == self._identity.process:
+            role = self._role(path)
+            pid, state, ends = self._state.process(role)
             return {"Role": role, "Pid": pid, "State": state, "Restarts": ends}
         target = self._logs.target
         return {
@@ -113,59 +90,33 @@ class BusService:
             "SyslogIdentifier": self._logs.who,
         }
 
-    def _of_proxy(self) -> dict[str, Value]:
-        figures = self._figures()
-        return {
-            "Version": figures["version"],
-            "Instance": figures["instance"],
-            "State": figures["state"],
-            "Sessions": figures["sessions"],
-            "MaxSessions": figures["max-sessions"],
-        }
-
-    def _counters(self) -> dict[str, Value]:
-        totals = self._totals()
-        # A counter starts again at its end, as those do that it is made of.
-        return {
-            name: sum(totals[part] for part in parts) & _LARGEST for name, parts in _TOTALS.items()
-        }
+    def _role(self, path: str) -> str:
+        roles = (PARENT, *self._service.every_role())
+        return next((role for role in roles if self._identity.path(role) == path), PARENT)
 
     async def set_property(self, path: str, interface: str, name: str, value: Value) -> None:
         """Only LogControl1.LogLevel can be set."""
         if value not in _LEVELS:
             raise InvalidArgument(f"{value!r}: give one of {', '.join(_LEVELS)}")
-        await self._perform("loglevel", {"level": _LEVELS[str(value)]})
+        await self._performer.perform("loglevel", {"level": _LEVELS[str(value)]})
 
     async def call(self, path: str, member: str, body: list[Value]) -> list[Value]:
-        """A method of PROXY or PROCESS."""
-        if member == "Explain":
-            return [variants(self._explain(_plain_dict(body[0])))]
-        args: dict[str, Plain] = {}
-        if path != ROOT:
-            args["process"] = path.rpartition("/")[2]
-        match member:
-            case "Info":
-                args["quiet"] = True  # who reads the state, as monitoring does, has the answer
-            case "LogLevel":
-                args["level"] = str(body[0])
-            case "Segmentation":
-                args["mode"] = str(body[0])
-            case "KillSession":
-                args["session"] = int(str(body[0]))
-            case "ListSessions":
-                wanted = _plain_dict(body[0])
-                args["filter"] = {key: str(value) for key, value in wanted.items()}
-        answer = await self._perform(_VERBS[member], args)
-        match member, answer:
-            case "LogLevel", str(level):
-                return [level]
-            case "Info", dict(state):
+        """A method of our interfaces."""
+        verb = self._verbs[member]
+        arguments = verb.from_bus([_unwrapped(each) for each in body])
+        if path != self._identity.root:
+            arguments["process"] = self._role(path)
+        answer = await self._performer.perform(verb.name, arguments)
+        match verb.answer, answer:
+            case "s", str(text):
+                return [text]
+            case "a{sv}", dict(state):
                 return [variants({**state})]
-            case "ListSessions", list(rows):
+            case "aa{sv}", list(rows):
                 if len(rows) > MOST_ROWS:
                     raise InvalidArgument(
-                        f"{len(rows)} sessions are more than the {MOST_ROWS} that go over the bus: "
-                        "filter them, or ask udp-proxy ctl"
+                        f"{len(rows)} {verb.rows} are more than the {MOST_ROWS} that go over the "
+                        f"bus: filter them, or ask {self._identity.name} ctl"
                     )
                 return [[variants({**row}) for row in rows if isinstance(row, dict)]]
             case _:
@@ -194,23 +145,14 @@ class BusService:
         if held is not None:
             self._logs.say(messages.BUS_IGNORED, why[:200], held)
 
-    def _explain(self, question: dict[str, object]) -> dict[str, object]:
-        if unknown := set(question) - {"from", "to", "at"}:
-            raise InvalidArgument(f"unknown: {', '.join(sorted(unknown))}; give from, to, at")
-        if "from" not in question:
-            raise InvalidArgument("from is missing: the client's address")
-        config = self._config()
-        to, at = (str(question[key]) if key in question else None for key in ("to", "at"))
-        asked = explain.question(config, str(question["from"]), to)
-        answer = explain.explanation(config, asked, explain.moment(at, datetime.now()), self._known)
-        return {
-            "rule": answer.rule,
-            "action": answer.action,
-            "why": "\n".join([*(f"not {each}" for each in answer.passed), answer.why]),
-            **answer.parts(),
-        }
+
+def methods(verbs: Mapping[str, Verb]) -> dict[str, Verb]:
+    """By their names on the bus."""
+    return {verb.member: verb for verb in verbs.values() if verb.member}
 
 
-def _plain_dict(value: Value) -> dict[str, object]:
-    assert isinstance(value, dict)
-    return {str(key): plain(each) for key, each in value.items()}
+def _unwrapped(value: Value) -> Value:
+    """Without the variants that the bus has around values."""
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    return plain(value)

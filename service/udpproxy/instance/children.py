@@ -1,239 +1,268 @@
-"""The parent's children: who starts them, what each is given, and what they tell."""
+"""The parent's children: which there are to be, who starts them, how those that came are doing."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Mapping
+from typing import Any, Protocol
 
 from udpproxy.errors import InvalidArgument, LinkError
-from udpproxy.instance.connection import Peer
-from udpproxy.instance.control_server import Door
-from udpproxy.instance.options import Mode, Setting
-from udpproxy.instance.single import Inner, SingleSupervisor
-from udpproxy.instance.systemd import Systemd
+from udpproxy.identity import Identity
+from udpproxy.instance.connection import ChildConnection, ChildLost
+from udpproxy.instance.options import Mode, RunOptions
+from udpproxy.instance.service import Service
 from udpproxy.process import messages, wire
 from udpproxy.process.logs import Logs
-from udpproxy.proxy.config.model import Config
-from udpproxy.proxy.config.names import needed
-from udpproxy.proxy.parent.inheritance import Inheritance
-from udpproxy.proxy.parent.names import HELPERS, Naming, client_look_up
-from udpproxy.proxy.parent.resources import Resources
+from udpproxy.process.verbs import Arguments
 from udpproxy.supervisor.fork import ForkSupervisor
 from udpproxy.supervisor.forked import Forked
 from udpproxy.supervisor.lifecycle import Life
+from udpproxy.supervisor.roles import Role
+from udpproxy.supervisor.single import Inner, SingleSupervisor
 from udpproxy.supervisor.units import Unit, UnitSupervisor
 
 Child = Forked | Unit | Inner
 
 _RETRY = 0.5
 """Seconds between attempts to lend what a child needs."""
+_TRIES, _PAUSE = 100, 0.02
+"""How often, and each how many seconds, a question waits for a child that is not there yet."""
+
+
+class Watcher(Protocol):
+    """Who hears of children, and joins them with the rest."""
+
+    def working(self) -> None:
+        """Every child works without which nothing does; again each time one of them is back."""
+
+    def child_ended(self, role: str, count: int) -> None:
+        """Unasked, so many times by now."""
+
+    def cannot_go_on(self, why: str) -> None:
+        """A child cannot be kept alive, and the instance needs it."""
+
+    def take_link(self, link: socket.socket, role: str) -> None:
+        """A child's that is a part of us (single mode)."""
+
+    def restarts(self, unit: str) -> Awaitable[int | None]:
+        """How often systemd has restarted that unit; None: it cannot say."""
 
 
 class Children:
-    """`peers` are those that have come, by role; `running` is set while REG relays."""
+    """`peers` are those that have come, by role; `all_work` is set while the vital ones do."""
 
     def __init__(
         self,
-        setting: Setting,
         logs: Logs,
-        resources: Resources,
-        naming: Naming,
-        inheritance: Inheritance,
-        config: Callable[[], Config],
-        *,
-        relays: Callable[[str], None],
-        ended: Callable[[str, int], None],
-        given_up: Callable[[str], None],
+        identity: Identity,
+        options: RunOptions,
+        service: Service[Any],
+        watcher: Watcher,
     ) -> None:
-        """`relays` is told REG's engine each time that it is ready; `ended` of each end that
-        nobody asked for; `given_up` is told where a child cannot be kept alive."""
-        self._setting = setting
         self._logs = logs
-        self._resources = resources
-        self._naming = naming
-        self._inheritance = inheritance
-        self._config = config
-        self._relays = relays
-        self._ended = ended
-        self._given_up = given_up
-        self._supervisor: ForkSupervisor | SingleSupervisor | UnitSupervisor
-        self._segmentation = config().segmentation
+        self._service = service
+        self._watcher = watcher
         self._loop = asyncio.get_running_loop()
-        self._lacking: Peer | None = None
+        self._wanted: dict[str, Role] = {}
+        self._lacking: ChildConnection | None = None
         """Who was the last for whom there was no room."""
+        self._work: set[str] = set()
         self.down: dict[str, float] = {}
         """Since when there is none that works, of those that did; seconds since the epoch."""
-        self.peers: dict[str, Peer] = {}
-        self.running = asyncio.Event()
-
-    def begin(self, door: Door, systemd: Systemd) -> None:
-        """REG, and the helpers that there are to be."""
-        setting, config = self._setting, self._config
-        match setting.mode:
+        self.peers: dict[str, ChildConnection] = {}
+        self.all_work = asyncio.Event()
+        self._supervisor: ForkSupervisor | SingleSupervisor | UnitSupervisor
+        match options.mode:
             case Mode.SINGLE:
-                self._logs.say(messages.SINGLE)
-                logs = Logs(f"udp-proxy/{setting.instance}/reg", self._logs.level)
-                self._naming.look_up_all(config())
-                blocking = client_look_up(lambda: config().resolver)
-                self._supervisor = SingleSupervisor(
-                    logs, door, given_up=self._give_up, blocking=blocking
-                )
+                self._supervisor = SingleSupervisor(watcher.take_link, service.within, self)
             case Mode.UNITS:
                 self._supervisor = UnitSupervisor(
-                    self._logs,
-                    setting.instance,
-                    restarts=systemd.restarts,
-                    dismiss=self._dismiss,
-                    given_up=self._give_up,
-                    ended=self._unasked,
+                    logs,
+                    unit=lambda role: identity.unit(options.instance, role),
+                    restarts=watcher.restarts,
+                    events=self,
                 )
             case Mode.FORK:
                 self._supervisor = ForkSupervisor(
-                    self._logs,
-                    setting.instance,
-                    setting.directory,
-                    given_up=self._give_up,
-                    ended=self._unasked,
+                    logs, identity.child, options.instance, options.directory, self
                 )
-        self._start("reg")
-        self.start_helpers()
 
     def all(self) -> Mapping[str, Child]:
         """Those that there are to be, by role."""
         return self._supervisor.children()
 
-    def helpers(self) -> tuple[str, ...]:
-        """Those that a command can be for."""
-        if self._setting.mode is Mode.SINGLE:
-            raise InvalidArgument("a single process looks names up once, at start and reload")
-        return needed(self._config())
+    def most_missed(self) -> str:
+        """The role of one that is down; a vital one if there is any."""
+        return min(self.down, key=lambda role: (role not in self._vital(), role))
 
-    def start_helpers(self) -> None:
-        """As units they wait idle; else those that the configuration needs, once it does."""
-        roles = {Mode.UNITS: HELPERS, Mode.FORK: needed(self._config()), Mode.SINGLE: ()}
-        for role in roles[self._setting.mode]:
-            if role not in self.all():
-                self._start(role)
+    def spoken(self, role: str) -> str:
+        """What people call it."""
+        wanted = self._wanted.get(role)
+        return (wanted.spoken if wanted else "") or role
+
+    def follow(self) -> None:
+        """Have the children that the configuration needs, and no others."""
+        wanted = {role.name: role for role in self._service.roles()}
+        for name in [name for name in self._wanted if name not in wanted]:
+            del self._wanted[name]
+            self._work.discard(name)
+            self.down.pop(name, None)
+            self._supervisor.drop(name, self._service.config.stop_timeout)
+        config = self._service.config
+        for name, role in wanted.items():
+            known, self._wanted[name] = name in self._wanted, role
+            if not known:
+                life = Life(
+                    limit=config.crash_limit,
+                    window=config.crash_window,
+                    stop_on_death=config.stop_on_child_death,
+                )
+                self._supervisor.start(name, life)
+
+    def judge(self) -> None:
+        """By the limits of the configuration that holds, from the next end on."""
+        config = self._service.config
+        for child in self.all().values():
+            child.life.judge_by(
+                config.crash_limit, config.crash_window, stop=config.stop_on_child_death
+            )
 
     def expect_end(self) -> None:
         """We are about to end, and systemd ends the units meanwhile."""
-        if isinstance(self._supervisor, UnitSupervisor):
-            self._supervisor.expect_end()
+        self._supervisor.expect_end()
 
     async def stop(self) -> bool:
         """End them all; `stop-timeout` is the limit. False: not all left in order."""
-        orderly = await self._supervisor.stop(self._config().stop_timeout)
+        return await self._supervisor.stop(self._service.config.stop_timeout)
+
+    def close(self) -> None:
+        """After stop(), or in place of begin()."""
         self._supervisor.close()
-        return orderly
+
+    async def ask(self, role: str, verb: str, arguments: Arguments) -> wire.Plain:
+        """A child's answer. One that starts or is being replaced has a moment to come; what one
+        did not read any more, its successor is asked. LinkError, or InvalidArgument where it
+        refuses."""
+        child = await self._there(role)
+        try:
+            return await child.ask(verb, arguments)
+        except ChildLost:
+            # It was dead when it was asked: its end is heard of a moment later.
+            return await (await self._there(role)).ask(verb, arguments)
+
+    async def ask_to_leave(self, role: str, arguments: Arguments) -> None:
+        """It need not answer."""
+        child = await self._there(role)
+        with contextlib.suppress(LinkError):
+            await child.ask("terminate", arguments)
+
+    async def _there(self, role: str) -> ChildConnection:
+        for _ in range(_TRIES):
+            if child := self.peers.get(role):
+                return child
+            if role not in self.all():
+                raise InvalidArgument(f"{role} is not running: the configuration does not need it")
+            await asyncio.sleep(_PAUSE)
+        raise LinkError(f"{role} is being replaced: try again")
+
+    async def ask_all(self, verb: str, arguments: Arguments) -> None:
+        """Every child, at the same time; LinkError names those that were silent."""
+        answers = await asyncio.gather(
+            *(child.ask(verb, arguments) for child in self.peers.values()), return_exceptions=True
+        )
+        problems = [answer for answer in answers if isinstance(answer, BaseException)]
+        for problem in problems:
+            if not isinstance(problem, LinkError | InvalidArgument):
+                raise problem  # a mistake of ours is not their silence
+        if problems:
+            raise LinkError("; ".join(map(str, problems)))
+
+    def discard(self, child: ChildConnection, why: str) -> None:
+        """It is out of step with us: whoever replaces it is given everything anew."""
+        if self.peers.get(child.role) is child and not child.link.gone:
+            child.link.fail(why)
+            self._supervisor.discard(child.role)
+
+    # For the control server.
 
     def vouch(self, pid: int, uid: int) -> str:
-        """Which child is that process? "" for none of ours."""
+        """See Family."""
         return self._supervisor.vouch(pid, uid)
 
     def admit(self, role: str, pid: int) -> bool | None:
-        """May that process be our child in that role? None: nobody may any more, for we end."""
+        """See Family."""
         return self._supervisor.knows(role, pid)
 
-    def entered(self, peer: Peer) -> None:
+    def entered(self, child: ChildConnection) -> None:
         """A child has come: it gets everything it needs, and then the word to begin."""
-        self.peers[peer.role] = peer
-        self._supervisor.entered(peer.role, peer.link.peer[0])
-        self._equip(peer)
+        self.peers[child.role] = child
+        self._supervisor.entered(child.role, child.link.peer[0])
+        self._equip(child)
 
-    def _equip(self, peer: Peer) -> None:
+    def _equip(self, child: ChildConnection) -> None:
         """At once, or as soon as the system has what we lack: the child's end would not bring it,
         and it is no fault of its own."""
-        if self.peers.get(peer.role) is not peer:
+        if self.peers.get(child.role) is not child:
             return
         try:
-            self._give(peer)
+            self._service.hand_over(child)
         except OSError as problem:
-            if self._lacking != peer:
-                self._lacking = peer
+            if self._lacking != child:
+                self._lacking = child
                 why = problem.strerror or problem
-                self._logs.say(messages.NOT_LENT, peer.role, why, PROCESS=peer.role)
-            self._loop.call_later(_RETRY, self._equip, peer)
+                self._logs.say(messages.NOT_LENT, child.role, why, PROCESS=child.role)
+            self._loop.call_later(_RETRY, self._equip, child)
 
-    def _give(self, peer: Peer) -> None:
-        if peer.role == "reg":
-            self._resources.lend_all(peer.link)
-            self._inheritance.handed_over()
-            self._naming.resume(peer.link)
-            peer.link.send(
-                wire.Tell("relay", {"level": self._logs.level, "segmentation": self._segmentation})
-            )
-        self._naming.entered(peer, self.peers)
-
-    def heard(self, peer: Peer, news: wire.Tell) -> None:
+    def heard(self, child: ChildConnection, news: wire.Tell) -> None:
         """What a child tells unasked."""
-        if news.what == "names" and peer.role == "acr":
-            self._naming.heard(news.args.get("found"), self._config())
-        elif news.what == "way" and peer.role == "reg":
-            self._naming.way_lost(str(news.args.get("role")), self.peers)
-        elif news.what in ("leaving", "failing") and peer.role == "reg":
-            self._inheritance.told(news.what)
-        elif news.what == "ready":
-            self._supervisor.ready(peer.role)
-            self.down.pop(peer.role, None)
-            if peer.role == "reg":
-                self._inheritance.relays()
-                self.running.set()
-                self._relays(wire.cut(str(news.args.get("engine"))))
+        if news.what != "ready":
+            self._service.heard(child, news)
+            return
+        self._supervisor.ready(child.role)
+        self.down.pop(child.role, None)
+        self._work.add(child.role)
+        self._service.ready(child, news.args)
+        role = self._wanted.get(child.role)
+        if role and role.vital and self._vital() <= self._work:
+            self.all_work.set()
+            self._watcher.working()
 
-    @property
-    def words_ignored(self) -> int:
-        """Children's words on names that made no sense."""
-        return self._naming.refused
+    def _vital(self) -> set[str]:
+        return {name for name, role in self._wanted.items() if role.vital}
 
-    def discard(self, peer: Peer, why: str) -> None:
-        """It is out of step with us: whoever replaces it is given everything anew."""
-        if self.peers.get(peer.role) is peer and not peer.link.gone:
-            peer.link.fail(why)
-            self._supervisor.discard(peer.role)
-
-    async def room(self) -> int | None:
-        """How many descriptors more REG can open; None: there is none that says so."""
-        if reg := self.peers.get("reg"):
-            with contextlib.suppress(InvalidArgument, LinkError):
-                room = await reg.ask("room", {})
-                return room if type(room) is int else None
-        return None
-
-    def segmented(self, mode: str) -> None:
-        """What every REG that comes is told, until the configuration says something else."""
-        self._segmentation = mode
-
-    def left(self, peer: Peer) -> None:
+    def left(self, child: ChildConnection) -> None:
         """A child's link is closed."""
-        if self.peers.get(peer.role) is peer:
-            del self.peers[peer.role]
-            self.down.setdefault(peer.role, time.time())
-            self._supervisor.left(peer.role)
-            if peer.role == "reg":
-                self.running.clear()
+        if self.peers.get(child.role) is not child:
+            return
+        del self.peers[child.role]
+        self._work.discard(child.role)
+        self._supervisor.left(child.role)
+        if child.role in self._wanted:
+            self.down.setdefault(child.role, time.time())
+            if self._wanted[child.role].vital:
+                self.all_work.clear()
 
-    def _start(self, role: str) -> None:
-        config = self._config()
-        life = Life(
-            limit=config.crash_limit,
-            window=config.crash_window,
-            stop_on_death=config.stop_on_child_death,
-        )
-        self._supervisor.start(role, life)
+    # For the supervisor.
 
-    def _unasked(self, role: str, killed: bool | None) -> None:  # noqa: FBT001
+    def ended_unasked(self, role: str, *, killed: bool | None) -> None:
+        """See ChildEvents."""
         life = self.all()[role].life
-        if role == "reg":
-            self._inheritance.ended(life.limit - life.recent, killed=killed)
-        self._ended(role, life.ends_counted)
+        self._service.ended(role, life.limit - life.recent, killed=killed)
+        self._watcher.child_ended(role, life.ends_counted)
 
-    def _dismiss(self, role: str) -> None:
-        with contextlib.suppress(LinkError, OSError):
-            self.peers[role].link.send(wire.Ask(0, "terminate", {}))
+    def dismiss(self, role: str) -> None:
+        """See ChildEvents."""
+        dropped = role not in self._wanted
+        with contextlib.suppress(LinkError, OSError, KeyError):
+            ask = wire.Ask(0, "terminate", {"for-good": True} if dropped else {})
+            self.peers[role].link.send(ask)
 
-    def _give_up(self, role: str) -> None:
+    def given_up(self, role: str) -> None:
+        """See ChildEvents."""
         life = self.all()[role].life
         self._logs.say(messages.TOO_MANY_ENDS, role, life.recent, life.window, PROCESS=role)
-        self._given_up(role)
+        if self._wanted[role].essential:
+            self._watcher.cannot_go_on(f"{role} cannot be kept alive")

@@ -1,233 +1,150 @@
-"""The parent's verbs: the four of every process, passed on to the children, and its own."""
+"""What `ctl`, signals and callers on D-Bus ask of the parent: the verbs of every product are
+carried out here, those of its own by the service, those for one child by that child."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Collection
+from typing import Any, Protocol
 
 from udpproxy.errors import InvalidArgument, LinkError
-from udpproxy.instance.connection import Peer, PeerLost
-from udpproxy.process import signals
-from udpproxy.process.commands import Control
+from udpproxy.instance.children import Children
+from udpproxy.instance.service import Product, Service
+from udpproxy.process import signals, verbs
+from udpproxy.process.commands import ProcessCommands
+from udpproxy.process.verbs import Arguments, OfChild, Readiness, Verb
 from udpproxy.process.wire import Plain, cut
-from udpproxy.proxy.config.model import SEGMENTATION
-from udpproxy.proxy.parent.sessions import Sessions
 
-ROLES = ("parent", "reg", "acr", "apr")
 READY_LIMIT = 10.0
-"""Seconds that a command waits for a proxy that is still starting."""
+"""Seconds that a command waits for an instance that is still starting."""
 _MOMENT = 0.5
-"""The same where it can be carried out without a relay."""
-_TRIES, _PAUSE = 100, 0.02
-"""How often, and each how many seconds, a command waits for a child that is not there yet."""
-_MOST_NUMBER = (1 << 64) - 1
-"""Of a session."""
-MOST_KILLED = 64
-"""Sessions that end in one go: some milliseconds, each with a record."""
-_OF_CHILDREN = ("info", "loglevel", "reopen", "hold", "terminate", "resolve-now")
-"""What one child can be told by a command: its other verbs are between the parent and it."""
-_CHECKED_HERE = ("kill", "segmentation")
-"""Verbs of REG whose words must make sense; they mean the same whichever process is named."""
-_AT_ONCE = ("terminate",)
-_OF_PARENT = ("info", "sessions")
-"""What it knows itself, and says even where no relay comes to be."""
-_WHILE_STOPPING = ("terminate", "info", "sessions", "loglevel", "reopen", "hold")
-"""What changes nothing, or is asked of a log."""
+"""The same where it can be carried out without the service."""
+PARENT = "parent"
 
-Args = dict[str, Plain]
+
+class Lifecycle(Protocol):
+    """The life of the instance that is commanded."""
+
+    @property
+    def word(self) -> str:
+        """starting, running or stopping."""
+
+    def reload(self) -> Awaitable[Plain]:
+        """The file as it is now takes the place of the one that holds."""
 
 
 class Commands:
-    """Carries out what `ctl` and signals ask; `peer` finds a child that works."""
+    """One command after the other, or several at once; reloads in turn."""
 
     def __init__(
         self,
-        control: Control,
-        sessions: Sessions,
-        *,
-        children: Callable[[], list[Peer]],
-        running: asyncio.Event,
-        reload: Callable[[], Awaitable[Plain]],
-        helpers: Callable[[], tuple[str, ...]],
-        roles: Callable[[], Container[str]],
-        segmented: Callable[[str], None],
-        starting: Callable[[], bool],
-        stopping: Callable[[], bool],
+        product: Product[Any],
+        own: ProcessCommands,
+        children: Children,
+        service: Service[Any],
+        life: Lifecycle,
     ) -> None:
-        """`helpers` are the roles that the names in the configuration need, `roles` all that there
-        are to be; `segmented` hears each mode of segmentation that REG has taken."""
-        self._segmented = segmented
-        self._starting = starting
-        self._stopping = stopping
-        self._control = control
-        self._sessions = sessions
+        """`own` are those of the parent's process alone."""
+        self._table = product.verbs
+        self._the = product.identity.spoken
+        self._own = own
         self._children = children
-        self._running = running
-        self._reload = reload
-        self._helpers = helpers
-        self._roles = roles
+        self._service = service
+        self._life = life
         self._turn = asyncio.Lock()
 
-    async def perform(self, verb: str, args: Args) -> Plain:
+    async def perform(self, verb: str, arguments: Arguments) -> Plain:
         """The answer; InvalidArgument or LinkError where it cannot be done."""
-        process = str(args.get("process", "parent"))
-        if process not in ROLES:
-            raise InvalidArgument(f"no process {process!r}: give one of {', '.join(ROLES)}")
-        self._refuse_late(verb)
-        if verb not in _AT_ONCE or process != "parent":
-            await self._ready(needed=process != "parent" or verb not in _OF_PARENT)
-        if process != "parent" and verb not in _CHECKED_HERE:
-            if verb not in _OF_CHILDREN:
-                raise InvalidArgument(f"this process knows no verb {verb!r}")
-            return await self._to_child(process, verb, args)
-        match verb:
+        process = str(arguments.get("process", PARENT))
+        roles = self._roles()
+        if process not in roles:
+            raise InvalidArgument(f"no process {process!r}: give one of {', '.join(roles)}")
+        known = self._table.get(verb)
+        if known is None:
+            raise InvalidArgument(f"this process knows no verb {verb!r}")
+        self._refuse_late(known)
+        of_child = process != PARENT and known.of_child is not OfChild.SAME
+        await self._ready(Readiness.WORKING if process != PARENT else known.readiness)
+        if not of_child:
+            return await self._here(known, arguments)
+        if known.of_child is OfChild.REFUSED:
+            raise InvalidArgument(f"this process knows no verb {verb!r}")
+        rest = {key: value for key, value in arguments.items() if key != "process"}
+        if verb == verbs.TERMINATE.name:
+            await self._children.ask_to_leave(process, rest)
+            return None
+        answer = await self._children.ask(process, verb, rest)
+        return sound(process, verb, known.child_answers, answer)
+
+    async def _here(self, verb: Verb, arguments: Arguments) -> Plain:
+        match verb.name:
             case "loglevel":
-                return await self._loglevel(str(args.get("level", "")))
+                return await self._loglevel(str(arguments.get("level", "")))
             case "reopen":
                 try:
-                    self._control.reopen()
+                    self._own.reopen()
                 finally:
-                    await self._ask_all("reopen", {})
+                    await self._children.ask_all("reopen", {})
                 return None
             case "hold":
-                self._control.hold()
-                await self._ask_all("hold", {})
+                self._own.hold()
+                await self._children.ask_all("hold", {})
                 return None
             case "reload":
                 async with self._turn:
                     self._refuse_late(verb)  # it may have waited
-                    return await self._reload()
-            case "sessions":
-                return self._sessions.rows(_filters(args))
-            case "kill":
-                if "filter" in args:
-                    return await self._kill_all(_filters(args))
-                return await self._kill(args.get("session"))
-            case "resolve-now":
-                return await self._resolve_now()
-            case "segmentation":
-                return await self._segment(str(args.get("mode", "")))
+                    return await self._life.reload()
+            case "info" | "terminate":
+                return self._own.perform(verb.name, arguments)
             case _:
-                return self._control.perform(verb, args)
-
-    def _refuse_late(self, verb: str) -> None:
-        if self._stopping() and verb not in _WHILE_STOPPING:
-            raise LinkError("the proxy is stopping")
-
-    async def _segment(self, mode: str) -> Plain:
-        """From now on, whatever the file says; InvalidArgument for other words than its own."""
-        if mode not in SEGMENTATION:
-            raise InvalidArgument(f"no segmentation {mode!r}: give {' or '.join(SEGMENTATION)}")
-        await self._to_child("reg", "segmentation", {"mode": mode})
-        self._segmented(mode)
-        return None
+                return await self._service.perform(verb, arguments)
 
     async def signalled(self, number: int) -> None:
         """The signal's verb; loglevel and reopen go on to the children (SPEC 2)."""
-        self._control.signalled(number)
+        self._own.signalled(number)
         if number == signals.LEVEL_UP:
-            await self._ask_all("loglevel", {"level": "+1"})
+            await self._children.ask_all("loglevel", {"level": "+1"})
         elif number == signals.LEVEL_DOWN:
-            await self._ask_all("loglevel", {"level": "-1"})
+            await self._children.ask_all("loglevel", {"level": "-1"})
         elif number == signals.REOPEN:
-            await self._ask_all("reopen", {})
+            await self._children.ask_all("reopen", {})
+        for verb in self._table.values():
+            if verb.signal == number and verb not in verbs.COMMON:
+                await self._service.perform(verb, {})
+
+    def _roles(self) -> tuple[str, ...]:
+        return (PARENT, *self._service.every_role())
+
+    def _refuse_late(self, verb: Verb) -> None:
+        if self._life.word == "stopping" and not verb.while_stopping:
+            raise LinkError(f"{self._the} is stopping")
 
     async def _loglevel(self, word: str) -> Plain:
-        name = self._control.loglevel(word)
-        await self._ask_all("loglevel", {"level": word})
+        name = self._own.loglevel(word)
+        await self._children.ask_all("loglevel", {"level": word})
         return name
 
-    async def _ready(self, *, needed: bool) -> None:
-        if not needed and not self._starting():
-            return  # what the parent knows itself is wanted most while the relay is down
+    async def _ready(self, readiness: Readiness) -> None:
+        if readiness is Readiness.NOTHING:
+            return
+        needed = readiness is Readiness.WORKING
+        if not needed and self._life.word != "starting":
+            return
         try:
             limit = READY_LIMIT if needed else _MOMENT
-            await asyncio.wait_for(self._running.wait(), limit)
+            await asyncio.wait_for(self._children.all_work.wait(), limit)
         except TimeoutError:
             if needed:
-                raise LinkError("the proxy is still starting: try again") from None
-
-    async def _to_child(self, role: str, verb: str, args: Args) -> Plain:
-        rest = {key: value for key, value in args.items() if key != "process"}
-        peer = await self._peer(role)
-        try:
-            return _sound(role, verb, await peer.ask(verb, rest))
-        except PeerLost:
-            # It was dead when it was asked: its end is heard of a moment later.
-            if verb != "terminate":
-                return _sound(role, verb, await (await self._peer(role)).ask(verb, rest))
-        except LinkError:
-            if verb != "terminate":
-                raise
-        return None  # it left before it could answer
-
-    async def _peer(self, role: str) -> Peer:
-        """One that starts, or is being replaced, has a moment to come."""
-        for _ in range(_TRIES):
-            for peer in self._children():
-                if peer.role == role:
-                    return peer
-            if role not in self._roles():
-                raise InvalidArgument(f"{role} is not running: the configuration does not need it")
-            await asyncio.sleep(_PAUSE)
-        raise LinkError(f"{role} is being replaced: try again")
-
-    async def _ask_all(self, verb: str, args: Args) -> None:
-        """Every child, at the same time; LinkError names those that were silent."""
-        peers = self._children()
-        answers = await asyncio.gather(
-            *(peer.ask(verb, args) for peer in peers), return_exceptions=True
-        )
-        problems = [answer for answer in answers if isinstance(answer, BaseException)]
-        for problem in problems:
-            if not isinstance(problem, LinkError | InvalidArgument):
-                raise problem  # a mistake of ours is not their silence
-        if problems:
-            raise LinkError("; ".join(map(str, problems)))
-
-    async def _resolve_now(self) -> Plain:
-        """Clients' names are forgotten, those of the configuration looked up again."""
-        helpers = self._helpers()
-        if not helpers:
-            raise InvalidArgument("the configuration has no names to resolve")
-        await self._to_child("reg", "resolve-now", {})
-        return await self._to_child("acr", "resolve-now", {}) if "acr" in helpers else None
-
-    async def _kill(self, number: Plain) -> Plain:
-        if (
-            not isinstance(number, int)
-            or isinstance(number, bool)
-            or not 1 <= number <= _MOST_NUMBER
-        ):
-            raise InvalidArgument(f"{number!r} is no session's number")
-        return await self._to_child("reg", "kill", {"session": number})
-
-    async def _kill_all(self, wanted: Args) -> Plain:
-        """Those that there are now. Part by part: REG has datagrams to carry meanwhile."""
-        if not wanted:
-            raise InvalidArgument("give a session's number or KEY=VALUE; terminate ends all")
-        places, ended = self._sessions.places(wanted), 0
-        for first in range(0, len(places), MOST_KILLED):
-            part: Plain = [[slot, number] for slot, number in places[first : first + MOST_KILLED]]
-            answer = await self._to_child("reg", "end", {"sessions": part})
-            ended += answer if isinstance(answer, int) else 0
-        return {"sessions-ended": ended}
+                raise LinkError(f"{self._the} is still starting: try again") from None
 
 
-def _sound(role: str, verb: str, value: Plain) -> Plain:
-    """A child's answer, as whoever asked can take it; LinkError for another."""
-    match verb, value:
-        case ("info" | "resolve-now", dict()) | ("loglevel", str()) if _is_json(value):
-            return value
-        case ("end", int()) if not isinstance(value, bool) and 0 <= value <= MOST_KILLED:
-            return value
-        case ("info" | "loglevel" | "end", _) | (_, [*_] | dict() | str() | int() | float()):
-            raise LinkError(
-                f"{role} gave an answer to {verb} that makes no sense: {cut(repr(value))}"
-            )
-        case _:
-            return None
+def sound(role: str, verb: str, kinds: Collection[type], value: Plain) -> Plain:
+    """A child's answer, as whoever asked can take it; LinkError for one that is of none of these
+    kinds."""
+    if type(value) in kinds and _is_json(value):
+        return value
+    raise LinkError(f"{role} gave an answer to {verb} that makes no sense: {cut(repr(value))}")
 
 
 def _is_json(value: Plain) -> bool:
@@ -237,10 +154,3 @@ def _is_json(value: Plain) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _filters(args: Args) -> Args:
-    wanted = args.get("filter") or {}
-    if not isinstance(wanted, dict):
-        raise InvalidArgument("a filter is KEY=VALUE")
-    return wanted

@@ -13,12 +13,12 @@ LIMIT = 2.0
 """Seconds that a child has to answer a command."""
 
 
-class PeerLost(LinkError):
+class ChildLost(LinkError):
     """It went without having read the question: whoever replaces it can be asked. One that read it
     may have ended of this very question, which its successor is spared."""
 
 
-class Peer:
+class ChildConnection:
     """The parent's end of a child's link."""
 
     def __init__(self, role: str, link: Link) -> None:
@@ -30,7 +30,7 @@ class Peer:
 
     async def ask(self, verb: str, args: dict[str, wire.Plain], limit: float = LIMIT) -> wire.Plain:
         """The answer; InvalidArgument where the child refuses, LinkError where it is silent or
-        goes, PeerLost where it has not read it."""
+        goes, ChildLost where it has not read it."""
         number = next(self._numbers)
         gone = self.link.gone
         future = self._asked[number] = asyncio.get_running_loop().create_future()
@@ -40,7 +40,7 @@ class Peer:
             return await asyncio.wait_for(future, limit)
         except TimeoutError:
             raise LinkError(f"{self.role} does not answer") from None
-        except PeerLost:
+        except ChildLost:
             if gone or self._unread:
                 raise
             raise LinkError(f"{self.role} ended while it was asked: try again") from None
@@ -63,5 +63,5 @@ class Peer:
         self._unread = self.link.unread and len(self._asked) == 1
         for future in self._asked.values():
             if not future.done():
-                future.set_exception(PeerLost(f"{self.role}: {reason}"))
+                future.set_exception(ChildLost(f"{self.role}: {reason}"))
                 future.exception()  # whoever asked may have gone, which is no mistake

@@ -1,5 +1,6 @@
-"""The two sockets behind which the parent listens: `children.sock` for children, who say hello and
-obey, and `control.sock` for `ctl`, which commands. Whoever came as one is never the other.
+"""The two sockets on which the parent listens: `children.sock` for child processes, which say
+hello and obey, and `control.sock` for `ctl`, which commands. A connection to one is never of the
+other kind.
 
 The directory keeps strangers out, and credentials are checked all the same: those of the moment
 when a connection was accepted, for a process number means nothing later.
@@ -11,17 +12,16 @@ import asyncio
 import collections
 import os
 import socket
-from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Protocol
 
 from udpproxy.errors import InvalidArgument, LinkError, UnitError
-from udpproxy.instance.connection import Peer
+from udpproxy.instance.connection import ChildConnection
 from udpproxy.instance.gate import Gate
 from udpproxy.process import messages, wire
 from udpproxy.process.link import RATE, Link, is_there
 from udpproxy.process.logs import Damper, Logs
 
-CHILDREN = ("reg", "acr", "apr")
 _PART = 100
 """Items of a long answer in one message."""
 _MOST_ASKED = 16
@@ -33,39 +33,46 @@ _MOST_SAID = 20
 _PATIENCE = 10.0
 """Seconds that whoever asked may take to read a long answer."""
 
-Perform = Callable[[str, dict[str, wire.Plain]], Awaitable[wire.Plain]]
+
+class Family(Protocol):
+    """Who knows the children."""
+
+    def vouch(self, pid: int, uid: int) -> str:
+        """The role that a process may have as our child, "" for none."""
+
+    def admit(self, role: str, pid: int) -> bool | None:
+        """Is that role free for it? None: nobody is to come any more."""
+
+    def entered(self, child: ChildConnection) -> None:
+        """It has said hello."""
+
+    def heard(self, child: ChildConnection, news: wire.Tell) -> None:
+        """It tells something."""
+
+    def left(self, child: ChildConnection) -> None:
+        """Its link is closed."""
 
 
-class Door:
-    """`vouch` says which child's role a process (pid, uid) may have, "" for none; `admit` whether
-    that role is free, None where nobody is to come any more; `entered` and `told` and `left` tell
-    of children, `perform` carries out what `ctl` asks. `shared`: the children have our group, not
-    our user."""
+class Performer(Protocol):
+    """Who carries commands out."""
+
+    async def perform(self, verb: str, arguments: dict[str, wire.Plain]) -> wire.Plain:
+        """The answer; InvalidArgument or LinkError where it cannot be done."""
+
+
+class ControlServer:
+    """`shared`: the children have our group, not our user."""
 
     def __init__(
-        self,
-        logs: Logs,
-        directory: Path,
-        *,
-        shared: bool,
-        vouch: Callable[[int, int], str],
-        admit: Callable[[str, int], bool | None],
-        entered: Callable[[Peer], None],
-        told: Callable[[Peer, wire.Tell], None],
-        left: Callable[[Peer], None],
-        perform: Perform,
+        self, logs: Logs, directory: Path, *, shared: bool, family: Family, performer: Performer
     ) -> None:
         self._logs = logs
-        self._vouch = vouch
-        self._admit = admit
-        self._entered = entered
-        self._told = told
-        self._left = left
-        self._perform = perform
+        self._family = family
+        self._performer = performer
         self._loop = asyncio.get_running_loop()
         self._roles: dict[Link, str] = {}
         """Of those who came as children: the role that each may have."""
-        self._peers: dict[Link, Peer] = {}
+        self._connections: dict[Link, ChildConnection] = {}
         self._commanding: collections.Counter[Link] = collections.Counter()
         """Of the others: how many commands are under way."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -96,7 +103,7 @@ class Door:
         if others := self._tasks - {asyncio.current_task()}:
             await asyncio.wait(others, timeout=1.0)
         for link in [*self._roles, *self._commanding]:
-            link.close("the proxy ends")
+            link.close("the instance ends")
 
     def _link(self, sock: socket.socket, rate: int) -> Link:
         return Link(
@@ -112,7 +119,7 @@ class Door:
         link = self._link(sock, RATE)
         pid, uid = link.peer
         # First of all: only of a process that is still there does its number say anything.
-        role = self._vouch(pid, uid) if pid else ""
+        role = self._family.vouch(pid, uid) if pid else ""
         if not role or not is_there(sock):
             self._children.refuse(f"process {pid} of uid {uid} is no child of ours")
         elif any(pid == other.peer[0] for other in self._roles):
@@ -128,7 +135,7 @@ class Door:
         pid, uid = link.peer
         if uid not in (0, os.getuid()):
             self._control.refuse(f"uid {uid} is neither root nor ours")
-        elif role := self._vouch(pid, uid):
+        elif role := self._family.vouch(pid, uid):
             self._control.refuse(f"process {pid} is {role}, and commands nothing")
         else:
             self._commanding[link] = 0
@@ -154,23 +161,23 @@ class Door:
             raise LinkError("internal error") from None
 
     def _heard(self, link: Link, message: wire.Message) -> None:
-        peer = self._peers.get(link)
+        child = self._connections.get(link)
         match message:
-            case wire.Hello(role, _) if peer is None and link in self._roles:
-                admitted = role == self._roles[link] and self._admit(role, link.peer[0])
+            case wire.Hello(role, _) if child is None and link in self._roles:
+                admitted = role == self._roles[link] and self._family.admit(role, link.peer[0])
                 if admitted is None:
-                    link.close("the proxy ends")
+                    link.close("the instance ends")
                     return
                 if not admitted:
                     self._children.refuse(f"process {link.peer[0]} as {wire.cut(role)}")
                     raise LinkError("not a child of ours")
                 self._children.forget(link)
-                peer = self._peers[link] = Peer(role, link)
-                self._entered(peer)
-            case wire.Answer() if peer:
-                peer.answered(message)
-            case wire.Tell() if peer:
-                self._told(peer, message)
+                child = self._connections[link] = ChildConnection(role, link)
+                self._family.entered(child)
+            case wire.Answer() if child:
+                child.answered(message)
+            case wire.Tell() if child:
+                self._family.heard(child, message)
             case _:
                 raise LinkError(f"unexpected {type(message).__name__}")
 
@@ -201,7 +208,7 @@ class Door:
 
     async def _answer(self, link: Link, ask: wire.Ask) -> None:
         try:
-            value = await self._perform(ask.verb, ask.args)
+            value = await self._performer.perform(ask.verb, ask.args)
         except (InvalidArgument, LinkError) as problem:
             self._say_refused(link, ask, str(problem))
             link.send(wire.Answer(ask.number, error=str(problem)))
@@ -261,8 +268,8 @@ class Door:
         self._control.forget(link)
         self._commanding.pop(link, None)
         self._roles.pop(link, None)
-        peer = self._peers.pop(link, None)
-        if peer is not None:
-            self._logs.say(messages.LINK_LOST, peer.role, reason)
-            peer.lost(reason)
-            self._left(peer)
+        child = self._connections.pop(link, None)
+        if child is not None:
+            self._logs.say(messages.LINK_LOST, child.role, reason)
+            child.lost(reason)
+            self._family.left(child)

@@ -1,9 +1,10 @@
-"""How the proxy comes to its end: the first reason holds."""
+"""How an instance comes to its end: the first reason holds."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
+from typing import Protocol
 
 from udpproxy.errors import LinkError
 from udpproxy.instance.options import INTERNAL, OK, Mode
@@ -14,21 +15,23 @@ CLEAN_UP_LIMIT = 10.0
 """Seconds that all clean-ups together may wait for others."""
 
 
-class Ending:
-    """`kept`: systemd starts us again, and the sessions stay in its store. `restarts_us` asks it;
-    None: it cannot be asked. `leaves` is called before: children that go then go with us."""
+class Manager(Protocol):
+    """Who has to do with the end of the instance beside us."""
 
-    def __init__(
-        self,
-        logs: Logs,
-        mode: Mode,
-        restarts_us: Callable[[], Awaitable[bool | None]],
-        leaves: Callable[[], None],
-    ) -> None:
+    def expect_end(self) -> None:
+        """Children that go from now on go with us."""
+
+    async def restarts_us(self) -> bool | None:
+        """Does systemd start us again? None: it cannot be asked."""
+
+
+class Ending:
+    """`kept`: systemd starts us again, and what is in its store stays there."""
+
+    def __init__(self, logs: Logs, mode: Mode, manager: Manager) -> None:
         self._logs = logs
         self._mode = mode
-        self._restarts_us = restarts_us
-        self._leaves = leaves
+        self._manager = manager
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self.broken)
         self._decided: asyncio.Future[tuple[int, str]] = self._loop.create_future()
@@ -86,9 +89,9 @@ class Ending:
 
     async def _leave_or_restart(self, why: str) -> None:
         """A restart keeps table and sockets in systemd's store; a stop ends every session."""
-        self._leaves()
+        self._manager.expect_end()
         try:
-            restarts = await self._restarts_us()
+            restarts = await self._manager.restarts_us()
         except Exception as problem:
             # Whatever it is: we are to leave.
             self._logs.failure(problem)

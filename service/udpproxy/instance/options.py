@@ -22,7 +22,7 @@ class Mode(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class RunOptions:
     """Where and how an instance runs."""
 
     instance: str

@@ -13,39 +13,37 @@ import stat
 from pathlib import Path
 
 from udpproxy.errors import UnitError
+from udpproxy.identity import Identity
 from udpproxy.process import lock, paths
 from udpproxy.process.privileges import Account
 
-_OURS = Path("/run/udp-proxy")
-"""All in there is the proxy's, whatever account it ran as."""
 
-
-def runtime_directory(instance: str, given: Path | None) -> Path:
+def runtime_directory(identity: Identity, instance: str, given: Path | None) -> Path:
     """SPEC 9: as given, else RUNTIME_DIRECTORY, else by who we are."""
     if given is not None:
         return given.absolute()
     if named := os.environ.get("RUNTIME_DIRECTORY"):
         return Path(named)
     if os.getuid() == 0:
-        return _OURS / instance
+        return identity.runtime / instance
     home = os.environ.get("XDG_RUNTIME_DIR")
     if not home:
         raise UnitError(
             "runtime directory", "XDG_RUNTIME_DIR is not set: give --runtime-dir DIRECTORY"
         )
-    return Path(home) / "udp-proxy" / instance
+    return Path(home) / identity.name / instance
 
 
-def running_directory(instance: str, given: Path | None) -> Path:
+def running_directory(identity: Identity, instance: str, given: Path | None) -> Path:
     """Where a command finds it: for users the one that they run themselves, else the system's."""
     chosen = given or os.environ.get("RUNTIME_DIRECTORY") or os.getuid() == 0
     if chosen or (
-        os.environ.get("XDG_RUNTIME_DIR") and _is_there(runtime_directory(instance, None))
+        os.environ.get("XDG_RUNTIME_DIR") and _is_there(runtime_directory(identity, instance, None))
     ):
-        return runtime_directory(instance, given)
-    if _is_there(_OURS / instance) or not os.environ.get("XDG_RUNTIME_DIR"):
-        return _OURS / instance
-    return runtime_directory(instance, None)
+        return runtime_directory(identity, instance, given)
+    if _is_there(identity.runtime / instance) or not os.environ.get("XDG_RUNTIME_DIR"):
+        return identity.runtime / instance
+    return runtime_directory(identity, instance, None)
 
 
 def _is_there(directory: Path) -> bool:
@@ -59,12 +57,15 @@ class AlreadyRunning(UnitError):
     """The instance has its lock."""
 
 
-class Place:
+class RuntimeDirectory:
     """The directory, ours alone while we hold its lock."""
 
-    def __init__(self, directory: Path, account: Account) -> None:
+    def __init__(self, identity: Identity, directory: Path, account: Account) -> None:
         """Made if it is missing and given to `account`; AlreadyRunning or UnitError."""
         self.directory = directory
+        self._ours = identity.runtime
+        """All in there is ours, whatever account it ran as."""
+        self._the = identity.spoken
         self._account = account
         self._made = False
         try:
@@ -93,7 +94,7 @@ class Place:
             ):
                 self._lock_in(above)
         except PermissionError as problem:
-            raise _failed(self.directory, f"{problem.strerror} for the proxy's user") from None
+            raise _failed(self.directory, f"{problem.strerror} for {self._the}'s user") from None
 
     def _lock_in(self, above: paths.Directory) -> None:
         self._lock = lock.hold(lambda: self._opened(above), self.directory)
@@ -133,7 +134,8 @@ class Place:
         if found.st_uid not in allowed and not (os.geteuid() == 0 and self._is_known()):
             raise _failed(
                 self.directory,
-                f"it belongs to uid {found.st_uid}, who is neither root nor the proxy's user: "
+                f"it belongs to uid {found.st_uid}, who is neither root nor "
+                f"{self._the}'s user: "
                 "remove it, or give another",
             )
         if found.st_mode & (stat.S_IWOTH | (stat.S_IWGRP if os.geteuid() == 0 else 0)):
@@ -143,12 +145,12 @@ class Place:
         if self._gives_away(found) and not self._is_known() and not self._holds_sockets_only():
             raise _failed(
                 self.directory,
-                "it is to be given to the proxy's user, and holds more than sockets: "
+                f"it is to be given to {self._the}'s user, and holds more than sockets: "
                 "give a directory of its own",
             )
 
     def _is_known(self) -> bool:
-        return self.directory.parent == _OURS
+        return self.directory.parent == self._ours
 
     def _gives_away(self, found: os.stat_result) -> bool:
         return os.geteuid() == 0 and self._account.uid not in (None, found.st_uid)
@@ -169,7 +171,7 @@ class Place:
             if not os.access(self.directory, os.W_OK | os.X_OK, effective_ids=True):
                 raise _failed(
                     self.directory,
-                    "the proxy's user cannot get there: look at the directories above",
+                    f"{self._the}'s user cannot get there: look at the directories above",
                 )
 
     def leave(self) -> None:

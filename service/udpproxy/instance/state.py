@@ -1,69 +1,51 @@
-"""The parent's state, as `info`, the status line and the bus show it."""
+"""The instance's state, as `info`, the status line and the bus show it."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from typing import Any
 
 from udpproxy import __version__
 from udpproxy.instance.children import Children
-from udpproxy.instance.options import Setting
+from udpproxy.instance.commands import PARENT
+from udpproxy.instance.options import RunOptions
+from udpproxy.instance.service import Service
 from udpproxy.process.commands import Figures
-from udpproxy.process.costly import Costly
-from udpproxy.proxy.config.model import Config
-from udpproxy.proxy.parent.resources import Resources
-
-_SPOKEN = {"reg": "relay"}
 
 
 class State:
     """`word` is starting, running or stopping."""
 
-    def __init__(
-        self,
-        setting: Setting,
-        resources: Resources,
-        children: Children,
-        config: Callable[[], Config],
-        refused: Callable[[], int],
-    ) -> None:
-        """`refused` counts the connections to our sockets that were turned away."""
-        self._setting = setting
-        self._resources = resources
+    def __init__(self, options: RunOptions, children: Children, service: Service[Any]) -> None:
+        self._options = options
         self._children = children
-        self._config = config
-        self._refused = refused
+        self._service = service
         self._born = time.monotonic()
-        self._totals = Costly(lambda: self._resources.table.figures())
         self.word = "starting"
-
-    def totals(self) -> dict[str, int]:
-        """What all sessions have carried, those that live too; from a moment ago at most."""
-        return self._totals.get()
-
-    def figures(self) -> Figures:
-        """All of it; sessions are REG's business, but their number is in the table."""
-        mine: Figures = {"connections-refused": self._refused()}
-        return self.brief() | self._of_children() | mine | {**self.totals()}
 
     def brief(self) -> Figures:
         """What everybody on the bus may see."""
-        config = self._config()
         figures: Figures = {
             "version": __version__,
-            "instance": self._setting.instance,
-            "role": "parent",
-            "mode": self._setting.mode.value,
+            "instance": self._options.instance,
+            "role": PARENT,
+            "mode": self._options.mode.value,
             "state": self.text,
             "pid": os.getpid(),
             "uptime": round(time.monotonic() - self._born, 1),
-            "listening": len(self._resources.listeners.by_place),
-            "rules": len(config.acls),
-            "sessions": self.sessions,
-            "max-sessions": config.max_sessions,
+            **self._service.brief(),
         }
-        return figures | ({"tag": config.tag} if config.tag else {})
+        tag = self._service.config.tag
+        return figures | ({"tag": tag} if tag else {})
+
+    def figures(self, refused: int) -> Figures:
+        """All of it. `refused`: connections to our sockets that were turned away."""
+        figures = self.brief() | self._service.details()
+        for role in self._children.all():
+            pid, state, ends = self.process(role)
+            figures |= {f"{role}-pid": pid, f"{role}-state": state, f"{role}-ends": ends}
+        return figures | {"connections-refused": refused} | {**self._service.totals()}
 
     @property
     def text(self) -> str:
@@ -71,18 +53,13 @@ class State:
         down = self._children.down
         if self.word != "running" or not down:
             return self.word
-        role = "reg" if "reg" in down else min(down)
+        role = self._children.most_missed()
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(down[role]))
-        return f"degraded: {_SPOKEN.get(role, role)} is down since {since}"
-
-    @property
-    def sessions(self) -> int:
-        """How many there are now."""
-        return self._resources.table.count_live()
+        return f"degraded: {self._children.spoken(role)} is down since {since}"
 
     def process(self, role: str) -> tuple[int, str, int]:
         """(pid, state, unasked ends) of the process in that role."""
-        if role == "parent":
+        if role == PARENT:
             return os.getpid(), "ready" if self.word == "running" else self.word, 0
         child = self._children.all().get(role)
         if child is None:
@@ -91,14 +68,6 @@ class State:
 
     def line(self) -> str:
         """For `systemctl status`."""
-        listening = len(self._resources.listeners.by_place)
-        config = self._config()
-        line = f"{self.text}: listening {listening}, sessions {self.sessions}/{config.max_sessions}"
-        return f"{line}; log in {config.log.file}" if config.log.target == "file" else line
-
-    def _of_children(self) -> Figures:
-        figures: Figures = {"names-ignored": self._children.words_ignored}
-        for role in self._children.all():
-            pid, state, ends = self.process(role)
-            figures |= {f"{role}-pid": pid, f"{role}-state": state, f"{role}-ends": ends}
-        return figures
+        log = self._service.config.log
+        line = f"{self.text}: {self._service.status()}"
+        return f"{line}; log in {log.file}" if log.target == "file" else line

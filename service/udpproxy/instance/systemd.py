@@ -21,9 +21,8 @@ _PAUSE = 0.1
 class Systemd:
     """The service manager, as far as it can be asked."""
 
-    def __init__(self, bus: Bus, instance: str) -> None:
+    def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._instance = instance
 
     async def restarts_us(self, patience: float = PATIENCE) -> bool | None:
         """Has our unit a job of the type `restart`? A bare signal has none. None: nobody can say,
@@ -56,9 +55,8 @@ class Systemd:
             return None
         return count if isinstance(count, int) else None
 
-    async def restarts(self, role: str) -> int | None:
-        """NRestarts of a child's unit; None where nobody can say."""
-        name = f"udp-proxy-{role}@{self._instance}.service"
+    async def restarts(self, name: str) -> int | None:
+        """NRestarts of that unit; None where nobody can say."""
         try:
             unit = await self._ask(_PATH, _MANAGER, "GetUnit", "s", [name])
             count = await self._get(str(unit), _SERVICE, "NRestarts")

@@ -1,6 +1,6 @@
 """Four verbs, many callers: signals, `ctl`, the parent's link and the bus all end here.
 
-One Control in each process. The parent's adds "and ask the children".
+One ProcessCommands in each process. The parent's adds "and ask the children".
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from udpproxy.process.wire import Plain
 Figures = dict[str, Plain]
 
 
-class Control:
+class ProcessCommands:
     """What can be asked of a process; `figures` are its state, `leave` ends it."""
 
     def __init__(

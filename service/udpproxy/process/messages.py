@@ -38,11 +38,11 @@ class Message:
         return uuid.uuid5(_SPACE, self.id).hex
 
 
-READY = Message("UDPS-100-I", "ready: %d listening, at most %d sessions, %s engine")
+READY = Message("UDPS-100-I", "ready: %s")
 CHILD_READY = Message("UDPS-101-D", "ready")
-STARTING = Message("UDPS-102-I", "udp-proxy %s, instance %s, is starting")
+STARTING = Message("UDPS-102-I", "%s %s, instance %s, is starting")
 STOPPING = Message("UDPS-103-I", "stopping: %s")
-STOPPED = Message("UDPS-104-I", "stopped with %d sessions ended")
+STOPPED = Message("UDPS-104-I", "stopped with %s")
 NO_PARENT = Message("UDPS-106-N", "there is no parent: %s: %s")
 CONFIG_WARNING = Message("UDPS-110-W", "%s")
 SINGLE = Message(
@@ -128,7 +128,7 @@ BUS_ABSENT = Message("UDPS-323-D", "no control over D-Bus: %s")
 BUS_IGNORED = Message("UDPS-324-W", "a message on D-Bus was ignored: %s%s")
 CALL_FAILED = Message("UDPS-325-W", "D-Bus call %s by uid %d failed: %s%s")
 CALL_REFUSED = Message("UDPS-322-W", "D-Bus call %s by uid %d refused: %s%s")
-SESSIONS_KEPT = Message("UDPS-105-I", "restarting: %d sessions are kept")
+KEPT = Message("UDPS-105-I", "restarting: %s are kept")
 UNEXPECTED_REPLY = Message("UDPS-630-W", "reply from %s ignored, rule %s%s")
 SERVER_UNREACHABLE = Message(
     "UDPS-631-W", "server %s of rule %s cannot be reached for client %s: %s%s"

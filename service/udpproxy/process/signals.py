@@ -24,18 +24,20 @@ _SFD_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def block() -> None:
-    """Hold our signals back until they are read; children inherit this."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, OURS)
+def block(more: frozenset[int] = frozenset()) -> None:
+    """Hold our signals, and those of a product's own verbs, back until they are read; children
+    inherit this."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, OURS | more)
 
 
 class Signals:
     """The signals that came, for a loop to read."""
 
-    def __init__(self) -> None:
-        block()
+    def __init__(self, more: frozenset[int] = frozenset()) -> None:
+        """`more`: those of a product's own verbs."""
+        block(more)
         mask = bytearray(_SIGSET_SIZE)
-        for number in OURS:
+        for number in OURS | more:
             mask[(number - 1) // 8] |= 1 << (number - 1) % 8
         self._fd = int(_libc.signalfd(-1, bytes(mask), _SFD_FLAGS))
         if self._fd < 0:

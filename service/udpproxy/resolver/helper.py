@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from udpproxy.config.model import Resolver
 from udpproxy.errors import InvalidArgument, LinkError, UnitError
 from udpproxy.process import messages, wire
-from udpproxy.process.commands import Control, Figures
+from udpproxy.process.commands import Figures, ProcessCommands
 from udpproxy.process.faults import said_by
 from udpproxy.process.link import Link
 from udpproxy.process.logs import SOON, Damper, Logs
@@ -64,7 +64,7 @@ class Helper(ABC):
         self._ignored = 0
         self._damper = Damper()
         self.config: Config | None = None
-        self.control = Control(logs, figures=self._figures, leave=self._leave)
+        self.control = ProcessCommands(logs, figures=self._figures, leave=self._leave)
         self._link = Link(
             self._loop,
             sock,

@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 from udpproxy.errors import UnitError
@@ -22,6 +21,7 @@ from udpproxy.process.ends import describe, in_order, was_killed
 from udpproxy.process.logs import Logs
 from udpproxy.supervisor.forked import Forked, NoRoom
 from udpproxy.supervisor.lifecycle import Do, Life, State
+from udpproxy.supervisor.roles import ChildEvents
 
 WATCHDOG = 5.0
 """Seconds without a sign of life after which a child is killed."""
@@ -40,25 +40,20 @@ _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "PYTHONUNBUFFERED", 
 
 
 class ForkSupervisor:
-    """Starts and replaces the children; `given_up` is called where that makes no sense,
-    `ended` at each end that nobody asked for: was it killed, and not by us?"""
+    """Starts and replaces the children: processes of the module `child`."""
 
     def __init__(
-        self,
-        logs: Logs,
-        instance: str,
-        directory: Path,
-        *,
-        given_up: Callable[[str], None],
-        ended: Callable[[str, bool | None], None],
+        self, logs: Logs, child: str, instance: str, directory: Path, events: ChildEvents
     ) -> None:
         self._logs = logs
+        self._child = child
         self._instance = instance
         self._directory = directory
-        self._given_up = given_up
-        self._ended = ended
+        self._events = events
         self._loop = asyncio.get_running_loop()
         self._children: dict[str, Forked] = {}
+        self._leaving: list[Forked] = []
+        """Children of roles that were dropped, until they are gone."""
         self._stopping = False
         self._left_in_order = True
         self._notify = self._listen(directory / "notify")
@@ -69,7 +64,7 @@ class ForkSupervisor:
         """Have a child in that role from now on."""
         if self._stopping:
             return
-        child = self._children[role] = Forked(role, life)
+        child = self._children[role] = Forked(self._child, role, life)
         self._do(life.start(), child)
 
     def vouch(self, pid: int, uid: int) -> str:
@@ -100,6 +95,24 @@ class ForkSupervisor:
         """Kill it; its end is seen like any other."""
         self._children[role].kill()
 
+    def drop(self, role: str, limit: float) -> None:
+        """Have no child in that role any more: asked to leave, killed after `limit` seconds."""
+        child = self._children.pop(role)
+        child.life.stop()
+        if not child.pid:
+            return
+        self._leaving.append(child)
+        child.signal(signal.SIGTERM)
+        self._loop.call_later(limit, self._hurry, child, limit)
+
+    def _hurry(self, child: Forked, limit: float) -> None:
+        if child in self._leaving:
+            self._logs.say(messages.CHILD_KILLED, child.role, child.pid, limit, PROCESS=child.role)
+            child.signal(signal.SIGKILL)
+
+    def expect_end(self) -> None:
+        """We ask them ourselves."""
+
     async def stop(self, limit: float) -> bool:
         """End all children: asked first, killed and named after `limit` seconds. False: not every
         one left by itself and in order."""
@@ -118,7 +131,7 @@ class ForkSupervisor:
         return self._left_in_order
 
     def _running(self) -> list[Forked]:
-        return [child for child in self._children.values() if child.pid]
+        return [child for child in (*self._children.values(), *self._leaving) if child.pid]
 
     async def _all_gone(self, limit: float) -> None:
         waits = [child.gone.wait() for child in self._running()]
@@ -184,6 +197,8 @@ class ForkSupervisor:
         pid, end = child.pid, child.reap()
         asked = child.life.state is State.STOPPING
         what = child.life.exited(self._loop.time())
+        if child in self._leaving:
+            self._leaving.remove(child)
         if asked:
             orderly = in_order(end)
             self._left_in_order = self._left_in_order and orderly
@@ -191,7 +206,7 @@ class ForkSupervisor:
             self._logs.say(message, child.role, pid, describe(end), PROCESS=child.role)
             return
         self._logs.say(messages.CHILD_ENDED, child.role, pid, describe(end), PROCESS=child.role)
-        self._ended(child.role, was_killed(end) and not child.killed)
+        self._events.ended_unasked(child.role, killed=was_killed(end) and not child.killed)
         self._do(what, child)
 
     def _again(self, child: Forked) -> None:
@@ -206,7 +221,7 @@ class ForkSupervisor:
         if what is Do.SPAWN:
             self._spawn(child)
         elif what is Do.GIVE_UP:
-            self._given_up(child.role)
+            self._events.given_up(child.role)
 
     def _notified(self) -> None:
         for _ in range(_A_TURN):

@@ -29,7 +29,9 @@ class NoRoom(UnitError):
 class Forked:
     """A role, and what is known of its present process; `pid` is 0 while there is none."""
 
-    def __init__(self, role: str, life: Life) -> None:
+    def __init__(self, module: str, role: str, life: Life) -> None:
+        """`module` is what runs in it."""
+        self._module = module
         self.role = role
         self.life = life
         self.pid = 0
@@ -66,7 +68,7 @@ class Forked:
         # -P: nothing is imported from where we happen to stand. It inherits our mask of signals,
         # which are blocked.
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "udpproxy.child", self.role, instance],
+            [sys.executable, "-P", "-m", self._module, self.role, instance],
             env=environment | {PARENT: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             process_group=0,

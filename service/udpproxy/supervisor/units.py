@@ -16,6 +16,7 @@ from udpproxy.process.lasting import lasting
 from udpproxy.process.logs import Logs
 from udpproxy.supervisor import groups
 from udpproxy.supervisor.lifecycle import Do, Life, State
+from udpproxy.supervisor.roles import ChildEvents
 
 STOP_DELAY = 0.5
 """Seconds in which our own stop may still follow that of a child: systemd stops all at once."""
@@ -41,25 +42,21 @@ class Unit:
 
 
 class UnitSupervisor:
-    """`restarts` asks systemd how often it has restarted a role's unit, None: cannot say;
-    `dismiss` tells a child that has said hello to leave."""
+    """`unit` names a role's unit; `restarts` asks systemd how often it has restarted one, None:
+    cannot say."""
 
     def __init__(
         self,
         logs: Logs,
-        instance: str,
         *,
+        unit: Callable[[str], str],
         restarts: Callable[[str], Awaitable[int | None]],
-        dismiss: Callable[[str], None],
-        given_up: Callable[[str], None],
-        ended: Callable[[str, bool | None], None],
+        events: ChildEvents,
     ) -> None:
         self._logs = logs
-        self._instance = instance
+        self._unit = unit
         self._restarts = restarts
-        self._dismiss = dismiss
-        self._given_up = given_up
-        self._ended = ended
+        self._events = events
         self._loop = asyncio.get_running_loop()
         self._units: dict[str, Unit] = {}
         self._stopping = False
@@ -80,7 +77,7 @@ class UnitSupervisor:
         """The role whose unit that process is in, "" for none. Its user does not matter: units may
         have one of their own."""
         for role in self._units:
-            if pid > 0 and groups.is_in(pid, f"udp-proxy-{role}@{self._instance}.service"):
+            if pid > 0 and groups.is_in(pid, self._unit(role)):
                 return role
         return ""
 
@@ -105,11 +102,14 @@ class UnitSupervisor:
 
     def ready(self, role: str) -> None:
         """It works."""
-        self._units[role].life.ready()
+        if role in self._units:
+            self._units[role].life.ready()
 
     def left(self, role: str) -> None:
         """Its link is closed."""
-        unit = self._units[role]
+        unit = self._units.get(role)
+        if unit is None:
+            return  # it was dropped
         unit.last_pid, unit.pid = unit.pid, 0
         unit.missed_since = self._loop.time()
         self._gone.set()
@@ -118,6 +118,17 @@ class UnitSupervisor:
 
     def discard(self, role: str) -> None:
         """It leaves with its link; if it hangs, its unit's watchdog sees to it."""
+
+    def drop(self, role: str, limit: float) -> None:
+        """Have no child in that role any more: it is told to leave, and its unit is not started
+        again; if it hangs, its unit's watchdog sees to it."""
+        unit = self._units[role]
+        unit.life.stop()
+        if unit.pid:
+            self._events.dismiss(role)
+        if unit.verdict is not None:
+            unit.verdict.cancel()
+        del self._units[role]
 
     def _judge(self, unit: Unit) -> None:
         if unit.verdict is not None:
@@ -140,14 +151,14 @@ class UnitSupervisor:
             unit.life.stop()
 
     async def stop(self, limit: float) -> bool:
-        """What matters is that REG has let go. Where systemd stops us it stops the units, too;
-        where we end by ourselves it does so only after us. How they ended it tells itself."""
+        """Wait until each child has closed its link. systemd stops the units with or after ours,
+        and says itself how they ended: so this is True."""
         self._stopping = True
         deadline = self._loop.time() + limit
         for unit in self._units.values():
             unit.life.stop()
             if unit.pid:
-                self._dismiss(unit.role)
+                self._events.dismiss(unit.role)
         while any(unit.pid for unit in self._units.values()):
             self._gone.clear()
             try:
@@ -168,9 +179,9 @@ class UnitSupervisor:
 
     def _count(self, unit: Unit) -> None:
         what = unit.life.exited(self._loop.time())
-        self._ended(unit.role, None)  # only systemd knows how
+        self._events.ended_unasked(unit.role, killed=None)  # only systemd knows how
         if what is Do.GIVE_UP:
-            self._given_up(unit.role)
+            self._events.given_up(unit.role)
 
     async def _look(self) -> None:
         """Once a second, at first more often: has a child that is away died again meanwhile? One
@@ -196,7 +207,7 @@ class UnitSupervisor:
         """How often systemd has restarted it. Whatever goes wrong with the question, the watch goes
         on without an answer: else nobody would count any more."""
         try:
-            return await self._restarts(unit.role)
+            return await self._restarts(self._unit(unit.role))
         except Exception as problem:
             if repr(problem) != self._failure:
                 self._failure = repr(problem)

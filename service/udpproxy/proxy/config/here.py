@@ -10,12 +10,13 @@ from udpproxy.config.model import Address
 from udpproxy.config.reading import read_text
 from udpproxy.proxy.config.load import EPHEMERAL_FILE, Range, parse
 from udpproxy.proxy.config.model import Config
+from udpproxy.proxy.identity import IDENTITY
 
 _RESERVED_FILE = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 
 
 def read(path: Path) -> Config:
-    return parse_here(read_text(path), str(path))
+    return parse_here(read_text(path, IDENTITY.name), str(path))
 
 
 def parse_here(text: str, origin: str) -> Config:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from udpproxy.config.model import Address, Log, Name, Network, Ports, Resolver
+from udpproxy.config.model import Address, InstanceConfig, Name, Network, Ports
 
 SEGMENTATION = ("auto", "off")
 
@@ -132,7 +132,7 @@ class Acl:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(InstanceConfig):
     """One instance's file, whole."""
 
     max_sessions: int
@@ -145,16 +145,5 @@ class Config:
     engine: str = "auto"
     segmentation: str = SEGMENTATION[0]
     use_all_ports: bool = False
-    stop_timeout: float = 10.0
-    crash_limit: int = 5
-    crash_window: float = 60.0
-    stop_on_child_death: bool = False
-    user: str | None = None
-    group: str | None = None
-    tag: str = ""
-    resolver: Resolver = field(default_factory=Resolver)
-    log: Log = field(default_factory=Log)
-    warnings: tuple[str, ...] = field(default=(), compare=False)
-    """What `check` and the start say at warning level, ready to print."""
     ports: int = field(default=0, compare=False)
     """How many ports of this host the sessions may have; 0: as many as there are."""

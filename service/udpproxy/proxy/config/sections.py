@@ -5,7 +5,7 @@ The defaults stand in model.py alone; here they are asked of an object made with
 
 from __future__ import annotations
 
-from udpproxy.config import addresses, values
+from udpproxy.config import addresses, sections, values
 from udpproxy.config.model import Address, Ports
 from udpproxy.config.table import Table
 from udpproxy.proxy.config.model import SEGMENTATION, Config, Limits, Listen
@@ -49,17 +49,7 @@ def top(table: Table) -> Config:
         engine=take("engine", values.one_of("auto", "native", "python"), plain.engine),
         segmentation=take("segmentation", values.one_of(*SEGMENTATION), plain.segmentation),
         use_all_ports=take("use-all-ports", values.flag, plain.use_all_ports),
-        stop_timeout=take("stop-timeout", values.positive_duration, plain.stop_timeout),
-        crash_limit=take("crash-limit", values.whole(1, 1000), plain.crash_limit),
-        crash_window=take("crash-window", values.positive_duration, plain.crash_window),
-        stop_on_child_death=take(
-            "on-child-death",
-            values.choice({"restart": False, "stop": True}),
-            plain.stop_on_child_death,
-        ),
-        user=take("user", values.account, plain.user),
-        group=take("group", values.account, plain.group),
-        tag=take("tag", values.printable, plain.tag),
+        **sections.instance(table),
     )
 
 

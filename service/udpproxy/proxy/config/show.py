@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
 from dataclasses import fields
 
+from udpproxy.config import writer
 from udpproxy.config.addresses import endpoint
-from udpproxy.config.model import Address, Log, Name, NameServer, Network, Ports, Resolver
+from udpproxy.config.model import InstanceConfig, Log, Name, Network, Ports
+from udpproxy.config.writer import Entry
 from udpproxy.proxy.config.model import (
     Acl,
     Config,
@@ -22,78 +22,32 @@ from udpproxy.proxy.config.model import (
     SessionType,
 )
 
-# A key, what it is, and what it would be if it were not given.
-Entry = tuple[str, object, object]
-
-_DURATIONS = {
-    *("idle", "lifetime", "stop_timeout", "crash_window", "conf_timeout", "initial_timeout"),
-    *("timeout", "tcp_connect_timeout", "min_ttl", "max_ttl", "retry", "negative_ttl", "stale"),
-}
-
 
 def render(config: Config, *, defaults: bool) -> str:
     """The file's text; without defaults only what differs from them."""
-    blocks = [_block("", _top(config), defaults=defaults)]
-    blocks += [_block("[[listen]]", _listen(listener), defaults=True) for listener in config.listen]
+    blocks = [writer.block("", _top(config), defaults=defaults)]
+    blocks += [
+        writer.block("[[listen]]", _listen(listener), defaults=True) for listener in config.listen
+    ]
     for acl in config.acls:
-        blocks.append(_block("[[session-acl]]", _acl(acl), defaults=defaults))
+        blocks.append(writer.block("[[session-acl]]", _acl(acl), defaults=defaults))
         blocks.append(
-            _block("[session-acl.limits]", _plain(acl.limits, Limits()), defaults=defaults)
+            writer.block(
+                "[session-acl.limits]", writer.plain(acl.limits, Limits()), defaults=defaults
+            )
         )
-    blocks.append(_block("[resolver]", _resolver(config.resolver), defaults=defaults))
-    blocks.append(_block("[log]", _plain(config.log, Log()), defaults=defaults))
+    blocks.append(writer.block("[resolver]", writer.resolver(config.resolver), defaults=defaults))
+    blocks.append(writer.block("[log]", writer.plain(config.log, Log()), defaults=defaults))
     return "\n".join(filter(None, blocks))
 
 
 def words(limits: Limits) -> str:
     """The limits in one line, for people."""
-    shown = _plain(limits, Limits())
-    given = [f"{key} {_literal(key, value)}".replace('"', "") for key, value, _ in shown if value]
+    shown = writer.plain(limits, Limits())
+    given = [
+        f"{key} {writer.literal(key, value)}".replace('"', "") for key, value, _ in shown if value
+    ]
     return ", ".join(given) or "none"
-
-
-def _block(header: str, entries: Iterable[Entry], *, defaults: bool) -> str:
-    """One table; one that would say nothing is left out, but never one of many."""
-    shown = [
-        f"{key} = {_literal(key, value)}\n"
-        for key, value, default in entries
-        if value is not None and (defaults or value != default)
-    ]
-    if not shown and not header.startswith("[["):
-        return ""
-    return "".join([f"{header}\n" if header else "", *shown])
-
-
-def _literal(key: str, value: object) -> str:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case float() if key.replace("-", "_") in _DURATIONS:
-            return _duration(value)
-        case tuple():
-            return f"[{', '.join(_literal('', item) for item in value)}]"
-        case str():
-            return json.dumps(value, ensure_ascii=False)
-        case _:
-            return str(value)
-
-
-def _duration(seconds: float) -> str:
-    """In the largest unit that leaves no rest; a part of a second can only be a number."""
-    if seconds % 1:
-        return repr(seconds)
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds and seconds % length == 0:
-            return f'"{int(seconds) // length}{unit}"'
-    return f'"{int(seconds)}s"'
-
-
-def _plain(found: Limits | Log, default: Limits | Log) -> list[Entry]:
-    """The fields of an object whose keys are their names."""
-    return [
-        (field.name.replace("_", "-"), getattr(found, field.name), getattr(default, field.name))
-        for field in fields(found)
-    ]
 
 
 def _top(config: Config) -> list[Entry]:
@@ -105,13 +59,15 @@ def _top(config: Config) -> list[Entry]:
         "stop_on_child_death": ("on-child-death", on_death),
     }
     entries: list[Entry] = []
-    for field in fields(config):
+    common = fields(InstanceConfig)
+    names = {field.name for field in common}
+    for field in (*(each for each in fields(config) if each.name not in names), *common):
         value, usual = getattr(config, field.name), getattr(default, field.name)
         if field.name in ("listen", "acls", "resolver", "log", "warnings", "ports"):
             continue
         if field.name in special:
-            key, names = special[field.name]
-            entries.append((key, names[value], names[usual]))
+            key, words_of = special[field.name]
+            entries.append((key, words_of[value], words_of[usual]))
         else:
             entries.append((field.name.replace("_", "-"), value, usual))
     return entries
@@ -146,15 +102,6 @@ def _acl(acl: Acl) -> list[Entry]:
     ]
 
 
-def _resolver(resolver: Resolver) -> list[Entry]:
-    default = Resolver()
-    entries: list[Entry] = [("servers", tuple(map(_name_server, resolver.servers)), ())]
-    for field in fields(resolver)[1:]:
-        value = getattr(resolver, field.name)
-        entries.append((field.name.replace("_", "-"), value, getattr(default, field.name)))
-    return entries
-
-
 def _network(network: Network | Name | Pattern) -> str:
     if isinstance(network, Name | Pattern):
         return str(network)
@@ -174,12 +121,4 @@ def _destination(item: Destination) -> str:
 def _server(server: Server) -> str:
     if isinstance(server.host, Name):
         return str(server.host) if server.port is None else f"{server.host}:{server.port}"
-    return _host(server.host) if server.port is None else endpoint(server.host, server.port)
-
-
-def _name_server(server: NameServer) -> str:
-    return _host(server.address) if server.port == 53 else endpoint(server.address, server.port)
-
-
-def _host(address: Address) -> str:
-    return f"[{address}]" if address.version == 6 else str(address)
+    return writer.host(server.host) if server.port is None else endpoint(server.host, server.port)

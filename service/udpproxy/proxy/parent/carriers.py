@@ -12,11 +12,11 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from udpproxy.errors import UnitError
-from udpproxy.instance.store import Store
 from udpproxy.process import messages, wire
 from udpproxy.process.link import Item, Link
 from udpproxy.process.logs import Logs
 from udpproxy.proxy.engine import pool
+from udpproxy.proxy.parent.store import Store
 
 Family = socket.AddressFamily
 

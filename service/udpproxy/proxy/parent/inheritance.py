@@ -7,10 +7,10 @@ left goes before the end that would be one too many.
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Callable, Mapping
 
-from udpproxy.instance.connection import Peer
+from udpproxy.instance.connection import ChildConnection
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs
 from udpproxy.proxy.parent.names import Naming
@@ -36,7 +36,7 @@ class Inheritance:
         naming: Naming,
         sessions: Sessions,
         records: Records,
-        peers: Callable[[], Mapping[str, Peer]],
+        peers: Callable[[], Mapping[str, ChildConnection]],
     ) -> None:
         self._logs = logs
         self._resources = resources
@@ -44,7 +44,6 @@ class Inheritance:
         self._sessions = sessions
         self._records = records
         self._peers = peers
-        self._loop = asyncio.get_running_loop()
         self._handed = False
         self._handed_at = 0.0
         self._told = ""
@@ -61,12 +60,12 @@ class Inheritance:
     def handed_over(self) -> None:
         """A REG gets all of it."""
         self._handed, self._told, self._ready_at = True, "", None
-        self._handed_at = self._loop.time()
+        self._handed_at = time.monotonic()
 
     def relays(self) -> None:
         """It has taken it over."""
         if self._ready_at is None:
-            self._ready_at = self._loop.time()
+            self._ready_at = time.monotonic()
 
     def told(self, what: str) -> None:
         """`leaving`: somebody has told it to go; `failing`: it ends by a mistake."""
@@ -97,14 +96,14 @@ class Inheritance:
 
     def _is_to_blame(self, killed: bool | None) -> bool:  # noqa: FBT001
         """What it had taken over, for its end."""
-        if self._ready_at is not None and self._loop.time() - self._ready_at >= SETTLED:
+        if self._ready_at is not None and time.monotonic() - self._ready_at >= SETTLED:
             return False
         if self._told:
             return self._told == "failing"
         if killed is None:
             # One that relayed was killed, as far as anybody can tell. Its word that it is ready
             # comes later than its first datagram.
-            since, now = (int(moment * 1e9) for moment in (self._handed_at, self._loop.time()))
+            since, now = (int(moment * 1e9) for moment in (self._handed_at, time.monotonic()))
             return not self._resources.table.has_carried(since, now)
         return not killed
 

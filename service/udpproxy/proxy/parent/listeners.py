@@ -14,7 +14,6 @@ from ipaddress import ip_address
 
 from udpproxy.config.model import Address
 from udpproxy.errors import UnitError
-from udpproxy.instance.store import Store
 from udpproxy.process import messages, wire
 from udpproxy.process.link import Item
 from udpproxy.process.logs import Logs
@@ -22,6 +21,7 @@ from udpproxy.proxy.engine.interface import ListenerSocket
 from udpproxy.proxy.parent.listening import RECEIVE_BUFFER, is_here, listening_sockets, refuse_all
 from udpproxy.proxy.parent.mending import DEAF, Spoilt, empty, mend
 from udpproxy.proxy.parent.shelves import Shelves
+from udpproxy.proxy.parent.store import Store
 
 Place = tuple[Address, int]
 

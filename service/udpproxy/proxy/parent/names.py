@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from udpproxy.config.model import Address, Resolver
 from udpproxy.errors import LinkError
-from udpproxy.instance.connection import Peer
+from udpproxy.instance.connection import ChildConnection
 from udpproxy.process import messages, wire
 from udpproxy.process.link import Link
 from udpproxy.process.logs import Damper, Logs
@@ -73,7 +73,7 @@ class Naming:
         self._logs = logs
         self._resources = resources
         self._damper = Damper()
-        self._joined: dict[str, tuple[Peer, Peer]] = {}
+        self._joined: dict[str, tuple[ChildConnection, ChildConnection]] = {}
         """Who had the last way, by the helper's role."""
         self._again: set[str] = set()
         """Roles whose way is soon made anew."""
@@ -91,7 +91,7 @@ class Naming:
             if held is not None:
                 self._logs.say(messages.WORD_IGNORED, "acr", heard.why, held, PROCESS="acr")
 
-    def entered(self, peer: Peer, peers: Mapping[str, Peer]) -> None:
+    def entered(self, peer: ChildConnection, peers: Mapping[str, ChildConnection]) -> None:
         """A helper has come, or a REG that has what it needs to relay. OSError before anything
         was lent."""
         if peer.role in HELPERS:
@@ -104,14 +104,14 @@ class Naming:
         """What is known already, before the word to begin."""
         link.pour((part, ()) for part in self.found.parts())
 
-    def forget(self, peers: Mapping[str, Peer]) -> None:
+    def forget(self, peers: Mapping[str, ChildConnection]) -> None:
         """What was found is given up: ACR, who tells each new REG as well, begins anew."""
         self.found.clear()
         if "acr" in peers:
             with contextlib.suppress(LinkError, OSError):  # its successor knows nothing
                 peers["acr"].link.send(wire.Tell("forget"))
 
-    def reloaded(self, config: Config, peers: Mapping[str, Peer]) -> None:
+    def reloaded(self, config: Config, peers: Mapping[str, ChildConnection]) -> None:
         """Another configuration: the helpers that are there take it over."""
         self.found.keep(names(config))
         for role in HELPERS:
@@ -123,14 +123,14 @@ class Naming:
                     # Whoever replaces it is told all of it.
                     link.fail(f"not told of another configuration: {problem}")
 
-    def way_lost(self, role: str, peers: Mapping[str, Peer]) -> None:
+    def way_lost(self, role: str, peers: Mapping[str, ChildConnection]) -> None:
         """REG says so. Where a side has ended, its successor gets another way as it comes; where
         both live, one of them has broken the protocol, and the way is made anew after a rest."""
         if role in HELPERS and role not in self._again:
             self._again.add(role)
             asyncio.get_running_loop().call_later(_REST, self._mend, role, peers)
 
-    def _mend(self, role: str, peers: Mapping[str, Peer]) -> None:
+    def _mend(self, role: str, peers: Mapping[str, ChildConnection]) -> None:
         self._again.discard(role)
         if self._joined.get(role) == (peers.get(role), peers.get("reg")):
             self._connect(role, peers)
@@ -151,7 +151,7 @@ class Naming:
         self.resume(link)
         link.send(wire.Tell("resolve", {"level": self._logs.level}))
 
-    def _connect(self, role: str, peers: Mapping[str, Peer]) -> None:
+    def _connect(self, role: str, peers: Mapping[str, ChildConnection]) -> None:
         if role not in peers or "reg" not in peers:
             return
         joined = self._joined[role] = peers[role], peers["reg"]

@@ -10,7 +10,6 @@ import socket
 
 from udpproxy.config.model import Name
 from udpproxy.errors import UnitError
-from udpproxy.instance.store import Store
 from udpproxy.process import messages, wire
 from udpproxy.process.link import Link
 from udpproxy.process.logs import Damper, Logs
@@ -19,6 +18,7 @@ from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.parent import steering
 from udpproxy.proxy.parent.carriers import Rows
 from udpproxy.proxy.parent.listeners import Listeners, Place
+from udpproxy.proxy.parent.store import Store
 from udpproxy.proxy.parent.table_memory import TableMemory
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.table import STEERING, Table

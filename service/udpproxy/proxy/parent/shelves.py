@@ -9,9 +9,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator, Sequence
 
-from udpproxy.instance.store import Store
 from udpproxy.proxy.engine import pool
 from udpproxy.proxy.parent.shelf import Item, pack, unpack
+from udpproxy.proxy.parent.store import Store
 
 
 class _Shelf:

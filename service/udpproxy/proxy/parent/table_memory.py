@@ -11,11 +11,11 @@ import fcntl
 import mmap
 import os
 
-from udpproxy.instance.store import Store
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.parent.carriers import Rows
+from udpproxy.proxy.parent.store import Store
 from udpproxy.proxy.session import table
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.table import Table, WrongLayout

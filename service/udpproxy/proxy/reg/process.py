@@ -11,7 +11,7 @@ from collections.abc import Callable
 from udpproxy.errors import InvalidArgument, LinkError, UnitError
 from udpproxy.process import messages, wire
 from udpproxy.process.clean_up import CleanUps
-from udpproxy.process.commands import Control, Figures
+from udpproxy.process.commands import Figures, ProcessCommands
 from udpproxy.process.costly import Costly
 from udpproxy.process.faults import said_by
 from udpproxy.process.link import Link
@@ -79,7 +79,7 @@ class Reg:
         self._clean_ups = CleanUps(logs)
         self._clean_ups.add("table", self._lent.close)
         self._clean_ups.add("names", self._naming.close)
-        self.control = Control(logs, figures=self.figures, leave=self.leave)
+        self.control = ProcessCommands(logs, figures=self.figures, leave=self.leave)
         self._link = Link(
             reactor,
             sock,

@@ -1,4 +1,4 @@
-"""The supervisor of single mode: REG in our own process, behind the same link."""
+"""The supervisor of single mode: the child is a part of our own process, behind the same link."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from typing import Protocol
 
-from udpproxy import __version__
-from udpproxy.instance.control_server import Door
-from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
-from udpproxy.proxy.reg.naming import Blocking
-from udpproxy.proxy.reg.process import Reg
 from udpproxy.supervisor.lifecycle import Life
+from udpproxy.supervisor.roles import ChildEvents
+
+
+class Part(Protocol):
+    """What else would be a process."""
+
+    def leave(self, why: str) -> None:
+        """End, in order."""
+
+
+Make = Callable[[str, socket.socket, Notifier, Callable[[str], None]], Part]
+"""The part for a role, its end of the link, whom it tells how it does, and what it calls with the
+reason when it has ended."""
 
 
 class Inner:
-    """REG as part of us; it has our process number."""
+    """A part of us; it has our process number."""
 
     def __init__(self, life: Life) -> None:
         self.life = life
@@ -25,40 +34,31 @@ class Inner:
 
 
 class SingleSupervisor:
-    """The same four calls as ForkSupervisor."""
+    """The same calls as ForkSupervisor has."""
 
     def __init__(
-        self,
-        logs: Logs,
-        door: Door,
-        *,
-        given_up: Callable[[str], None],
-        blocking: Blocking,
+        self, take: Callable[[socket.socket, str], None], make: Make, events: ChildEvents
     ) -> None:
-        """`logs` is for REG alone: it has a level of its own, as in the other modes."""
-        self._logs = logs
-        self._door = door
-        self._given_up = given_up
-        self._blocking = blocking
+        """`take` is given our end of each link, and the role at the other."""
+        self._take = take
+        self._make = make
+        self._events = events
         self._loop = asyncio.get_running_loop()
         self._inner: dict[str, Inner] = {}
-        self._reg: Reg | None = None
+        self._parts: dict[str, Part] = {}
 
     def start(self, role: str, life: Life) -> None:
-        """REG, here."""
+        """Here."""
         life.start()
         self._inner[role] = Inner(life)
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._door.take(ours, role)
-        self._reg = Reg(
-            self._loop,
-            self._logs,
-            its,
-            notifier=_Told(life),
-            version=__version__,
-            left=lambda reason: self._left(role),
-            blocking=self._blocking,
-        )
+        self._take(ours, role)
+        self._parts[role] = self._make(role, its, _Told(life), lambda reason: self._left(role))
+
+    def drop(self, role: str, limit: float) -> None:
+        """Have no such part any more."""
+        del self._inner[role]
+        self._parts.pop(role).leave("it is not needed any more")
 
     def vouch(self, pid: int, uid: int) -> str:
         """Nobody comes from outside."""
@@ -79,17 +79,20 @@ class SingleSupervisor:
         """It has told us so already."""
 
     def left(self, role: str) -> None:
-        """Its process tells us more."""
+        """We know."""
 
     def discard(self, role: str) -> None:
         """It leaves with its link."""
+
+    def expect_end(self) -> None:
+        """We end together."""
 
     async def stop(self, limit: float) -> bool:
         """At once: there is no process to wait for."""
         for inner in self._inner.values():
             inner.life.stop()
-        if self._reg:
-            self._reg.leave("the proxy ends")
+        for part in self._parts.values():
+            part.leave("the instance ends")
         return True
 
     def close(self) -> None:
@@ -97,14 +100,16 @@ class SingleSupervisor:
         self._inner.clear()
 
     def _left(self, role: str) -> None:
+        if role not in self._inner:
+            return  # it was dropped
         life = self._inner[role].life
         life.exited(self._loop.time())
         if life.ends_counted:
-            self._given_up(role)
+            self._events.given_up(role)
 
 
 class _Told(Notifier):
-    """REG's readiness reaches us without a socket."""
+    """Its readiness reaches us without a socket."""
 
     def __init__(self, life: Life) -> None:
         self._life = life

@@ -1,0 +1,313 @@
+"""The UDP session proxy as its parent serves it: what it owns, lends, answers and keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+from udpproxy import __version__
+from udpproxy.bus import Value
+from udpproxy.errors import InvalidArgument, LinkError
+from udpproxy.instance.connection import ChildConnection
+from udpproxy.instance.options import Mode
+from udpproxy.instance.service import Instance, Service
+from udpproxy.process import messages, wire
+from udpproxy.process.commands import Figures
+from udpproxy.process.costly import Costly
+from udpproxy.process.logs import Logs
+from udpproxy.process.notify import Notifier
+from udpproxy.process.verbs import Verb
+from udpproxy.process.wire import Plain
+from udpproxy.proxy.config.model import Config
+from udpproxy.proxy.config.names import needed
+from udpproxy.proxy.identity import IDENTITY
+from udpproxy.proxy.parent.commands import ProxyCommands
+from udpproxy.proxy.parent.inheritance import Inheritance
+from udpproxy.proxy.parent.names import HELPERS, Naming, client_look_up
+from udpproxy.proxy.parent.records import Records
+from udpproxy.proxy.parent.resources import Resources
+from udpproxy.proxy.parent.sessions import Sessions
+from udpproxy.proxy.parent.store import Store
+from udpproxy.proxy.parent.taking_over import Change, Moved, hand_over
+from udpproxy.proxy.reg.process import Reg
+from udpproxy.proxy.session.reasons import Reason
+from udpproxy.supervisor.roles import Role
+
+_LARGEST = (1 << 64) - 1
+REG = Role(name="reg", vital=True, spoken="relay")
+_TOTALS = {
+    "SessionsOpened": ("sessions-opened",),
+    "SessionsEnded": ("sessions-ended",),
+    "SessionsRefused": (
+        "refused-by-acl",
+        "refused-table-full",
+        "refused-per-client",
+        "refused-no-port",
+        "refused-ports-kept",
+        "refused-own-socket",
+    ),
+    "UploadDatagrams": ("upload-datagrams",),
+    "UploadBytes": ("upload-bytes",),
+    "DownloadDatagrams": ("download-datagrams",),
+    "DownloadBytes": ("download-bytes",),
+    "StrayReplies": ("stray-replies",),
+    "Drops": ("drops-listeners", "drops-sessions"),
+}
+
+
+class ProxyService(Service[Config]):
+    """See Service."""
+
+    changing = frozenset({"Sessions"})
+
+    def __init__(self, instance: Instance, config: Config, text: str, path: Path) -> None:
+        """With all sockets bound; UnitError, and nothing stays open."""
+        self.config = config
+        self._instance = instance
+        self._logs = instance.logs
+        self._mode = instance.options.mode
+        self._path = path
+        store = Store(self._logs, instance.notifier) if self._mode is Mode.UNITS else None
+        self._resources = Resources(self._logs, config, text, str(path), store)
+        try:
+            self._make()
+        except BaseException:
+            self._resources.close()
+            raise
+
+    def _make(self) -> None:
+        self._naming = Naming(self._logs, self._resources)
+        self._sessions = Sessions(self._resources, lambda: self.config)
+        self._records = Records(self._logs)
+        self._inheritance = Inheritance(
+            self._logs,
+            self._resources,
+            self._naming,
+            self._sessions,
+            self._records,
+            lambda: self._instance.peers,
+        )
+        self._commands = ProxyCommands(
+            self._instance, self._sessions, self._naming.found, lambda: self.config
+        )
+        self._totals = Costly(lambda: self._resources.table.figures())
+        self._engine = ""
+        self._started: set[str] = set()
+        """Resolvers that the configuration has needed so far."""
+        self._change: Change | None = None
+        self._level: int | None = None
+        self._moved = Moved()
+        if self._mode is Mode.SINGLE:
+            self._logs.say(messages.SINGLE)
+            self._naming.look_up_all(self.config)
+        self._records.write(self._sessions.lost_over_a_restart())
+
+    # Its children.
+
+    def roles(self) -> list[Role]:
+        """REG, and the resolvers: as units they wait idle, else those that the names need."""
+        wanted = {Mode.UNITS: HELPERS, Mode.FORK: needed(self.config), Mode.SINGLE: ()}[self._mode]
+        # One that was needed stays, idle: it costs little, and the next reload may need it.
+        there = [name for name in HELPERS if name in wanted or name in self._started]
+        self._started.update(there)
+        return [REG, *(Role(name=name) for name in there)]
+
+    def every_role(self) -> tuple[str, ...]:
+        """Also of those that the configuration does not need."""
+        return (REG.name, *HELPERS)
+
+    def hand_over(self, child: ChildConnection) -> None:
+        """Table, sockets, configuration, names."""
+        if child.role == REG.name:
+            self._resources.lend_all(child.link)
+            self._inheritance.handed_over()
+            self._naming.resume(child.link)
+            words: dict[str, Plain] = {
+                "level": self._logs.level,
+                "segmentation": self._commands.segmentation,
+            }
+            child.link.send(wire.Tell("relay", words))
+        self._naming.entered(child, self._instance.peers)
+
+    def ready(self, child: ChildConnection, news: Mapping[str, Plain]) -> None:
+        """A resolver, or REG with its engine."""
+        if child.role == REG.name:
+            self._inheritance.relays()
+            self._engine = wire.cut(str(news.get("engine")))
+
+    def heard(self, child: ChildConnection, news: wire.Tell) -> None:
+        """Names from ACR; from REG that it goes, or misses a resolver."""
+        if news.what == "names" and child.role == "acr":
+            self._naming.heard(news.args.get("found"), self.config)
+        elif news.what == "way" and child.role == REG.name:
+            self._naming.way_lost(str(news.args.get("role")), self._instance.peers)
+        elif news.what in ("leaving", "failing") and child.role == REG.name:
+            self._inheritance.told(news.what)
+
+    def ended(self, role: str, left: int, *, killed: bool | None) -> None:
+        """What it had taken over may be to blame."""
+        if role == REG.name:
+            self._inheritance.ended(left, killed=killed)
+
+    def within(
+        self, role: str, link: socket.socket, notifier: Notifier, left: Callable[[str], None]
+    ) -> Reg:
+        """REG, which looks clients' names up itself; its log has a level of its own, as in the
+        other modes."""
+        import asyncio
+
+        return Reg(
+            asyncio.get_running_loop(),
+            Logs(IDENTITY.speaker(self._instance.options.instance, role), self._logs.level),
+            link,
+            notifier=notifier,
+            version=__version__,
+            left=left,
+            blocking=client_look_up(lambda: self.config.resolver),
+        )
+
+    async def perform(self, verb: Verb, arguments: dict[str, Plain]) -> Plain:
+        """See ProxyCommands."""
+        return await self._commands.perform(verb, arguments)
+
+    # A reload.
+
+    async def prepare(self, config: Config, text: str) -> None:
+        """See Change."""
+        room = await self._room()
+        self._change = Change(self._mode, self._resources, self._naming, config, text)
+        self._change.prepare(room)
+
+    def rollback(self) -> None:
+        """See Change."""
+        if self._change:
+            self._change.rollback()
+            self._change = None
+
+    def commit(self) -> None:
+        """See Change."""
+        assert self._change
+        old, self.config = self.config, self._change.config
+        self._change.commit(self._path)
+        self._change = None
+        if old.segmentation != self.config.segmentation:
+            self._commands = ProxyCommands(
+                self._instance, self._sessions, self._naming.found, lambda: self.config
+            )
+        level = self.config.log.level
+        self._level = level if level != old.log.level else None
+
+    async def take_over(self) -> Plain:
+        """REG, then the resolvers."""
+        self._moved = Moved()
+        if reg := self._instance.peers.get(REG.name):
+            if self._mode is Mode.SINGLE:
+                self._naming.resume(reg.link)
+            self._moved = await hand_over(self._instance, reg, self._resources, self._level)
+        self._naming.reloaded(self.config, self._instance.peers)
+        return {
+            "sessions-ended": self._moved.ended,
+            "sessions-following": self._moved.follow,
+            "sessions-staying": self._moved.stay,
+        }
+
+    def reloaded(self) -> None:
+        """With what became of sessions."""
+        moved = self._moved
+        self._logs.say(messages.RELOADED, self._listening, len(self.config.acls))
+        if moved.ended:
+            self._logs.say(messages.SESSIONS_WITHDRAWN, moved.ended)
+        if moved.follow or moved.stay:
+            self._logs.say(messages.SESSIONS_LED, moved.follow, moved.stay)
+
+    async def _room(self) -> int | None:
+        """How many descriptors more REG can open; None: there is none that says so."""
+        if reg := self._instance.peers.get(REG.name):
+            with contextlib.suppress(InvalidArgument, LinkError):
+                room = await reg.ask("room", {})
+                return room if type(room) is int else None
+        return None
+
+    # What it tells of itself.
+
+    @property
+    def _listening(self) -> int:
+        return len(self._resources.listeners.by_place)
+
+    @property
+    def _live(self) -> int:
+        return self._resources.table.count_live()
+
+    def brief(self) -> Figures:
+        """Sessions are REG's business, but their number is in the table."""
+        return {
+            "listening": self._listening,
+            "rules": len(self.config.acls),
+            "sessions": self._live,
+            "max-sessions": self.config.max_sessions,
+        }
+
+    def details(self) -> Figures:
+        """Words on names that made no sense."""
+        return {"names-ignored": self._naming.refused}
+
+    def totals(self) -> dict[str, int]:
+        """What all sessions have carried, those that live too."""
+        return self._totals.get()
+
+    def status(self) -> str:
+        """Sessions, of how many."""
+        return f"listening {self._listening}, sessions {self._live}/{self.config.max_sessions}"
+
+    def readiness(self) -> str:
+        """With the engine that REG has chosen."""
+        most = self.config.max_sessions
+        return f"{self._listening} listening, at most {most} sessions, {self._engine} engine"
+
+    def properties(self, names: Collection[str] | None) -> dict[str, Value]:
+        """Sessions and counters."""
+        values: dict[str, Value] = {
+            "Sessions": self._live,
+            "MaxSessions": self.config.max_sessions,
+        }
+        if names is None or not _TOTALS.keys().isdisjoint(names):
+            totals = self.totals()
+            # A counter starts again at its end, as those do that it is made of.
+            values |= {
+                name: sum(totals[part] for part in parts) & _LARGEST
+                for name, parts in _TOTALS.items()
+            }
+        return values
+
+    @property
+    def stored(self) -> int:
+        """Table, sockets, listeners."""
+        return self._resources.stored
+
+    # The end.
+
+    def stop_serving(self) -> None:
+        """Listeners are deaf from here on."""
+        self._resources.listeners.refuse_all()
+
+    def keeps(self) -> str:
+        """The sessions."""
+        return f"{self._live} sessions"
+
+    def finish(self, *, kept: bool, in_doubt: bool) -> None:
+        """Records of all sessions that end with us, or may."""
+        if not kept:
+            self._records.write(self._sessions.last_records(Reason.TERMINATED))
+            self._resources.give_back()
+        elif in_doubt:
+            self._records.note(self._sessions.as_they_are())
+
+    def close(self) -> None:
+        """Sockets and table."""
+        self._resources.close()
+
+    def farewell(self) -> str:
+        """How many sessions ended with us."""
+        return f"{self._records.written} sessions ended"
