@@ -227,7 +227,7 @@ class ProxyService(Service[Config]):
         if reg := self._instance.peers.get(REG.name):
             with contextlib.suppress(InvalidArgument, LinkError):
                 room = await reg.ask("room", {})
-                return room if type(room) is int else None
+                return room if type(room) is int and room >= 0 else None
         return None
 
     # What it tells of itself.
