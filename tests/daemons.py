@@ -106,7 +106,7 @@ class Daemon:
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
                 words = entry.joinpath("cmdline").read_bytes().split(b"\0")
-                if b"udpproxy.daemon" in words and file in words:
+                if b"udpproxy.proxy.daemon" in words and file in words:
                     # A child that is not itself yet still looks like its parent.
                     leads = os.getsid(int(entry.name)) == int(entry.name)
                     found[int(entry.name)] = "daemon" if leads else "child to be"

@@ -87,7 +87,7 @@ def test_what_the_daemon_is(daemon: Daemon) -> None:
     assert status["Umask"] == "0022"
     assert {status[name] for name in ("CapEff", "CapPrm", "CapInh", "CapBnd")} == {"0" * 16}
     words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    assert {b"udpproxy.daemon", b"one"} <= set(words)
+    assert {b"udpproxy.proxy.daemon", b"one"} <= set(words)
     for path in (daemon.pid_file, daemon.runtime):
         lock = os.open(path, os.O_RDONLY)
         with pytest.raises(BlockingIOError):
