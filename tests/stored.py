@@ -31,6 +31,9 @@ os.execvp(sys.argv[2], sys.argv[2:])
 class Units:
     """One instance with its store; a context manager that leaves no process behind."""
 
+    unit = "udp-proxy-reg@one.service"
+    child = ("udpproxy.child", "reg", "one")
+
     def __init__(self, directory: Path, text: str) -> None:
         self.directory = directory
         self.file = directory / "one.toml"
@@ -50,7 +53,7 @@ class Units:
         # By its group the parent knows whose process that is.
         with contextlib.ExitStack() as failed:
             failed.callback(self._notify.close)
-            self._group = self._stack.enter_context(unit("udp-proxy-reg@one.service"))
+            self._group = self._stack.enter_context(unit(self.unit))
             failed.pop_all()
         return self
 
@@ -134,7 +137,7 @@ class Units:
     def start_reg(self) -> None:
         """REG alone."""
         environment = os.environ | {"RUNTIME_DIRECTORY": str(self.runtime)}
-        words = [*inside(self._group), sys.executable, "-m", "udpproxy.child", "reg", "one"]
+        words = [*inside(self._group), sys.executable, "-m", *self.child]
         self.reg = self._launch(words, environment, [])
 
     def start_parent(self) -> None:
@@ -147,8 +150,12 @@ class Units:
         if self.store:
             environment["LISTEN_FDS"] = str(len(self.store))
             environment["LISTEN_FDNAMES"] = ":".join(name for name, _ in self.store)
-        words = command("run", self.file, "--units", "--runtime-dir", self.runtime)
+        words = self.parent_words()
         self.parent = self._launch(words, environment, [fd for _, fd in self.store])
+
+    def parent_words(self) -> list[str]:
+        """The command line of the parent."""
+        return command("run", self.file, "--units", "--runtime-dir", self.runtime)
 
     def _launch(
         self, words: list[str], environment: dict[str, str], fds: list[int]

@@ -24,6 +24,7 @@ from udpproxy.proxy.session.table import TOTALS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FULL = """
 max-sessions = 1
 [limits]
@@ -203,10 +204,11 @@ def test_level_is_in_the_manual(level: str) -> None:
     assert re.search(rf"^\d\t{level}\t", section("udp-proxy.8", "LOGGING"), re.MULTILINE)
 
 
-def test_commands_of_the_readme_exist() -> None:
+def test_commands_of_the_pages_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z-]+)\b", "\n".join(_code(README))))
-    assert {"run", "test", "check"} <= named <= targets
+    code = "\n".join(each for page in PAGES for each in _code(page.read_text("utf-8")))
+    named = set(re.findall(r"\bmake ([a-z-]+)\b", code))
+    assert {"run", "test", "check", "test-long", "weather"} <= named <= targets
 
 
 def _code(markdown: str) -> list[str]:
@@ -216,14 +218,16 @@ def _code(markdown: str) -> list[str]:
     )
 
 
-def test_files_of_the_readme_exist() -> None:
-    code = "\n".join(_code(README))
-    modules = set(re.findall(r"(?<![\w/])[a-z]+(?:/[a-z_]+)+\.py\b", code))
-    assert len(modules) > 10
-    for name in modules:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_of_a_page_exist(page: Path) -> None:
+    text = page.read_text("utf-8")
+    named = set(
+        re.findall(r"(?<![\w/.])[a-z]+(?:/[\w.-]+)+\.(?:py|pyx|pxi|c|h)\b", "\n".join(_code(text)))
+    )
+    for name in named:
         assert (ROOT / "service" / "udpproxy" / name).exists() or (ROOT / name).exists(), name
-    for link in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / link).exists(), link
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (page.parent / link).exists(), link
 
 
 def test_smallest_configuration_of_the_readme_is_right() -> None:

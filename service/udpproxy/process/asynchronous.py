@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from udpproxy.process.child import Start
 
@@ -19,12 +19,15 @@ class Part(Protocol):
         """The last."""
 
 
-def run(start: Start, make: Callable[[Callable[[str], None]], Part]) -> None:
-    """Until the part that `make` makes calls what it is given, with the reason."""
-    asyncio.run(_run(start, make))
+P = TypeVar("P", bound=Part)
 
 
-async def _run(start: Start, make: Callable[[Callable[[str], None]], Part]) -> None:
+def run(start: Start, make: Callable[[Callable[[str], None]], P]) -> P:
+    """Until the part that `make` makes calls what it is given, with the reason; that part."""
+    return asyncio.run(_run(start, make))
+
+
+async def _run(start: Start, make: Callable[[Callable[[str], None]], P]) -> P:
     loop = asyncio.get_running_loop()
     end: asyncio.Future[None] = loop.create_future()
 
@@ -52,3 +55,4 @@ async def _run(start: Start, make: Callable[[Callable[[str], None]], Part]) -> N
     finally:
         loop.remove_reader(start.signals.fileno())
         await part.close()
+    return part
