@@ -7,12 +7,13 @@ sockets are IPv6 only), networks with bits beyond their prefix, port 0.
 from __future__ import annotations
 
 import re
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from udpproxy.config.model import Address, Name, NameServer, Network, Ports
 from udpproxy.config.values import NotBuilt, is_name, said, text, whole
 
 _number = whole(1, 65535)
+_EVERYWHERE = IPv4Address("255.255.255.255")
 _EVERYBODY = ("any", "all", "*", "everybody", "everyone")
 
 
@@ -82,6 +83,14 @@ def refuse_link_local(target: Address) -> None:
     """Without an interface the system does not know where that is."""
     if target.version == 6 and target.is_link_local:
         raise NotBuilt(f"{target} is link-local and needs a zone ({target}%eth0), which is")
+
+
+def is_one_host(address: Address) -> bool:
+    """A zone can say anything; what the file may not say of a server, it may not either. A scope
+    means something on one link only, and nothing goes from IPv6 sockets to mapped IPv4."""
+    if address.is_unspecified or address.is_multicast or address == _EVERYWHERE:
+        return False
+    return not (isinstance(address, IPv6Address) and (address.scope_id or address.ipv4_mapped))
 
 
 def endpoint(target: Address, number: int) -> str:

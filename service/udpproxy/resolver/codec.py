@@ -31,8 +31,8 @@ from dns.rdtypes.ANY.SOA import SOA
 from dns.rdtypes.IN.A import A
 from dns.rdtypes.IN.AAAA import AAAA
 
+from udpproxy.config.addresses import is_one_host
 from udpproxy.config.model import Address
-from udpproxy.proxy.policy.acl import is_one_host
 from udpproxy.resolver import guard
 from udpproxy.resolver.question import is_host
 from udpproxy.resolver.result import Failure, Kind

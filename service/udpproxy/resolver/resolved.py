@@ -4,7 +4,7 @@ Rules. Whoever hears of names reads them here, the parent too. What does not fit
 only and is never handed on:
 - a name has at most 253 characters and 128 addresses; clients have at most 8 names;
 - a TTL is a number from 0; more than a week counts as a week;
-- an address is that of one host: see policy.acl.is_one_host.
+- an address is that of one host: see config.addresses.is_one_host.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
+from udpproxy.config.addresses import is_one_host
 from udpproxy.config.model import Address
 from udpproxy.errors import LinkError
 from udpproxy.process import wire
 from udpproxy.process.wire import Plain
-from udpproxy.proxy.policy.acl import is_one_host
 from udpproxy.resolver.bounds import MOST_NAMES
 
 MOST_ADDRESSES = 128

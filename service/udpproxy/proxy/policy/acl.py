@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import ip_network
 from typing import Protocol
 
+from udpproxy.config.addresses import is_one_host
 from udpproxy.config.model import Address, Name, Network, Ports
 from udpproxy.proxy.config.model import Acl, Config, Destination, Pattern
 from udpproxy.proxy.policy import times
@@ -134,15 +135,6 @@ def server_for(
     return (found[0], port) if found else None
 
 
-def is_one_host(address: Address) -> bool:
-    """A zone can say anything; what the file may not say of a server, it may not either. A scope
-    means something on one link only, and nothing goes from IPv6 sockets to mapped IPv4."""
-    if address.is_unspecified or address.is_multicast or address == _EVERYWHERE:
-        return False
-    return not (isinstance(address, IPv6Address) and (address.scope_id or address.ipv4_mapped))
-
-
-_EVERYWHERE = IPv4Address("255.255.255.255")
 _NAME = "name"
 """Everything else holds; the client's name decides."""
 
