@@ -41,6 +41,7 @@ def _resolve(start: child.Start) -> bool:
     let_others_first()
     # Only now: REG stays small without it.
     from udpproxy.process.asynchronous import run
+    from udpproxy.proxy.resolving import assignment
     from udpproxy.resolver.acr import Acr
     from udpproxy.resolver.apr import Apr
 
@@ -48,7 +49,12 @@ def _resolve(start: child.Start) -> bool:
     run(
         start,
         lambda left: kinds[start.role](
-            start.logs, start.link, notifier=Notifier(), version=__version__, left=left
+            start.logs,
+            start.link,
+            read=assignment,
+            notifier=Notifier(),
+            version=__version__,
+            left=left,
         ),
     )
     return True

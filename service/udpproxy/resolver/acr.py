@@ -17,8 +17,8 @@ from udpproxy.process import messages, wire
 from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
-from udpproxy.proxy.config.names import names
 from udpproxy.resolver import resolved
+from udpproxy.resolver.assignment import Assignment, Read
 from udpproxy.resolver.helper import Helper
 from udpproxy.resolver.names import Change, Names
 from udpproxy.resolver.resolved import Resolved
@@ -40,6 +40,7 @@ class Acr(Helper):
         logs: Logs,
         sock: socket.socket,
         *,
+        read: Read,
         notifier: Notifier,
         version: str,
         left: Callable[[str], None],
@@ -49,12 +50,18 @@ class Acr(Helper):
         self._pending: set[str] = set()
         self._slowest: tuple[float, str] = (0.0, "")
         self._timer: asyncio.TimerHandle | None = None
-        super().__init__(logs, sock, notifier=notifier, version=version, left=left)
+        super().__init__(logs, sock, read=read, notifier=notifier, version=version, left=left)
+
+    @staticmethod
+    def has_work(assignment: Assignment) -> bool:
+        """Names to look up ahead."""
+        return bool(assignment.names)
 
     def configured(self, known: dict[str, Resolved]) -> None:
         """Names that stay keep their addresses; new ones are due."""
-        assert self.config
-        wanted, resolver, now = names(self.config), self.config.resolver, self._loop.time()
+        assert self.assignment
+        wanted, resolver = self.assignment.names, self.assignment.resolver
+        now = self._loop.time()
         if self._names is None:
             self._names = Names(wanted, resolver, SystemRandom(), now, parallel=PARALLEL)
             self._resume(self._names, known)
@@ -74,7 +81,7 @@ class Acr(Helper):
 
     def forget(self) -> None:
         """All names are looked up as at first."""
-        if self.config:
+        if self.assignment:
             self._names = None
             self.configured({})
 
@@ -112,8 +119,8 @@ class Acr(Helper):
         return " ".join(words)
 
     def _wanted(self) -> tuple[str, ...]:
-        assert self.config
-        return names(self.config)
+        assert self.assignment
+        return self.assignment.names
 
     def _resume(self, book: Names, known: dict[str, Resolved]) -> None:
         """What an earlier process found goes on to hold, and is asked for anew."""
@@ -130,8 +137,9 @@ class Acr(Helper):
         now = self._loop.time()
         expired = self._names.expired(now)
         for change in expired:
-            assert self.config
-            self._logs.say(messages.NAME_GONE_STALE, change.name, self.config.resolver.stale)
+            assert self.assignment
+            stale = self.assignment.resolver.stale
+            self._logs.say(messages.NAME_GONE_STALE, change.name, stale)
         self._tell(expired)
         for name in self._names.due(now):
             self._pending.add(name)
@@ -142,13 +150,14 @@ class Acr(Helper):
         self._timer = None if deadline is None else self._loop.call_at(deadline, self._go)
 
     async def _look_up(self, name: str) -> None:
-        assert self.config
+        assert self.assignment
         assert self._names
         transport = self.transport()
         if transport is None:
             result = Result(name=name, failure=Failure.UNREACHABLE)
         else:
-            result = await transport.look_up(name, Family.BOTH, self.config.resolver.conf_timeout)
+            limit = self.assignment.resolver.conf_timeout
+            result = await transport.look_up(name, Family.BOTH, limit)
         self._pending.discard(name)
         change = self._names.resolved(self._loop.time(), name, result)
         wanted = name in self._wanted()
@@ -177,8 +186,8 @@ class Acr(Helper):
             self._failed[name] = why
             addresses = self._names.addresses(name)
             kept = resolved.text(addresses) if addresses else ""
-            assert self.config
-            stale = self.config.resolver.stale
+            assert self.assignment
+            stale = self.assignment.resolver.stale
             rest = f"it keeps {kept} for at most {stale:g} s" if kept else "it has no address"
             self._logs.say(messages.NAME_FAILED, name, why, rest, NAME=name)
 

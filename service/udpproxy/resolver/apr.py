@@ -12,7 +12,7 @@ from udpproxy.process import wire
 from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
-from udpproxy.proxy.config.names import names
+from udpproxy.resolver.assignment import Assignment, Read
 from udpproxy.resolver.bounds import IN_FLIGHT, total
 from udpproxy.resolver.helper import Helper
 from udpproxy.resolver.resolved import ClientNames, Resolved, read_address
@@ -36,13 +36,19 @@ class Apr(Helper):
         logs: Logs,
         sock: socket.socket,
         *,
+        read: Read,
         notifier: Notifier,
         version: str,
         left: Callable[[str], None],
     ) -> None:
         self._busy = 0
         self._totals = {"answered": 0, "failed": 0, "timed-out": 0, "refused": 0}
-        super().__init__(logs, sock, notifier=notifier, version=version, left=left)
+        super().__init__(logs, sock, read=read, notifier=notifier, version=version, left=left)
+
+    @staticmethod
+    def has_work(assignment: Assignment) -> bool:
+        """Whatever is asked for."""
+        return assignment.on_demand
 
     def configured(self, known: dict[str, Resolved]) -> None:
         """The next question finds it."""
@@ -96,18 +102,18 @@ class Apr(Helper):
             return Failure.UNREACHABLE
         from udpproxy.resolver.clients import verified_names
 
-        assert self.config
-        found = await verified_names(transport, client, total(self.config.resolver))
+        assert self.assignment
+        found = await verified_names(transport, client, total(self.assignment.resolver))
         return found.failure or ClientNames(found.names, found.ttl).plain()
 
     async def _server(self, name: str) -> _Found:
         from udpproxy.resolver.result import Family
 
-        assert self.config
+        assert self.assignment
         transport = self.transport()
-        if transport is None or name not in names(self.config):
+        if transport is None or name not in self.assignment.names:
             return Failure.UNREACHABLE
-        found = await transport.look_up(name, Family.BOTH, total(self.config.resolver))
+        found = await transport.look_up(name, Family.BOTH, total(self.assignment.resolver))
         if found.failure:
             return found.failure
         return Resolved(name, found.addresses, found.ttl).answer()

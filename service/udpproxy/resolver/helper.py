@@ -20,9 +20,7 @@ from udpproxy.process.faults import said_by
 from udpproxy.process.link import Link
 from udpproxy.process.logs import SOON, Damper, Logs
 from udpproxy.process.notify import Notifier
-from udpproxy.proxy.config.load import parse
-from udpproxy.proxy.config.model import Config
-from udpproxy.proxy.config.names import needed
+from udpproxy.resolver.assignment import Assignment, Read
 from udpproxy.resolver.resolved import Resolved, read
 from udpproxy.resolver.result import Failure
 
@@ -31,12 +29,10 @@ if TYPE_CHECKING:
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 
-_ANY = (0, 0)
-"""The parent has judged ranges of ports by the kernel's; we may see another default."""
-
 
 class Helper(ABC):
-    """`left` is called with the reason when the parent's link has ended."""
+    """`read` knows the service's configuration; `left` is called with the reason when the parent's
+    link has ended."""
 
     role: str
     in_flight: int
@@ -47,15 +43,17 @@ class Helper(ABC):
         logs: Logs,
         sock: socket.socket,
         *,
+        read: Read,
         notifier: Notifier,
         version: str,
         left: Callable[[str], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._logs = logs
+        self._read = read
         self._notifier = notifier
         self._born = time.monotonic()
-        self._lent: Config | None = None
+        self._lent: Assignment | None = None
         self._known: dict[str, Resolved] = {}
         self._way: Link | None = None
         self._transport: Transport | None = None
@@ -63,7 +61,7 @@ class Helper(ABC):
         self._tasks: set[asyncio.Task[None]] = set()
         self._ignored = 0
         self._damper = Damper()
-        self.config: Config | None = None
+        self.assignment: Assignment | None = None
         self.control = ProcessCommands(logs, figures=self._figures, leave=self._leave)
         self._link = Link(
             self._loop,
@@ -79,7 +77,12 @@ class Helper(ABC):
     @property
     def works(self) -> bool:
         """Has the configuration work for us?"""
-        return self.config is not None and self.role in needed(self.config)
+        return self.assignment is not None and self.has_work(self.assignment)
+
+    @staticmethod
+    @abstractmethod
+    def has_work(assignment: Assignment) -> bool:
+        """Is any of it for us?"""
 
     @abstractmethod
     def configured(self, known: dict[str, Resolved]) -> None:
@@ -140,8 +143,8 @@ class Helper(ABC):
 
     def transport(self) -> Transport | None:
         """With the name servers as they are now; None: there are none."""
-        assert self.config
-        wanted = self.config.resolver
+        assert self.assignment
+        wanted = self.assignment.resolver
         changed = 0 if wanted.servers else _moment(RESOLV_CONF)
         if self._servers != (wanted, changed):
             # Only now: an idle process need not carry the DNS library.
@@ -182,7 +185,7 @@ class Helper(ABC):
             case wire.Lend("config", [{"origin": str(origin)}]) if len(descriptors) == 1:
                 with os.fdopen(descriptors[0], "rb") as file:
                     file.seek(0)
-                    self._lent = parse(file.read().decode(), origin, ephemeral=_ANY)
+                    self._lent = self._read(file.read().decode(), origin)
             case wire.Lend("way", _) if len(descriptors) == 1:
                 self._connect(socket.socket(fileno=descriptors[0]))
             case wire.Tell("known", {"found": found}):
@@ -209,10 +212,10 @@ class Helper(ABC):
     def _perform(self, verb: str, args: dict[str, wire.Plain]) -> wire.Plain:
         return self.resolve_now() if verb == "resolve-now" else self.control.perform(verb, args)
 
-    def _configure(self, config: Config, level: int) -> None:
-        self.config = config
+    def _configure(self, assignment: Assignment, level: int) -> None:
+        self.assignment = assignment
         self._logs.level = level
-        self._logs.follow(config.log)
+        self._logs.follow(assignment.log)
         known, self._known = self._known, {}
         self.configured(known)
         status = "resolving" if self.works else "idle: the configuration has no work for it"

@@ -31,10 +31,14 @@ def server_name(acl: Acl) -> str | None:
     return None
 
 
+def asks(config: Config) -> bool:
+    """Can a datagram need a look-up: of its client's names, or of its server's addresses?"""
+    return bool(patterns(config)) or any(server_name(acl) for acl in config.acls)
+
+
 def needed(config: Config) -> tuple[str, ...]:
-    """The processes that have work: ACR for any name, APR for clients' and servers' names."""
-    asked = patterns(config) or any(server_name(acl) for acl in config.acls)
-    return (*(("acr",) if names(config) else ()), *(("apr",) if asked else ()))
+    """The processes that have work: ACR for any name, APR where somebody asks."""
+    return (*(("acr",) if names(config) else ()), *(("apr",) if asks(config) else ()))
 
 
 def _of(acl: Acl) -> Iterator[str]:
