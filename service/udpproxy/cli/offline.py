@@ -18,7 +18,7 @@ from udpproxy.proxy.config.model import Config
 from udpproxy.proxy.config.names import names, needed
 from udpproxy.proxy.identity import IDENTITY
 from udpproxy.proxy.policy import explain as asked
-from udpproxy.proxy.policy.acl import Known, Unresolved
+from udpproxy.proxy.policy.acl import NameView, Unresolved
 from udpproxy.proxy.reg import installed
 
 _DONE = 0
@@ -91,7 +91,7 @@ def explain(path: Path, *, client: str, to: str | None, at: str | None) -> int:
     return _DONE
 
 
-def _known(config: Config) -> Known:
+def _known(config: Config) -> NameView:
     """What can be found out about names, here and now."""
     if not needed(config):
         return Unresolved()

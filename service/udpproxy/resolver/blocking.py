@@ -51,7 +51,7 @@ def look_up_client(client: Address, resolver: Resolver) -> Verified:
 
 
 class Asked:
-    """See policy.acl.Known: all names at once, clients when they are asked for."""
+    """See policy.acl.NameView: all names at once, clients when they are asked for."""
 
     def __init__(self, names: Iterable[str], resolver: Resolver) -> None:
         """UnitError where there are no name servers."""

@@ -15,7 +15,7 @@ from udpproxy.proxy.config.model import SEGMENTATION, Config
 from udpproxy.proxy.config.names import needed
 from udpproxy.proxy.parent.sessions import Sessions
 from udpproxy.proxy.policy import explain
-from udpproxy.proxy.policy.acl import Known
+from udpproxy.proxy.policy.acl import NameView
 
 MOST_KILLED = 64
 """Sessions that end in one go: some milliseconds, each with a record."""
@@ -28,7 +28,7 @@ class ProxyCommands:
     """`segmentation` is what every REG that comes is told."""
 
     def __init__(
-        self, instance: Instance, sessions: Sessions, known: Known, config: Callable[[], Config]
+        self, instance: Instance, sessions: Sessions, known: NameView, config: Callable[[], Config]
     ) -> None:
         """`known`: what the configuration's names are."""
         self._instance = instance

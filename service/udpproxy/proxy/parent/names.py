@@ -38,7 +38,7 @@ def check_name_servers(config: Config) -> None:
 
 
 class Found(Unresolved):
-    """What ACR has found so far; see policy.acl.Known. No client's name is known here."""
+    """What ACR has found so far; see policy.acl.NameView. No client's name is known here."""
 
     def __init__(self) -> None:
         self._found: dict[str, Resolved] = {}

@@ -38,7 +38,7 @@ class Step:
     why: str
 
 
-class Known(Protocol):
+class NameView(Protocol):
     """What is known of names at this moment; asking makes nobody wait."""
 
     def addresses(self, name: str) -> tuple[Address, ...]:
@@ -49,7 +49,7 @@ class Known(Protocol):
 
 
 class Unresolved:
-    """Known where no name has an address and no client a name."""
+    """NameView where no name has an address and no client a name."""
 
     def addresses(self, name: str) -> tuple[Address, ...]:
         """None."""
@@ -79,7 +79,7 @@ class Policy:
             period for acl in config.acls for period in (acl.time or ()) + (acl.not_time or ())
         ]
 
-    def decide(self, question: Question, at: datetime, known: Known) -> Choice:
+    def decide(self, question: Question, at: datetime, known: NameView) -> Choice:
         by_name = False
         for rule in self._rules:
             failing = rule.failing(question, at, known)
@@ -94,7 +94,7 @@ class Policy:
                 return Choice(rule.acl, by_name=by_name)
         return Choice(None, by_name=by_name)
 
-    def explain(self, question: Question, at: datetime, known: Known) -> list[Step]:
+    def explain(self, question: Question, at: datetime, known: NameView) -> list[Step]:
         """Every ACL that was asked, up to and with the one that decides."""
         steps: list[Step] = []
         for rule in self._rules:
@@ -106,7 +106,7 @@ class Policy:
             steps.append(Step(rule.acl, holds=False, why=_why(failing, question, at, names)))
         return steps
 
-    def bits(self, client: Address, known: Known) -> int:
+    def bits(self, client: Address, known: NameView) -> int:
         """All clients whose addresses begin with so many bits of this one's have the same answer,
         unless their names were looked at."""
         return max((rule.bits(client, known) for rule in self._rules), default=0)
@@ -117,7 +117,7 @@ class Policy:
 
 
 def server_for(
-    acl: Acl, question: Question, known: Known, versions: tuple[int, ...] = (4, 6)
+    acl: Acl, question: Question, known: NameView, versions: tuple[int, ...] = (4, 6)
 ) -> tuple[Address, int] | None:
     """Where a session of this ACL goes; None: its server's name is not resolved. The client's own
     family is wanted first; `versions` are those that there are sockets for."""
@@ -148,7 +148,7 @@ class _Rule:
         self._patterns = [item for item in acl.source or () if isinstance(item, Pattern)]
         self._destinations = None if acl.destinations is None else _by_ports(acl.destinations)
 
-    def failing(self, question: Question, at: datetime, known: Known) -> str | None:
+    def failing(self, question: Question, at: datetime, known: NameView) -> str | None:
         """The key of the first condition that does not hold, or _NAME."""
         acl = self.acl
         is_from = self._source is None or self._source.has(question.client, known)
@@ -162,7 +162,7 @@ class _Rule:
             return "not-time"
         return None if is_from else _NAME
 
-    def bits(self, client: Address, known: Known) -> int:
+    def bits(self, client: Address, known: NameView) -> int:
         """Of the client's address that this rule looks at."""
         return self._source.bits(client, known) if self._source else 0
 
@@ -170,7 +170,7 @@ class _Rule:
         """One of the client's names is meant."""
         return any(pattern.fits(name) for pattern in self._patterns for name in names)
 
-    def _is_for(self, question: Question, known: Known) -> bool:
+    def _is_for(self, question: Question, known: NameView) -> bool:
         return any(
             (ports is None or question.port in ports)
             and (hosts is None or hosts.has(question.addressed, known))
@@ -186,13 +186,13 @@ class _Hosts:
         self._networks = NetSet(item for item in items if not isinstance(item, Name | Pattern))
         self._names = [item.text for item in items if isinstance(item, Name)]
 
-    def has(self, address: Address, known: Known) -> bool:
+    def has(self, address: Address, known: NameView) -> bool:
         """Patterns are no business of ours."""
         return address in self._networks or any(
             address in known.addresses(name) for name in self._names
         )
 
-    def bits(self, address: Address, known: Known) -> int:
+    def bits(self, address: Address, known: NameView) -> int:
         """See NetSet.bits."""
         named = NetSet(ip_network(found) for name in self._names for found in known.addresses(name))
         return max(self._networks.bits(address), named.bits(address))

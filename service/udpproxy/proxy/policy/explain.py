@@ -12,7 +12,7 @@ from udpproxy.config.model import Address, Name
 from udpproxy.errors import InvalidArgument
 from udpproxy.proxy.config import show as shown
 from udpproxy.proxy.config.model import Acl, Config, Listen
-from udpproxy.proxy.policy.acl import Known, Policy, Question, server_for
+from udpproxy.proxy.policy.acl import NameView, Policy, Question, server_for
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class Explanation:
         return {name: value for name, value in parts.items() if value}
 
 
-def explanation(config: Config, question: Question, at: datetime, known: Known) -> Explanation:
+def explanation(config: Config, question: Question, at: datetime, known: NameView) -> Explanation:
     """The answer; `at` is local time."""
     steps = Policy(config).explain(question, at, known)
     told = [f"{step.acl.name} (line {step.acl.line}): {step.why}" for step in steps]
@@ -68,7 +68,7 @@ def explanation(config: Config, question: Question, at: datetime, known: Known) 
     return Explanation(acl.name, "accept", passed, why, server, acl.type.value, limits, extension)
 
 
-def _server(acl: Acl, question: Question, known: Known) -> str:
+def _server(acl: Acl, question: Question, known: NameView) -> str:
     assert acl.server is not None
     found = server_for(acl, question, known)
     name = acl.server.host.text if isinstance(acl.server.host, Name) else ""

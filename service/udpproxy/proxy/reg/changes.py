@@ -18,7 +18,7 @@ from udpproxy.process.loop import Reactor
 from udpproxy.proxy.config.model import Acl
 from udpproxy.proxy.config.names import names, rules_with, server_name
 from udpproxy.proxy.engine.interface import Engine
-from udpproxy.proxy.policy.acl import Known
+from udpproxy.proxy.policy.acl import NameView
 from udpproxy.proxy.reg.host import RelayHost
 from udpproxy.proxy.reg.verdicts import question
 from udpproxy.proxy.reg.waiting import Waiter
@@ -58,7 +58,7 @@ class NamedSessions:
         table: Table,
         engine: Engine,
         host: RelayHost,
-        known: Known,
+        known: NameView,
     ) -> None:
         self._reactor = reactor
         self._logs = logs

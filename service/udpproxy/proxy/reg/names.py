@@ -22,8 +22,8 @@ Unknown = Callable[[Address], tuple[str, ...] | None]
 
 
 class KnownNames:
-    """See policy.acl.Known. `unknown` is called for a client that nothing is known of: it sees to
-    it that somebody is asked (None), or knows that nobody can be (no names)."""
+    """See policy.acl.NameView. `unknown` is called for a client that nothing is known of: it sees
+    to it that somebody is asked (None), or knows that nobody can be (no names)."""
 
     def __init__(self, clock: Callable[[], float], unknown: Unknown) -> None:
         self._clock = clock

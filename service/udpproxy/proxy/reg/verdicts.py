@@ -15,7 +15,7 @@ from udpproxy.config.model import Address, Name
 from udpproxy.proxy.config.model import Acl, Config
 from udpproxy.proxy.config.names import server_name
 from udpproxy.proxy.engine.interface import ListenerSocket, Verdict, Wait
-from udpproxy.proxy.policy.acl import Choice, Known, Policy, Question, Unresolved, server_for
+from udpproxy.proxy.policy.acl import Choice, NameView, Policy, Question, Unresolved, server_for
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.limits import budget
 from udpproxy.proxy.session.peers import network_bounds
@@ -36,7 +36,7 @@ class Verdicts:
         self,
         config: Config,
         generation: int,
-        known: Known,
+        known: NameView,
         versions: tuple[int, ...],
         before: Verdicts | None = None,
     ) -> None:
@@ -181,7 +181,7 @@ class Verdicts:
 class _Nameless(Unresolved):
     """Names as they are known, but no client has one."""
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, known: NameView) -> None:
         self._known = known
 
     def addresses(self, name: str) -> tuple[Address, ...]:
