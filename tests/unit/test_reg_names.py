@@ -11,8 +11,9 @@ from udpproxy.config.model import Address
 from udpproxy.proxy.config.model import SessionType
 from udpproxy.proxy.engine.interface import ListenerSocket, Wait, Way
 from udpproxy.proxy.reg import waiting
-from udpproxy.proxy.reg.names import LEAST, MOST_CLIENTS, KnownNames
+from udpproxy.proxy.reg.name_cache import LEAST, MOST_CLIENTS, NameCache, NameChange
 from udpproxy.proxy.reg.waiting import MOST_OF_SESSION, Waiter, WaitingRoom
+from udpproxy.resolver.resolved import ClientNames, Resolved
 
 A, B = ip_address("192.0.2.1"), ip_address("192.0.2.2")
 
@@ -36,46 +37,52 @@ def nobody(client: Address) -> None:
 
 
 def test_what_acr_says_holds_until_it_says_otherwise(clock: Clock) -> None:
-    known = KnownNames(clock, nobody)
+    known = NameCache(clock, nobody)
     assert known.addresses("a.test") == ()
-    assert known.told("a.test", (A,)) == ()
-    assert known.told("a.test", (A,)) is None
+    word = Resolved("a.test", (A,), 9.0)
+    assert known.from_acr(word) == NameChange(word, before=())
+    assert known.from_acr(word) is None
     clock.now += 1e6
     assert known.addresses("a.test") == (A,)
-    assert known.told("a.test", (B, A)) == (A,)
-    assert known.told("a.test", ()) == (B, A)
+    word = Resolved("a.test", (B, A))
+    assert known.from_acr(word) == NameChange(word, before=(A,))
+    assert known.from_acr(Resolved("a.test", (A, B))) is None
+    change = known.from_acr(gone := Resolved("a.test"))
+    assert change == NameChange(gone, before=(A, B))
+    assert change.name == "a.test"
     assert known.figures()["names-known"] == 0
 
 
 def test_apr_fills_what_acr_does_not_know(clock: Clock) -> None:
-    known = KnownNames(clock, nobody)
-    assert not known.found("a.test", (), 9.0)
-    assert known.found("a.test", (A,), 9.0)
-    assert not known.found("a.test", (B,), 9.0)
+    known = NameCache(clock, nobody)
+    word, other = Resolved("a.test", (A,), 9.0), Resolved("a.test", (B,), 9.0)
+    assert known.from_apr(Resolved("a.test", (), 9.0)) is None
+    assert known.from_apr(word) == NameChange(word, before=())
+    assert known.from_apr(other) is None
     assert known.figures()["names-known"] == 1
     assert known.expired() == []
     clock.now += 9.0
     assert known.addresses("a.test") == ()
-    assert known.expired() == [("a.test", (A,))]
+    assert known.expired() == [NameChange(Resolved("a.test"), before=(A,))]
     assert known.expired() == []
-    assert known.found("a.test", (A,), 0.0)
+    assert known.from_apr(Resolved("a.test", (A,), 0.0))
     clock.now += LEAST / 2
-    assert known.told("a.test", (A,)) is None
-    assert known.told("a.test", (B,)) == (A,)
-    assert not known.found("a.test", (A,), 9.0)
+    assert known.from_acr(word) is None
+    assert known.from_acr(other) == NameChange(other, before=(A,))
+    assert known.from_apr(word) is None
 
 
 def test_clients_are_asked_for_once_and_kept_for_their_time(clock: Clock) -> None:
     asked: list[Address] = []
-    known = KnownNames(clock, asked.append)
+    known = NameCache(clock, asked.append)
     assert known.names_of(A) is None
-    known.client(A, ("a.test",), 5.0)
+    known.put_client(A, ClientNames(("a.test",), 5.0))
     assert known.names_of(A) == ("a.test",)
     assert asked == [A]
     clock.now += 5.0
     assert known.cached(A) is None
     assert known.names_of(A) is None
-    known.client(A, (), 0.0)
+    known.put_client(A, ClientNames((), 0.0))
     assert known.names_of(A) == ()
     known.forget_clients()
     assert known.names_of(A) is None
@@ -83,12 +90,12 @@ def test_clients_are_asked_for_once_and_kept_for_their_time(clock: Clock) -> Non
 
 
 def test_clients_are_bounded_and_the_oldest_goes_first(clock: Clock) -> None:
-    known = KnownNames(clock, nobody)
+    known = NameCache(clock, nobody)
     first = int(ip_address("10.0.0.0"))
     for number in range(MOST_CLIENTS):
-        known.client(ip_address(first + number), (), 9.0)
-    known.client(ip_address(first), ("again",), 9.0)
-    known.client(A, ("new",), 9.0)
+        known.put_client(ip_address(first + number), ClientNames((), 9.0))
+    known.put_client(ip_address(first), ClientNames(("again",), 9.0))
+    known.put_client(A, ClientNames(("new",), 9.0))
     assert known.figures()["client-names-kept"] == MOST_CLIENTS
     assert known.cached(ip_address(first)) == ("again",)
     assert known.cached(ip_address(first + 1)) is None
@@ -96,10 +103,10 @@ def test_clients_are_bounded_and_the_oldest_goes_first(clock: Clock) -> None:
 
 
 def test_another_configuration_forgets_other_names(clock: Clock) -> None:
-    known = KnownNames(clock, nobody)
-    known.told("a.test", (A,))
-    known.told("b.test", (B,))
-    known.found("c.test", (A,), 9.0)
+    known = NameCache(clock, nobody)
+    known.from_acr(Resolved("a.test", (A,)))
+    known.from_acr(Resolved("b.test", (B,)))
+    known.from_apr(Resolved("c.test", (A,), 9.0))
     known.keep(["b.test", "d.test"])
     assert [bool(known.addresses(f"{name}.test")) for name in "abc"] == [False, True, False]
 

@@ -112,11 +112,12 @@ def test_answers_of_apr() -> None:
     told = resolved.ClientNames(("a.test", "under_score.test"), 7.0)
     assert resolved.read_client(told.plain()) == told
     word = Resolved("a.test", (A, B), 5.0)
-    assert resolved.read_addresses("a.test", word.answer()) == word
-    bad: list[Plain] = [None, [], {}, {"addresses": ["x"], "ttl": 5}, {"addresses": [], "ttl": "x"}]
-    for value in bad:
+    assert resolved.read_answer("a.test", word.plain()) == word
+    with pytest.raises(LinkError, match=r"'b.test' is not asked for"):
+        resolved.read_answer("a.test", Resolved("b.test", (A,), 5.0).plain())
+    for value in BAD_WORDS:
         with pytest.raises(LinkError):
-            resolved.read_addresses("a.test", value)
+            resolved.read_answer("a.test", value)
 
 
 def test_anything_at_all() -> None:
@@ -142,7 +143,7 @@ def test_anything_at_all() -> None:
             assert len(word.addresses) <= MOST_ADDRESSES
             assert 0 <= word.ttl <= LONGEST_TTL
             read += 1
-        for reader in (resolved.read_client, lambda value: resolved.read_addresses("x", value)):
+        for reader in (resolved.read_client, lambda value: resolved.read_answer("a.test", value)):
             try:
                 reader(value)
             except LinkError:

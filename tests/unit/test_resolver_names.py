@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udpproxy.config.model import Address, Resolver
-from udpproxy.resolver.names import Change, Names
+from udpproxy.resolver.names import Names
+from udpproxy.resolver.resolved import Resolved
 from udpproxy.resolver.result import Failure, Result
 
 A1, A2 = ip_address("192.0.2.1"), ip_address("192.0.2.2")
@@ -30,7 +31,7 @@ def bad(failure: Failure = Failure.TIMEOUT, ttl: float = 0.0) -> Result:
     return Result(name="a", failure=failure, ttl=ttl)
 
 
-def resolved(names: Names, result: Result, now: float = 0.0) -> Change | None:
+def resolved(names: Names, result: Result, now: float = 0.0) -> Resolved | None:
     """`a` comes due, is looked up, and the result is in."""
     names.refresh(now)
     assert names.due(now) == ["a"]
@@ -59,13 +60,13 @@ def test_nothing_to_do_without_names() -> None:
 
 def test_a_change_is_reported_once() -> None:
     names = book("a")
-    assert resolved(names, good(A1)) == Change("a", (), (A1,), 100.0)
+    assert resolved(names, good(A1)) == Resolved("a", (A1,), 100.0)
     assert resolved(names, good(A1)) is None
-    assert resolved(names, good(A1, A2)) == Change("a", (A1,), (A1, A2), 100.0)
+    assert resolved(names, good(A1, A2)) == Resolved("a", (A1, A2), 100.0)
     # Servers rotate: the same set is the same, and keeps its first address.
     assert resolved(names, good(A2, A1)) is None
     assert names.addresses("a") == (A1, A2)
-    assert resolved(names, good(A2, V6)) == Change("a", (A1, A2), (A2, V6), 100.0)
+    assert resolved(names, good(A2, V6)) == Resolved("a", (A2, V6), 100.0)
     assert names.addresses("unknown") == ()
 
 
@@ -111,9 +112,9 @@ def test_trouble_keeps_the_addresses_for_a_while() -> None:
     assert names.expired(3699.0) == []
     assert names.due(3699.0) == ["a"]
     assert names.deadline == 3700.0
-    assert names.expired(3700.0) == [Change("a", (A1, V6), (), 0.0)]
+    assert names.expired(3700.0) == [Resolved("a")]
     assert names.expired(3700.0) == []
-    assert names.resolved(3701.0, "a", good(A1)) == Change("a", (), (A1,), 100.0)
+    assert names.resolved(3701.0, "a", good(A1)) == Resolved("a", (A1,), 100.0)
 
 
 def test_success_ends_being_stale() -> None:
@@ -134,15 +135,15 @@ def test_trouble_of_a_name_that_never_was_is_no_change() -> None:
 def test_a_denial_takes_effect_at_once(denial: Failure) -> None:
     names = book("a")
     resolved(names, good(A1))
-    assert resolved(names, bad(denial, ttl=60.0)) == Change("a", (A1,), (), 60.0)
+    assert resolved(names, bad(denial, ttl=60.0)) == Resolved("a", (), 60.0)
 
 
 def test_one_family_has_trouble() -> None:
     names = book("a")
     resolved(names, good(A1, V6))
     change = resolved(names, good(A2, partial=Failure.TIMEOUT), 100.0)
-    assert change == Change("a", (A1, V6), (A2, V6), 100.0)
-    assert names.expired(3700.0) == [Change("a", (A2, V6), (A2,), 100.0)]
+    assert change == Resolved("a", (A2, V6), 100.0)
+    assert names.expired(3700.0) == [Resolved("a", (A2,), 100.0)]
     assert resolved(names, good(A2, partial=Failure.TIMEOUT), 3800.0) is None
 
 
@@ -151,7 +152,7 @@ def test_everything_for_a_reg_that_begins_anew() -> None:
     assert names.due(0.0) == ["a", "b"]
     names.resolved(0.0, "a", good(A1))
     names.resolved(0.0, "b", bad())
-    assert names.everything() == [Change("a", (), (A1,), 100.0)]
+    assert names.everything() == [Resolved("a", (A1,), 100.0)]
 
 
 def test_refresh_now() -> None:
@@ -198,17 +199,17 @@ def test_what_is_reported_is_what_is_known(
     now, out = 0.0, set[str]()
     for result, wait in story:
         now += wait
-        changes: list[Change | None] = [*names.expired(now)]
+        words: list[Resolved | None] = [*names.expired(now)]
         fresh = names.due(now)
         assert out.isdisjoint(fresh)
         out |= set(fresh)
         assert len(out) <= parallel
         if out:
-            changes.append(names.resolved(now, name := out.pop(), result))
+            words.append(names.resolved(now, name := out.pop(), result))
             assert name not in out
-        for change in changes:
-            if change is not None:
-                assert told[change.name] == set(change.old) != set(change.new)
-                told[change.name] = set(change.new)
+        for word in words:
+            if word is not None:
+                assert told[word.name] != set(word.addresses)
+                told[word.name] = set(word.addresses)
         assert all(told[name] == set(names.addresses(name)) for name in told)
         assert names.deadline is not None or len(out) == parallel

@@ -20,7 +20,7 @@ from udpproxy.process.notify import Notifier
 from udpproxy.resolver import resolved
 from udpproxy.resolver.assignment import Assignment, Read
 from udpproxy.resolver.helper import Helper
-from udpproxy.resolver.names import Change, Names
+from udpproxy.resolver.names import Names
 from udpproxy.resolver.resolved import Resolved
 from udpproxy.resolver.result import DEFINITE, Failure, Family, Result
 
@@ -136,10 +136,10 @@ class Acr(Helper):
         assert self._names
         now = self._loop.time()
         expired = self._names.expired(now)
-        for change in expired:
+        for word in expired:
             assert self.assignment
             stale = self.assignment.resolver.stale
-            self._logs.say(messages.NAME_GONE_STALE, change.name, stale)
+            self._logs.say(messages.NAME_GONE_STALE, word.name, stale)
         self._tell(expired)
         for name in self._names.due(now):
             self._pending.add(name)
@@ -167,7 +167,7 @@ class Acr(Helper):
             self._tell([change])
         elif wanted and result.failure in DEFINITE:
             # An ACR before us may have died before it could say so.
-            self._tell([Change(name, (), (), 0.0)])
+            self._tell([Resolved(name)])
         self._go()
 
     def _note(self, name: str, result: Result) -> None:
@@ -191,8 +191,7 @@ class Acr(Helper):
             rest = f"it keeps {kept} for at most {stale:g} s" if kept else "it has no address"
             self._logs.say(messages.NAME_FAILED, name, why, rest, NAME=name)
 
-    def _tell(self, changes: list[Change], *, parent: bool = True) -> None:
-        words = [Resolved(change.name, change.new, change.ttl) for change in changes]
+    def _tell(self, words: list[Resolved], *, parent: bool = True) -> None:
         news = [wire.Tell("names", {"found": part}) for part in resolved.parts(words)]
         self.tell_reg(news)
         if parent:

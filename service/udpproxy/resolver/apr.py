@@ -15,11 +15,11 @@ from udpproxy.process.notify import Notifier
 from udpproxy.resolver.assignment import Assignment, Read
 from udpproxy.resolver.bounds import IN_FLIGHT, total
 from udpproxy.resolver.helper import Helper
-from udpproxy.resolver.resolved import ClientNames, Resolved, read_address
+from udpproxy.resolver.resolved import Resolved, read_address
 from udpproxy.resolver.result import Failure
 
-_Found = dict[str, wire.Plain] | Failure
-_LookUp = Callable[[], Awaitable[_Found]]
+_Answer = wire.Plain | Failure
+_LookUp = Callable[[], Awaitable[_Answer]]
 
 _QUESTIONS = 4
 """At once for each look-up, on average."""
@@ -96,7 +96,7 @@ class Apr(Helper):
             self._totals["answered"] += 1
             link.send(wire.Answer(number, value))
 
-    async def _client(self, client: Address) -> _Found:
+    async def _client(self, client: Address) -> _Answer:
         transport = self.transport()
         if transport is None:
             return Failure.UNREACHABLE
@@ -104,9 +104,9 @@ class Apr(Helper):
 
         assert self.assignment
         found = await verified_names(transport, client, total(self.assignment.resolver))
-        return found.failure or ClientNames(found.names, found.ttl).plain()
+        return found if isinstance(found, Failure) else found.plain()
 
-    async def _server(self, name: str) -> _Found:
+    async def _server(self, name: str) -> _Answer:
         from udpproxy.resolver.result import Family
 
         assert self.assignment
@@ -116,4 +116,4 @@ class Apr(Helper):
         found = await transport.look_up(name, Family.BOTH, total(self.assignment.resolver))
         if found.failure:
             return found.failure
-        return Resolved(name, found.addresses, found.ttl).answer()
+        return Resolved(name, found.addresses, found.ttl).plain()

@@ -14,8 +14,9 @@ from typing import TypeVar
 from udpproxy.config.model import Address, Resolver
 from udpproxy.resolver import system
 from udpproxy.resolver.bounds import total
-from udpproxy.resolver.clients import Verified, verified_names
-from udpproxy.resolver.result import Family, Result
+from udpproxy.resolver.clients import verified_names
+from udpproxy.resolver.resolved import ClientNames
+from udpproxy.resolver.result import Failure, Family, Result
 from udpproxy.resolver.transport import Transport
 
 PARALLEL = 32
@@ -40,18 +41,18 @@ def look_up_all(names: Iterable[str], resolver: Resolver) -> dict[str, Result]:
     return _wait(work())
 
 
-def look_up_client(client: Address, resolver: Resolver) -> Verified:
+def look_up_client(client: Address, resolver: Resolver) -> ClientNames | Failure:
     """The client's verified names."""
     complete = system.complete(resolver)
 
-    async def work() -> Verified:
+    async def work() -> ClientNames | Failure:
         return await verified_names(Transport(complete, in_flight=16), client, total(complete))
 
     return _wait(work())
 
 
 class Asked:
-    """See policy.acl.NameView: all names at once, clients when they are asked for."""
+    """What is known of names here and now: all of them at once, clients when they are asked for."""
 
     def __init__(self, names: Iterable[str], resolver: Resolver) -> None:
         """UnitError where there are no name servers."""
@@ -64,7 +65,8 @@ class Asked:
 
     def names_of(self, client: Address) -> tuple[str, ...]:
         """None where the look-up failed."""
-        return look_up_client(client, self._resolver).names
+        found = look_up_client(client, self._resolver)
+        return () if isinstance(found, Failure) else found.names
 
 
 def _wait(work: Coroutine[object, object, T]) -> T:

@@ -7,31 +7,23 @@ back to the address is the client's.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
 from udpproxy.config.model import Address
 from udpproxy.resolver.bounds import MOST_NAMES
+from udpproxy.resolver.resolved import ClientNames
 from udpproxy.resolver.result import DEFINITE, Failure, Family, Result
 from udpproxy.resolver.transport import Transport
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """`failure` None: it is certain that the client has just these names, perhaps none."""
-
-    names: tuple[str, ...] = ()
-    ttl: float = 0.0
-    failure: Failure | None = None
-
-
-async def verified_names(transport: Transport, client: Address, total: float) -> Verified:
+async def verified_names(
+    transport: Transport, client: Address, total: float
+) -> ClientNames | Failure:
     """Within `total` seconds in all."""
     loop = asyncio.get_running_loop()
     ends = loop.time() + total
     told = await transport.look_up_address(client, total)
     if told.failure is not None:
-        certain = told.failure in DEFINITE
-        return Verified(ttl=told.ttl, failure=None if certain else told.failure)
+        return ClientNames((), told.ttl) if told.failure in DEFINITE else told.failure
     family = Family.V4 if client.version == 4 else Family.V6
     left = max(0.01, ends - loop.time())
     # With a final dot: what a stranger's zone says must not go through our search list.
@@ -39,11 +31,11 @@ async def verified_names(transport: Transport, client: Address, total: float) ->
     return _confirmed(client, told, await asyncio.gather(*questions))
 
 
-def _confirmed(client: Address, told: Result, answers: list[Result]) -> Verified:
+def _confirmed(client: Address, told: Result, answers: list[Result]) -> ClientNames | Failure:
     fitting = [answer for answer in answers if client in answer.addresses]
     certain = [answer for answer in answers if answer.failure in (None, *DEFINITE)]
-    if answers and not certain:
-        return Verified(failure=answers[0].failure)
+    if not certain and answers and (failure := answers[0].failure):
+        return failure
     names = tuple(answer.name.rstrip(".").lower() for answer in fitting)
     ttl = min([told.ttl, *(answer.ttl for answer in certain)])
-    return Verified(names, ttl)
+    return ClientNames(names, ttl)

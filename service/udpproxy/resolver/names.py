@@ -17,24 +17,15 @@ from dataclasses import dataclass, field
 from random import Random
 
 from udpproxy.config.model import Address, Resolver
+from udpproxy.resolver.resolved import Resolved
 from udpproxy.resolver.result import DEFINITE, Result
 
 _JITTER = 0.1
 _VERSIONS = (4, 6)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What REG is told: ttl is the seconds for which `new` was promised, 0 while it is stale."""
-
-    name: str
-    old: tuple[Address, ...]
-    new: tuple[Address, ...]
-    ttl: float
-
-
 @dataclass(slots=True)
-class _Known:
+class _OfFamily:
     """The addresses of one family, and when to drop them should trouble last."""
 
     addresses: tuple[Address, ...] = ()
@@ -47,8 +38,8 @@ class _Entry:
     out: bool = False
     answered: bool = False
     ttl: float = 0.0
-    known: dict[int, _Known] = field(
-        default_factory=lambda: {version: _Known() for version in _VERSIONS}
+    known: dict[int, _OfFamily] = field(
+        default_factory=lambda: {version: _OfFamily() for version in _VERSIONS}
     )
 
     @property
@@ -58,6 +49,10 @@ class _Entry:
     @property
     def stale_until(self) -> float:
         return min(known.stale_until for known in self.known.values())
+
+    def word(self, name: str) -> Resolved:
+        """What others are told: a ttl of 0 while the addresses are stale."""
+        return Resolved(name, self.addresses, self.ttl)
 
 
 class Names:
@@ -90,11 +85,10 @@ class Names:
         entry = self._entries.get(name)
         return entry.addresses if entry is not None else ()
 
-    def everything(self) -> list[Change]:
-        """For a REG that knows nothing yet: each name that has addresses."""
-        entries = self._entries.items()
-        known = [(name, entry.addresses, entry.ttl) for name, entry in entries]
-        return [Change(name, (), addresses, ttl) for name, addresses, ttl in known if addresses]
+    def everything(self) -> list[Resolved]:
+        """For who knows nothing yet: each name that has addresses."""
+        words = [entry.word(name) for name, entry in self._entries.items()]
+        return [word for word in words if word.addresses]
 
     def due(self, now: float) -> list[str]:
         """The names to look up now, longest overdue first; each wants its resolved()."""
@@ -106,7 +100,7 @@ class Names:
             self._entries[name].out = True
         return chosen
 
-    def resolved(self, now: float, name: str, result: Result) -> Change | None:
+    def resolved(self, now: float, name: str, result: Result) -> Resolved | None:
         """None: nothing changed, or the name has left the configuration meanwhile."""
         entry = self._entries.get(name)
         if entry is None:
@@ -114,17 +108,17 @@ class Names:
         old = entry.addresses
         entry.out, entry.answered = False, True
         self._take(now, entry, result)
-        return _change(name, old, entry)
+        return _changed(name, old, entry)
 
-    def expired(self, now: float) -> list[Change]:
+    def expired(self, now: float) -> list[Resolved]:
         """Drop what has been stale for too long."""
         changes = []
         for name, entry in self._entries.items():
             old = entry.addresses
             for version, known in entry.known.items():
                 if known.stale_until <= now:
-                    entry.known[version] = _Known()
-            change = _change(name, old, entry)
+                    entry.known[version] = _OfFamily()
+            change = _changed(name, old, entry)
             if change is not None:
                 changes.append(change)
         return changes
@@ -165,11 +159,10 @@ class Names:
         return set()
 
 
-def _renewed(known: _Known, result: Result, version: int) -> _Known:
+def _renewed(known: _OfFamily, result: Result, version: int) -> _OfFamily:
     new = tuple(address for address in result.addresses if address.version == version)
-    return _Known(known.addresses if set(new) == set(known.addresses) else new)
+    return _OfFamily(known.addresses if set(new) == set(known.addresses) else new)
 
 
-def _change(name: str, old: tuple[Address, ...], entry: _Entry) -> Change | None:
-    new = entry.addresses
-    return None if set(new) == set(old) else Change(name, old, new, entry.ttl)
+def _changed(name: str, old: tuple[Address, ...], entry: _Entry) -> Resolved | None:
+    return None if set(entry.addresses) == set(old) else entry.word(name)

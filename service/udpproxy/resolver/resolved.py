@@ -35,27 +35,21 @@ _HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A name in the configuration; `ttl` is the seconds for which the addresses were promised."""
+    """A name in the configuration, with no address where it has none. `ttl` is the seconds for
+    which that was promised, 0 where nobody promised anything."""
 
     name: str
-    addresses: tuple[Address, ...]
-    ttl: float
+    addresses: tuple[Address, ...] = ()
+    ttl: float = 0.0
 
     def plain(self) -> list[Plain]:
-        """As ACR tells it."""
-        return [self.name, self._texts(), self.ttl]
-
-    def answer(self) -> dict[str, Plain]:
-        """As APR answers it."""
-        return {"addresses": self._texts(), "ttl": self.ttl}
-
-    def _texts(self) -> list[Plain]:
-        return [str(each) for each in self.addresses[:MOST_ADDRESSES]]
+        """As it goes over a link: ACR tells many, APR answers with one."""
+        return [self.name, [str(each) for each in self.addresses[:MOST_ADDRESSES]], self.ttl]
 
 
 @dataclass(frozen=True, slots=True)
 class ClientNames:
-    """A client's verified names, perhaps none."""
+    """A client's verified names; it is certain that it has just these, perhaps none."""
 
     names: tuple[str, ...]
     ttl: float
@@ -114,13 +108,12 @@ def read(told: Plain, wanted: Container[str] | None = None) -> Heard:
     return heard
 
 
-def read_addresses(name: str, value: Plain) -> Resolved:
-    """APR's answer for a server; LinkError where it is none."""
-    match value:
-        case {"addresses": addresses, "ttl": ttl}:
-            return Resolved(name, _addresses(addresses), _ttl(ttl))
-        case _:
-            raise LinkError("no addresses with a ttl")
+def read_answer(name: str, value: Plain) -> Resolved:
+    """APR's, for a server's name; LinkError where it is none to that name."""
+    word = _word(value)
+    if word.name != name:
+        raise LinkError(f"{word.name!r:.100} is not asked for")
+    return word
 
 
 def read_client(value: Plain) -> ClientNames:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from udpproxy.instance.connection import ChildConnection
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs
-from udpproxy.proxy.parent.names import Naming
+from udpproxy.proxy.parent.names import NameRegistry
 from udpproxy.proxy.parent.records import Records
 from udpproxy.proxy.parent.resources import Resources
 from udpproxy.proxy.parent.sessions import Sessions
@@ -33,7 +33,7 @@ class Inheritance:
         self,
         logs: Logs,
         resources: Resources,
-        naming: Naming,
+        naming: NameRegistry,
         sessions: Sessions,
         records: Records,
         peers: Callable[[], Mapping[str, ChildConnection]],

@@ -24,7 +24,8 @@ from udpproxy.proxy.config.names import names, needed
 from udpproxy.proxy.parent.resources import Resources
 from udpproxy.proxy.policy.acl import Unresolved
 from udpproxy.resolver import resolved, system
-from udpproxy.resolver.resolved import Resolved
+from udpproxy.resolver.resolved import ClientNames, Resolved
+from udpproxy.resolver.result import Failure
 
 HELPERS = ("acr", "apr")
 _REST = 1.0
@@ -37,36 +38,36 @@ def check_name_servers(config: Config) -> None:
         system.complete(config.resolver)
 
 
-class Found(Unresolved):
-    """What ACR has found so far; see policy.acl.NameView. No client's name is known here."""
+class ResolvedNames(Unresolved):
+    """As ACR told last; see policy.acl.NameView. No client's name is known here."""
 
     def __init__(self) -> None:
-        self._found: dict[str, Resolved] = {}
+        self._words: dict[str, Resolved] = {}
 
     def addresses(self, name: str) -> tuple[Address, ...]:
         """As ACR told last."""
-        word = self._found.get(name)
+        word = self._words.get(name)
         return word.addresses if word else ()
 
     def put(self, *words: Resolved) -> None:
         """From ACR, or found out here (single mode)."""
-        self._found |= {word.name: word for word in words}
+        self._words |= {word.name: word for word in words}
 
     def clear(self) -> None:
         """Nothing is known."""
-        self._found.clear()
+        self._words.clear()
 
     def keep(self, wanted: tuple[str, ...]) -> None:
         """Another configuration."""
-        self._found = {name: found for name, found in self._found.items() if name in wanted}
+        self._words = {name: word for name, word in self._words.items() if name in wanted}
 
     def parts(self) -> Iterator[wire.Tell]:
         """For a child that starts."""
-        words = [word for word in self._found.values() if word.addresses]
+        words = [word for word in self._words.values() if word.addresses]
         return (wire.Tell("known", {"found": part}) for part in resolved.parts(words))
 
 
-class Naming:
+class NameRegistry:
     """`found` is what the next child will know."""
 
     def __init__(self, logs: Logs, resources: Resources) -> None:
@@ -77,7 +78,7 @@ class Naming:
         """Who had the last way, by the helper's role."""
         self._again: set[str] = set()
         """Roles whose way is soon made anew."""
-        self.found = Found()
+        self.found = ResolvedNames()
         self.refused = 0
         """Words of ACR's that could not be read, or on names that nobody asked for."""
 
@@ -167,13 +168,12 @@ class Naming:
 
 def client_look_up(
     resolver: Callable[[], Resolver],
-) -> Callable[[Address], tuple[tuple[str, ...], float]]:
-    """Single mode: a client's names with their TTL; the caller waits."""
+) -> Callable[[Address], ClientNames | Failure]:
+    """Single mode: a client's names; the caller waits."""
 
-    def look(client: Address) -> tuple[tuple[str, ...], float]:
+    def look(client: Address) -> ClientNames | Failure:
         from udpproxy.resolver import blocking
 
-        found = blocking.look_up_client(client, resolver())
-        return found.names, found.ttl
+        return blocking.look_up_client(client, resolver())
 
     return look

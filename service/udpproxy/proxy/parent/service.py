@@ -25,7 +25,7 @@ from udpproxy.proxy.config.names import needed
 from udpproxy.proxy.identity import IDENTITY
 from udpproxy.proxy.parent.commands import ProxyCommands
 from udpproxy.proxy.parent.inheritance import Inheritance
-from udpproxy.proxy.parent.names import HELPERS, Naming, client_look_up
+from udpproxy.proxy.parent.names import HELPERS, NameRegistry, client_look_up
 from udpproxy.proxy.parent.records import Records
 from udpproxy.proxy.parent.resources import Resources
 from udpproxy.proxy.parent.sessions import Sessions
@@ -78,7 +78,7 @@ class ProxyService(Service[Config]):
             raise
 
     def _make(self) -> None:
-        self._naming = Naming(self._logs, self._resources)
+        self._naming = NameRegistry(self._logs, self._resources)
         self._sessions = Sessions(self._resources, lambda: self.config)
         self._records = Records(self._logs)
         self._inheritance = Inheritance(

@@ -14,7 +14,7 @@ from udpproxy.instance.options import Mode
 from udpproxy.instance.service import Instance
 from udpproxy.process.wire import Plain, cut
 from udpproxy.proxy.config.model import Config
-from udpproxy.proxy.parent.names import Naming, check_name_servers
+from udpproxy.proxy.parent.names import NameRegistry, check_name_servers
 from udpproxy.proxy.parent.resources import Resources, check_descriptors, places, text_file
 
 HAND_OVER_LIMIT = 10.0
@@ -27,7 +27,7 @@ class Change:
     """Another configuration: prepare(), then commit() or rollback()."""
 
     def __init__(
-        self, mode: Mode, resources: Resources, naming: Naming, config: Config, text: str
+        self, mode: Mode, resources: Resources, naming: NameRegistry, config: Config, text: str
     ) -> None:
         self._mode = mode
         self._resources = resources

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
-from udpproxy.config.model import Address
 from udpproxy.process import messages
 from udpproxy.process.logs import Damper, Logs
 from udpproxy.process.loop import Reactor
@@ -20,27 +19,18 @@ from udpproxy.proxy.config.names import names, rules_with, server_name
 from udpproxy.proxy.engine.interface import Engine
 from udpproxy.proxy.policy.acl import NameView
 from udpproxy.proxy.reg.host import RelayHost
+from udpproxy.proxy.reg.name_cache import NameChange
 from udpproxy.proxy.reg.verdicts import question
 from udpproxy.proxy.reg.waiting import Waiter
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.proxy.session.table import Table
-from udpproxy.resolver.resolved import text
+from udpproxy.resolver.resolved import Resolved, text
 
 _PART = 128
 """Sessions looked at in one go."""
 _QUIET = 0.2
 """Seconds between two lines on one name: ACR itself is never so quick."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """As ACR or APR tells it; `old` None: nobody has to be told."""
-
-    name: str
-    old: tuple[Address, ...] | None
-    new: tuple[Address, ...]
-    ttl: float
 
 
 @dataclass(slots=True)
@@ -66,22 +56,22 @@ class NamedSessions:
         self._engine = engine
         self._host = host
         self._known = known
-        self._waiting: dict[str, Change] = {}
+        self._waiting: dict[str, NameChange] = {}
         """By name, so that a name that changes all the time takes one place in line."""
         self._sweeping: Iterator[None] | None = None
         self._busy = False
         self._damper = Damper(_QUIET)
         self._closed = False
 
-    def changed(self, change: Change) -> None:
+    def changed(self, change: NameChange) -> None:
         """For new sessions now, for those that there are as soon as changes before are done."""
         if self._closed:
             return
         self._host.verdicts.forget()
         self._engine.forget_decisions()
-        before = self._waiting.get(change.name)
-        if before and before.old is not None:
-            change = replace(change, old=before.old)
+        waits = self._waiting.get(change.name)
+        if waits and waits.before is not None:
+            change = replace(change, before=waits.before)
         self._waiting[change.name] = change
         if not self._busy:
             self._work()
@@ -90,7 +80,7 @@ class NamedSessions:
         """Names may have changed while nobody looked after the sessions."""
         for name in names(self._host.verdicts.config):
             if addresses := self._known.addresses(name):
-                self.changed(Change(name, None, addresses, 0.0))
+                self.changed(NameChange(Resolved(name, addresses), before=None))
 
     def begin(self, waiter: Waiter) -> None:
         """Its name is there, or counts as no match."""
@@ -120,7 +110,7 @@ class NamedSessions:
             self._busy = True
             self._reactor.call_later(0, self._work)
 
-    def _sweep(self, change: Change) -> Iterator[None]:
+    def _sweep(self, change: NameChange) -> Iterator[None]:
         counts = _Counts()
         acls = self._host.verdicts.config.acls
         numbers = {number for number, acl in enumerate(acls) if server_name(acl) == change.name}
@@ -131,7 +121,7 @@ class NamedSessions:
                 if record is not None:
                     self._judge(record, change.name, counts)
             yield
-        if change.old is not None and set(change.old) != set(change.new):
+        if change.before is not None and set(change.before) != set(change.now.addresses):
             self._say(change, counts)
 
     def _judge(self, record: Record, name: str, counts: _Counts) -> None:
@@ -155,16 +145,16 @@ class NamedSessions:
             return "follow"
         return "pin"
 
-    def _say(self, change: Change, counts: _Counts) -> None:
+    def _say(self, change: NameChange, counts: _Counts) -> None:
         held = self._damper.passes(change.name)
         if held is None:
             return
         rules = ", ".join(rules_with(self._host.verdicts.config, change.name)) or "-"
-        old, new = text(change.old or ()), text(change.new)
+        old, new, ttl = text(change.before or ()), text(change.now.addresses), change.now.ttl
         stay, follow, end = counts.numbers.values()
         self._logs.say(
-            messages.NAME_CHANGED, change.name, new, old, change.ttl, rules, stay, follow, end,
+            messages.NAME_CHANGED, change.name, new, old, ttl, rules, stay, follow, end,
             held,
-            NAME=change.name, OLD=old, NEW=new, TTL=f"{change.ttl:g}", RULES=rules,
+            NAME=change.name, OLD=old, NEW=new, TTL=f"{ttl:g}", RULES=rules,
             SESSIONS=stay + follow + end,
         )  # fmt: skip

@@ -25,7 +25,7 @@ from udpproxy.proxy.reg.changes import NamedSessions
 from udpproxy.proxy.reg.extensions import Extensions
 from udpproxy.proxy.reg.host import RelayHost
 from udpproxy.proxy.reg.lent import Lent
-from udpproxy.proxy.reg.naming import Blocking, Naming
+from udpproxy.proxy.reg.name_waits import Blocking, NameWaits
 from udpproxy.proxy.reg.verdicts import Verdicts
 from udpproxy.proxy.session.table import STARTS
 
@@ -71,7 +71,7 @@ class Reg:
         self._waits_for = ""
         self._relayed: Costly[dict[str, int]] | None = None
         """The engine's figures: with many sessions datagrams wait for them."""
-        self._naming = Naming(reactor, logs, blocking, lost=self._way_lost)
+        self._naming = NameWaits(reactor, logs, blocking, lost=self._way_lost)
         self._alive_at = 0.0
         self._followed = 0
         """The log level that the engine knows of."""

@@ -12,6 +12,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_address
 
 from udpproxy.config.model import Address
@@ -25,18 +26,20 @@ from udpproxy.proxy.config.model import Config
 from udpproxy.proxy.config.names import names
 from udpproxy.proxy.engine.interface import ListenerSocket, Wait, Way
 from udpproxy.proxy.reg.asking import Asking
-from udpproxy.proxy.reg.changes import Change, NamedSessions
-from udpproxy.proxy.reg.names import KnownNames
+from udpproxy.proxy.reg.changes import NamedSessions
+from udpproxy.proxy.reg.name_cache import NameCache, NameChange
 from udpproxy.proxy.reg.waiting import Waiter, WaitingRoom
 from udpproxy.resolver import resolved
 from udpproxy.resolver.bounds import total
-from udpproxy.resolver.resolved import Resolved
+from udpproxy.resolver.resolved import ClientNames, Resolved
+from udpproxy.resolver.result import Failure
 
-Blocking = Callable[[Address], tuple[tuple[str, ...], float]]
-"""A client's names with their TTL, 0 for no answer."""
+Blocking = Callable[[Address], ClientNames | Failure]
+"""A client's names; the caller waits."""
 
 NO_ANSWER = 5.0
 """Seconds for which a client whose look-up gave no answer is taken to have no name."""
+_NAMELESS = ClientNames((), NO_ANSWER)
 
 _SLACK = 1.0
 """Seconds beyond a look-up's own limit until APR is called late."""
@@ -48,7 +51,7 @@ _NEWS = 32
 """Names seen to in one go: each costs the engine all it remembers of decisions."""
 
 
-class Naming:
+class NameWaits:
     """`known` is what the rules ask; `sessions` are there once REG relays. `blocking` (single mode)
     looks clients up at once."""
 
@@ -87,7 +90,7 @@ class Naming:
         """Told by ACR and not yet seen to: the last word on each name."""
         self._busy = False
         self._blocking = blocking
-        self.known = KnownNames(time.monotonic, self._unknown)
+        self.known = NameCache(time.monotonic, self._unknown)
 
     def configure(self, config: Config) -> None:
         """Another configuration."""
@@ -129,7 +132,7 @@ class Naming:
         """What was known before our start."""
         heard = resolved.read(found)
         for word in heard.words.values():
-            self.known.told(word.name, word.addresses)
+            self.known.from_acr(word)
         self._logs.say(messages.NAMES_RESUMED, len(heard.words))
 
     def wait(
@@ -163,8 +166,8 @@ class Naming:
     def look(self) -> None:
         """Now and then: what is late, what has ended?"""
         self._asking.look(self._late)
-        for name, old in self.known.expired():
-            self._changed(Change(name, old, (), 0.0))
+        for change in self.known.expired():
+            self._changed(change)
 
     def figures(self) -> dict[str, int]:
         """For info."""
@@ -180,9 +183,11 @@ class Naming:
     def _unknown(self, client: Address) -> tuple[str, ...] | None:
         """Where too much is asked already, no answer is what comes of it."""
         if self._blocking:
-            called, ttl = self._blocking(client)
-            self.known.client(client, called, ttl or NO_ANSWER)
-            return called
+            found = self._blocking(client)
+            if isinstance(found, Failure):
+                found = _NAMELESS
+            self.known.put_client(client, replace(found, ttl=found.ttl or NO_ANSWER))
+            return found.names
         return () if self._asking.refuses("client", str(client)) else None
 
     def _told(self, link: Link, message: wire.Message, descriptors: list[int]) -> None:
@@ -212,9 +217,7 @@ class Naming:
             self._reactor.call_later(0, self._hear)
 
     def _learn(self, word: Resolved) -> None:
-        old = self.known.told(word.name, word.addresses)
-        if old is not None:
-            self._changed(Change(word.name, old, word.addresses, word.ttl))
+        self._changed(self.known.from_acr(word))
         if word.addresses:
             self._go_on(self._room.needing(("server", word.name)))
 
@@ -224,8 +227,8 @@ class Naming:
         if held is not None:
             self._logs.say(messages.WORD_IGNORED, who, why, held, PROCESS=who)
 
-    def _changed(self, change: Change) -> None:
-        if self.sessions:
+    def _changed(self, change: NameChange | None) -> None:
+        if self.sessions and change:
             self.sessions.changed(change)
 
     def _lost(self, link: Link, reason: str) -> None:
@@ -236,18 +239,18 @@ class Naming:
     def _answered(self, kind: str, name: str, value: wire.Plain) -> None:
         match kind, value:
             case "client", None:
-                self.known.client(ip_address(name), (), NO_ANSWER)
+                self.known.put_client(ip_address(name), _NAMELESS)
             case "client", _:
                 told = resolved.read_client(value)
-                self.known.client(ip_address(name), told.names, told.ttl)
+                self.known.put_client(ip_address(name), told)
                 self._logs.say(messages.CLIENT_NAMED, name, ", ".join(told.names) or "nameless")
             case "server", None:
                 # ACR goes on trying; the session waits for its time to be over.
                 self._resting[name] = time.monotonic() + _REST
             case _:
-                word = resolved.read_addresses(name, value)
-                if name in self._wanted and self.known.found(name, word.addresses, word.ttl):
-                    self._changed(Change(name, (), word.addresses, word.ttl))
+                word = resolved.read_answer(name, value)
+                if name in self._wanted:
+                    self._changed(self.known.from_apr(word))
         if kind == "client" or self.known.addresses(name):
             self._go_on(self._room.needing((kind, name)))
 
@@ -264,7 +267,7 @@ class Naming:
             client = waiter.wait.name if waiter.wait.kind == "client" else None
             # No answer counts as no match, for the client's other datagrams too.
             if client and self.known.cached(ip_address(client)) is None:
-                self.known.client(ip_address(client), (), NO_ANSWER)
+                self.known.put_client(ip_address(client), _NAMELESS)
         self._go_on(over, over=True)
         self._arm()
 
