@@ -33,6 +33,7 @@ def word(name: Plain, addresses: Plain, ttl: Plain = 5) -> Plain:
 A_LIST: list[Plain] = ["192.0.2.1"]
 BAD_WORDS: list[Plain] = [None, True, 7, "a.test", [], {}, ["a.test"], ["a.test", []]]
 BAD_WORDS += [["a.test", A_LIST, 5, 5], word(7, A_LIST), word("", []), word("x" * 254, [])]
+BAD_WORDS += [word(".", []), word("x" * 254 + ".", [])]
 BAD_WORDS += [word("a.test", "192.0.2.1"), word("a.test", A_LIST * (MOST_ADDRESSES + 1))]
 BAD_WORDS += [word("a.test", [address]) for address in BAD_ADDRESSES]
 BAD_WORDS += [word("a.test", A_LIST, ttl) for ttl in BAD_TTLS]
@@ -54,6 +55,11 @@ def test_a_bad_word_costs_itself_only(bad: Plain) -> None:
     assert list(heard.words.values()) == [Resolved("b.test", (A,), 5.0)]
     assert heard.refused == 1
     assert 0 < len(heard.why) < 200
+
+
+def test_the_longest_name_that_a_file_can_have() -> None:
+    name = f"{'x' * 253}."
+    assert list(resolved.read([word(name, A_LIST)]).words) == [name]
 
 
 @pytest.mark.parametrize("told", [None, True, 3, "names", {}, {"a.test": []}])

@@ -2,7 +2,8 @@
 
 Rules. Whoever hears of names reads them here, the parent too. What does not fit costs that name
 only and is never handed on:
-- a name has at most 253 characters and 128 addresses; clients have at most 8 names;
+- a name has at most 253 characters, a final dot aside, and 128 addresses; clients have at most 8
+  names;
 - a TTL is a number from 0; more than a week counts as a week;
 - an address is that of one host: see config.addresses.is_one_host.
 """
@@ -144,7 +145,7 @@ def text(addresses: tuple[Address, ...]) -> str:
 
 def _word(item: Plain) -> Resolved:
     match item:
-        case [str(name), addresses, ttl] if 0 < len(name) <= LONGEST_NAME:
+        case [str(name), addresses, ttl] if 0 < len(name.removesuffix(".")) <= LONGEST_NAME:
             return Resolved(name, _addresses(addresses), _ttl(ttl))
         case _:
             raise LinkError("no name with addresses and a ttl")
