@@ -19,7 +19,7 @@ from udpproxy.proxy.session.table import Table, size
 pytestmark = of_native
 
 TESTS = Path(__file__).parent.parent / "relay"
-ENGINE = Path(udpproxy.__file__).parent / "engine"
+ENGINE = Path(udpproxy.__file__).parent / "proxy" / "engine"
 
 
 WRAPPED = {"single": ["sendmmsg"], "moments": ["calloc", "epoll_wait"], "threads": []}
@@ -48,7 +48,7 @@ def test_in_c(tmp_path: Path, words: list[str]) -> None:
 
 
 def test_the_module_shows_nothing_of_the_relay() -> None:
-    """Names such as `find` and `flush` would stand in for those of other libraries."""
+    """Names such as `attach` and `upload` would stand in for those of other libraries."""
     from udpproxy.proxy.engine import native
 
     command = ["nm", "--dynamic", "--defined-only", "--format=just-symbols", native.__file__]

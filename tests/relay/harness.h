@@ -2,7 +2,10 @@
 #ifndef UDPPROXY_HARNESS_H
 #define UDPPROXY_HARNESS_H
 
-#include "relay/inside.h"
+#include "relay/relay.h"
+#include "relay/book.h"
+#include "relay/decisions.h"
+#include "relay/worker.h"
 
 #include <poll.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 """Which worker gets a client's datagrams: always the same one, also after a restart.
 
 A small filter (SO_ATTACH_REUSEPORT_CBPF) decides, not the kernel's hash, for the relay must know
-what it says: worker_of in engine/relay/sessions.c takes the same steps. They mix the client's
+what it says: worker_of in engine/relay/worker.c takes the same steps. They mix the client's
 address and port with a key that nobody outside knows, so that no sender can choose one worker for
 all that he sends. The key stands in the session table, and so lives as long as the sessions.
 """

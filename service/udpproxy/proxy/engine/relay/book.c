@@ -2,8 +2,31 @@
 //
 // Expiry costs nothing per datagram: each session has one place in a heap, made from the deadline
 // as it was then, and is looked at again when that moment comes.
-#include "inside.h"
+#include "book.h"
+
 #include "siphash.h"
+#include "address.h"
+
+// ---- listeners, each part of the keys of its sessions ----
+
+// A listener that was removed stays in memory until nothing refers to it any more.
+void use_listener(struct listener *listener)
+{
+    __atomic_add_fetch(&listener->uses, 1, __ATOMIC_RELAXED);
+}
+
+void leave_listener(struct listener *listener)
+{
+    __atomic_sub_fetch(&listener->uses, 1, __ATOMIC_RELEASE);
+}
+
+struct listener *listener_of(const struct relay *relay, uint32_t number)
+{
+    for (uint32_t i = 0; i < relay->listener_count; i++)
+        if (!relay->listeners[i]->gone && relay->listeners[i]->number == number)
+            return relay->listeners[i];
+    return NULL;
+}
 
 // ---- by key: (listener, client, and on wildcards the address the client wrote to) ----
 
@@ -207,90 +230,7 @@ void unlist_unanswered(struct worker *worker, struct session *session)
         sessions[session->younger].older = session->older;
 }
 
-// ---- by our own port, with the book locked ----
-
-void enter_port(struct relay *relay, struct session *session)
-{
-    session->port = session->record->source_port;
-    uint32_t *first = relay->ports + session->port;
-    session->same_port = *first;
-    *first = slot_of(relay, session) + 1;
-}
-
-void leave_port(struct relay *relay, struct session *session)
-{
-    uint32_t *link = relay->ports + session->port;
-    uint32_t slot = slot_of(relay, session) + 1;
-    while (*link && *link != slot)
-        link = &relay->sessions[*link - 1].same_port;
-    if (*link)
-        *link = session->same_port;
-    uint32_t count = __atomic_add_fetch(&relay->given_back_count, 1, __ATOMIC_RELAXED);
-    __atomic_store_n(relay->given_back + session->port, count, __ATOMIC_RELAXED);
-    if (relay->rest < MOST_RESTING)
-        __atomic_add_fetch(&relay->rest, 1, __ATOMIC_RELAXED);
-}
-
-// A port that was given back rests until so many others were: an answer to the old session may
-// still be on its way, and from the new one's server it would pass for its own.
-bool is_resting(const struct relay *relay, const union address *own)
-{
-    uint32_t last = __atomic_load_n(relay->given_back + port_of(own), __ATOMIC_RELAXED);
-    uint32_t now = __atomic_load_n(&relay->given_back_count, __ATOMIC_RELAXED);
-    return last && now - last < __atomic_load_n(&relay->rest, __ATOMIC_RELAXED);
-}
-
-// Ports are scarce here: half of those that rest have rested enough.
-void rest_less(struct relay *relay)
-{
-    pthread_mutex_lock(&relay->book);
-    __atomic_store_n(&relay->rest, relay->rest / 2, __ATOMIC_RELAXED);
-    pthread_mutex_unlock(&relay->book);
-}
-
-static bool is_loopback(const union address *address)
-{
-    if (is_v6(address))
-        return IN6_IS_ADDR_LOOPBACK(&address->v6.sin6_addr);
-    return *(const uint8_t *)&address->v4.sin_addr == 127;
-}
-
-// A datagram that we sent ourselves: answering it would go round for ever.
-bool is_ours(struct relay *relay, const union address *client, const struct listener *listener,
-             const uint8_t *local)
-{
-    static const uint8_t nothing[16];
-    unsigned size = packed_size(client);
-    const void *packed = packed_of(client);
-    for (uint32_t at = relay->ports[port_of(client)]; at; at = relay->sessions[at - 1].same_port) {
-        const struct record *record = relay->sessions[at - 1].record;
-        if (record->server_size == size && memcmp(record->source, packed, size) == 0)
-            return true;
-    }
-    for (uint32_t i = 0; i < relay->listener_count; i++) {
-        const struct listener *other = relay->listeners[i];
-        if (other->gone || other->port != port_of(client) || other->size != size)
-            continue;
-        if (memcmp(other->packed, packed, size) == 0)
-            return true;
-        if (!other->wildcard)
-            continue;
-        const uint8_t *ours = memcmp(local, nothing, size) ? local : listener->packed;
-        if (memcmp(ours, packed, size) == 0 || is_loopback(client))
-            return true;
-    }
-    return false;
-}
-
 // ---- how many sessions each client has, with the book locked ----
-
-void widen(uint8_t wide[16], const void *packed, unsigned size)
-{
-    memset(wide, 0, 16);
-    if (size == 4)
-        wide[10] = wide[11] = 0xff;
-    memcpy(wide + 16 - size, packed, size);
-}
 
 static uint32_t home_of(const struct relay *relay, const uint8_t wide[16])
 {

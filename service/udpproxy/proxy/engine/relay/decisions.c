@@ -3,8 +3,11 @@
 //
 // The blocks of one configuration do not overlap, so the first that fits is the right one. A
 // decision that does not last is used up by one session. All of it with the book locked.
-#include "inside.h"
+#include "decisions.h"
+
 #include "siphash.h"
+#include "address.h"
+#include "worker.h"
 
 static void mask_bits(uint8_t wide[16], unsigned bits)
 {
@@ -56,8 +59,8 @@ struct decision *find_decision(struct relay *relay, const struct listener *liste
     return NULL;
 }
 
-static struct decision *add(struct relay *relay, uint32_t listener, uint8_t client[16],
-                            const uint8_t addressed[16], unsigned bits)
+struct decision *add(struct relay *relay, uint32_t listener, uint8_t client[16],
+                     const uint8_t addressed[16], unsigned bits)
 {
     mask_bits(client, bits);
     struct decision *one = look(relay, listener, client, addressed, bits);
@@ -172,41 +175,4 @@ struct decision *find_question(struct relay *relay, const struct question *quest
     widen(wide, packed_of(&question->client), packed_size(&question->client));
     widen(to, question->addressed, question->addressed_size);
     return look(relay, question->listener, wide, to, 128);
-}
-
-// `until` 0: for one session only. `verdict` NULL: refused.
-void relay_answer(struct relay *relay, const struct question *question, struct verdict *verdict,
-                  unsigned bits, uint64_t until)
-{
-    uint8_t wide[16], to[16];
-    if (until <= clock_now())
-        until = 0; // over already: who asked has it all the same
-    pthread_mutex_lock(&relay->book);
-    widen(wide, packed_of(&question->client), packed_size(&question->client));
-    widen(to, question->addressed, question->addressed_size);
-    struct decision *asked = find_question(relay, question);
-    if (asked)
-        drop_decision(relay, asked);
-    if (packed_size(&question->client) == 4)
-        bits += 96;
-    unsigned leading = until && bits < 128 ? bits : 128;
-    struct decision *one = add(relay, question->listener, wide, to, leading);
-    if (one) {
-        one->verdict = verdict;
-        one->until = until;
-        one->once = !until;
-        if (verdict)
-            verdict->uses++;
-    }
-    __atomic_add_fetch(&relay->answers, 1, __ATOMIC_SEQ_CST);
-    pthread_mutex_unlock(&relay->book);
-    for (uint32_t i = 0; i < relay->worker_count; i++)
-        wake(relay->workers + i);
-}
-
-void relay_forget(struct relay *relay)
-{
-    pthread_mutex_lock(&relay->book);
-    forget_decisions(relay, false);
-    pthread_mutex_unlock(&relay->book);
 }

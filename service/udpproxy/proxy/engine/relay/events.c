@@ -1,19 +1,16 @@
-// What the relay tells the host: a bounded list, read by Python's thread after an eventfd rang.
+// What the relay tells the host: a bounded list, read by Python's thread after its bell rang.
 //
 // What can be dropped when nobody reads is counted. Ended sessions are no events: they are chained
 // by their slots, so nothing can be lost and nothing can grow.
-#include "inside.h"
+#include "events.h"
+
+#include "worker.h"
 
 enum { MOST_EVENTS = 4096, MOST_EVENT_BYTES = 8 << 20 };
 
 void count_total(struct relay *relay, enum total total, uint64_t amount)
 {
     __atomic_add_fetch(relay->header + TOTALS_AT + total, amount, __ATOMIC_RELAXED);
-}
-
-void relay_count(struct relay *relay, uint32_t total, uint64_t amount)
-{
-    count_total(relay, total, amount);
 }
 
 static bool has_room(const struct relay *relay, uint32_t size)
@@ -87,6 +84,13 @@ void tell_failed(struct worker *worker, const struct session *session, enum what
     pthread_mutex_unlock(&relay->book);
 }
 
+void lost(struct worker *worker, struct session *session, enum what what, int problem)
+{
+    more(&session->record->send_errors, 1);
+    count_total(worker->relay, SEND_ERRORS, 1);
+    tell_failed(worker, session, what, problem);
+}
+
 void tell_rerouted(struct worker *worker, const struct session *session)
 {
     struct relay *relay = worker->relay;
@@ -152,135 +156,4 @@ void tell_handed(struct worker *worker, const struct session *session, bool up, 
         __atomic_add_fetch(&relay->waiting_dropped, 1, __ATOMIC_RELAXED);
     }
     pthread_mutex_unlock(&relay->book);
-}
-
-// Once a turn, with the book locked: one system call tells of everything in it.
-void notify(struct relay *relay)
-{
-    uint64_t one = 1;
-    if (relay->notify && !relay->notified) {
-        relay->notified = true;
-        (void)!write(relay->notice, &one, sizeof one);
-    }
-    __atomic_store_n(&relay->notify, false, __ATOMIC_RELAXED);
-}
-
-// The worker has something to look at again.
-void wake(struct worker *worker)
-{
-    uint64_t one = 1;
-    if (__atomic_load_n(&worker->held_count, __ATOMIC_SEQ_CST))
-        (void)!write(worker->wake, &one, sizeof one);
-}
-
-int relay_notice(struct relay *relay)
-{
-    return relay->notice;
-}
-
-// So that Python's thread looks, whether or not there is news.
-void relay_ring(struct relay *relay)
-{
-    uint64_t one = 1;
-    (void)!write(relay->notice, &one, sizeof one);
-}
-
-void relay_hush(struct relay *relay)
-{
-    uint64_t rung;
-    (void)!read(relay->notice, &rung, sizeof rung);
-}
-
-static struct event *take_events(struct relay *relay, uint32_t most)
-{
-    struct event *first = relay->events, **link = &relay->events;
-    for (; *link && most; most--, link = &(*link)->next) {
-        struct event *event = *link;
-        if (event->decision) {
-            event->decision->denied = NULL;
-            event->decision = NULL;
-        }
-        if (event->kind == REFUSED && relay->refusals[event->counter] == event)
-            relay->refusals[event->counter] = NULL;
-        relay->event_count--;
-        relay->event_bytes -= event->size;
-        relay->events_taken++;
-    }
-    if (link == &relay->events)
-        return NULL;
-    relay->events = *link;
-    *link = NULL;
-    if (!relay->events)
-        relay->events_end = &relay->events;
-    return first;
-}
-
-static struct question *take_questions(struct relay *relay, uint32_t most)
-{
-    struct question *first = relay->questions, **link = &relay->questions;
-    while (*link && most--)
-        link = &(*link)->next;
-    if (link == &relay->questions)
-        return NULL;
-    relay->questions = *link;
-    *link = NULL;
-    if (!relay->questions)
-        relay->questions_end = &relay->questions;
-    return first;
-}
-
-// Not before the host has heard what happened to it earlier.
-static bool may_tell_ended(const struct relay *relay)
-{
-    return relay->ended != NOBODY &&
-           (int32_t)(relay->sessions[relay->ended].told_after - relay->events_taken) <= 0;
-}
-
-// Takes what there is to tell, the oldest first, and at most a portion of it.
-void relay_news(struct relay *relay, struct news *news, uint32_t *slots,
-                const struct portion *most)
-{
-    pthread_mutex_lock(&relay->book);
-    relay->notified = false;
-    news->events = take_events(relay, most->events);
-    news->questions = take_questions(relay, most->questions);
-    news->ended = 0;
-    while (news->ended < most->ended && may_tell_ended(relay)) {
-        slots[news->ended++] = relay->ended;
-        relay->ended = relay->sessions[relay->ended].next;
-    }
-    news->more = relay->events || relay->questions || relay->ended != NOBODY;
-    if (news->more) {
-        note_news(relay);
-        notify(relay);
-    }
-    pthread_mutex_unlock(&relay->book);
-}
-
-void relay_free_news(struct relay *relay, struct news *news)
-{
-    pthread_mutex_lock(&relay->book);
-    for (struct event *event = news->events; event; event = event->next)
-        if (event->of)
-            event->of->uses--;
-    pthread_mutex_unlock(&relay->book);
-    for (struct event *event = news->events, *next; event; event = next) {
-        next = event->next;
-        free(event);
-    }
-    for (struct question *one = news->questions, *next; one; one = next) {
-        next = one->next;
-        free(one);
-    }
-    news->events = NULL;
-    news->questions = NULL;
-}
-
-void relay_figures(struct relay *relay, struct relay_figures *figures)
-{
-    figures->segmentation = (uint64_t)__atomic_load_n(&relay->segmentation, __ATOMIC_RELAXED);
-    figures->unsegmented = __atomic_load_n(&relay->unsegmented, __ATOMIC_RELAXED);
-    figures->unable = __atomic_load_n(&relay->unable, __ATOMIC_RELAXED);
-    figures->waiting_dropped = __atomic_load_n(&relay->waiting_dropped, __ATOMIC_RELAXED);
-    figures->events_dropped = __atomic_load_n(&relay->events_dropped, __ATOMIC_RELAXED);
 }

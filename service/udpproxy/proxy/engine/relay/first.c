@@ -1,142 +1,17 @@
-// Datagrams that belong to no session: decided about, held back, or the first of a new one.
-#include "inside.h"
+// Datagrams that belong to no session: decided about, made to wait, or the first of a new one.
+#include "first.h"
 
-enum { MOST_HELD = 1024, MOST_HELD_BYTES = 4 << 20 };
+#include "ports.h"
+#include "book.h"
+#include "events.h"
+#include "decisions.h"
+#include "sessions.h"
+#include "upload.h"
+#include "held.h"
+
 // As in session/limits.py.
 enum { EVICTIONS_AT_ONCE = 250, NS_PER_EVICTION = 1000000 };
 enum { CHANCES_AT_ONCE = 250, NS_PER_CHANCE = 500000 };
-
-// What the host gives back has room beside what strangers send; it comes in small parts.
-static bool may_hold(const struct worker *worker, const struct first *first, uint32_t size)
-{
-    uint32_t share = first->injected ? 2 : 1;
-    return worker->held_count < share * MOST_HELD &&
-           worker->held_bytes + size <= share * (size_t)MOST_HELD_BYTES;
-}
-
-// A listener that was removed stays in memory until nothing refers to it any more.
-void use_listener(struct listener *listener)
-{
-    __atomic_add_fetch(&listener->uses, 1, __ATOMIC_RELAXED);
-}
-
-void leave_listener(struct listener *listener)
-{
-    __atomic_sub_fetch(&listener->uses, 1, __ATOMIC_RELEASE);
-}
-
-static void free_held(struct held *held)
-{
-    leave_listener(held->listener);
-    free(held);
-}
-
-static void link_held(struct worker *worker, struct held *held)
-{
-    held->next = NULL;
-    *worker->held_end = held;
-    worker->held_end = &held->next;
-    worker->held_bytes += held->size;
-    worker->waiting[held->hash % WAITING]++;
-    __atomic_add_fetch(&worker->held_count, 1, __ATOMIC_SEQ_CST);
-}
-
-static void unlink_held(struct worker *worker, struct held **link)
-{
-    struct held *held = *link;
-    *link = held->next;
-    if (worker->held_end == &held->next)
-        worker->held_end = link;
-    worker->held_bytes -= held->size;
-    worker->waiting[held->hash % WAITING]--;
-    __atomic_sub_fetch(&worker->held_count, 1, __ATOMIC_RELEASE);
-}
-
-// One that was `held` already waits on; whatever came new only where there is room.
-static bool hold(struct worker *worker, const struct first *first, const void *data, uint32_t size,
-                 bool asked, struct held *held)
-{
-    unsigned length = packed_size(first->client);
-    if (held) {
-        held->asked = asked;
-        link_held(worker, held);
-        return true;
-    }
-    if (may_hold(worker, first, size))
-        held = calloc(1, sizeof *held + size);
-    if (!held) {
-        __atomic_add_fetch(&worker->relay->waiting_dropped, 1, __ATOMIC_RELAXED);
-        return false;
-    }
-    held->listener = first->listener;
-    use_listener(held->listener);
-    held->client = *first->client;
-    memcpy(held->addressed, first->addressed, length);
-    memcpy(held->local, first->local, length);
-    held->interface = first->interface;
-    held->size = size;
-    held->asked = asked;
-    held->injected = first->injected;
-    held->hash = first->hash;
-    memcpy(held->data, data, size);
-    link_held(worker, held);
-    return true;
-}
-
-static struct held *take_held(struct worker *worker)
-{
-    struct held *held = worker->held;
-    worker->held = NULL;
-    worker->held_end = &worker->held;
-    worker->held_bytes = 0;
-    worker->slot_waiters = 0;
-    memset(worker->waiting, 0, sizeof worker->waiting);
-    __atomic_store_n(&worker->held_count, 0, __ATOMIC_RELEASE);
-    return held;
-}
-
-// Has the host answered since those that wait were looked at? It counts its answers before it looks
-// whether anybody waits; here it is the other way round, so that one of both sees the other.
-bool has_answers(const struct worker *worker)
-{
-    return worker->held &&
-           worker->answers_seen != __atomic_load_n(&worker->relay->answers, __ATOMIC_SEQ_CST);
-}
-
-// In the order in which they came; those that still cannot go on wait again.
-void retry_held(struct worker *worker)
-{
-    worker->answers_seen = __atomic_load_n(&worker->relay->answers, __ATOMIC_ACQUIRE);
-    for (struct held *held = take_held(worker), *next; held; held = next) {
-        struct first first = {
-            .listener = held->listener,
-            .client = &held->client,
-            .addressed = held->addressed,
-            .local = held->local,
-            .interface = held->interface,
-            .injected = held->injected,
-            .hash = held->hash,
-        };
-        next = held->next;
-        struct session *session = find(worker, &first);
-        bool done = held->listener->gone ||
-                    (session && upload(worker, session, held->data, held->size));
-        if (done || !take_first(worker, &first, held->data, held->size, held))
-            free_held(held);
-    }
-}
-
-// The listener is gone, and so is what came from it; NULL: all listeners are.
-void drop_held(struct worker *worker, const struct listener *listener)
-{
-    for (struct held *held = take_held(worker), *next; held; held = next) {
-        next = held->next;
-        if (!listener || held->listener == listener)
-            free_held(held);
-        else
-            link_held(worker, held);
-    }
-}
 
 // Refused as many others were: the host hears of it when it looks.
 static void deny(struct relay *relay, struct decision *decision, const struct first *first)
@@ -184,18 +59,6 @@ static bool any_ended(struct relay *relay)
     bool any = relay->ended_count > 0;
     pthread_mutex_unlock(&relay->book);
     return any;
-}
-
-// Does an earlier datagram of the very same client wait? Then this one will share its session.
-static bool waits_already(const struct worker *worker, const struct first *first)
-{
-    if (!worker->waiting[first->hash % WAITING])
-        return false;
-    for (const struct held *held = worker->held; held; held = held->next)
-        if (held->hash == first->hash && held->listener == first->listener && same_endpoint(&held->client, first->client) &&
-            !memcmp(held->addressed, first->addressed, packed_size(first->client)))
-            return true;
-    return false;
 }
 
 // So many at once, and one more after each interval; `paid` is the moment until when they are.
@@ -362,65 +225,25 @@ bool take_first(struct worker *worker, const struct first *first, const void *da
     return false;
 }
 
-static bool is_asked(const struct held *held, const struct question *question)
+// In the order in which they came; those that still cannot go on wait again.
+void retry_held(struct worker *worker)
 {
-    unsigned size = packed_size(&question->client);
-    return held->listener->number == question->listener && packed_size(&held->client) == size &&
-           memcmp(packed_of(&held->client), packed_of(&question->client), size) == 0 &&
-           memcmp(held->addressed, question->addressed, size) == 0;
-}
-
-// The question has no answer so far: what waits for it, for the caller to free, in order.
-struct held *relay_pull(struct relay *relay, const struct question *question)
-{
-    struct held *pulled = NULL, **end = &pulled;
-    pthread_mutex_lock(&relay->book);
-    struct decision *asked = find_question(relay, question);
-    if (asked)
-        drop_decision(relay, asked);
-    pthread_mutex_unlock(&relay->book);
-    for (uint32_t i = 0; i < relay->worker_count; i++) {
-        struct worker *worker = relay->workers + i;
-        enter(worker);
-        for (struct held **link = &worker->held, *held; (held = *link);) {
-            if (!is_asked(held, question)) {
-                link = &held->next;
-                continue;
-            }
-            unlink_held(worker, link);
-            held->next = NULL;
-            leave_listener(held->listener);
-            held->listener = NULL;
-            *end = held;
-            end = &held->next;
-        }
-        leave(worker);
+    worker->answers_seen = __atomic_load_n(&worker->relay->answers, __ATOMIC_ACQUIRE);
+    for (struct held *held = take_held(worker), *next; held; held = next) {
+        struct first first = {
+            .listener = held->listener,
+            .client = &held->client,
+            .addressed = held->addressed,
+            .local = held->local,
+            .interface = held->interface,
+            .injected = held->injected,
+            .hash = held->hash,
+        };
+        next = held->next;
+        struct session *session = find(worker, &first);
+        bool done = held->listener->gone ||
+                    (session && upload(worker, session, held->data, held->size));
+        if (done || !take_first(worker, &first, held->data, held->size, held))
+            free_held(held);
     }
-    return pulled;
-}
-
-// As if it came now.
-void relay_inject(struct relay *relay, uint32_t number, const union address *client,
-                  const uint8_t *addressed, const uint8_t *local, uint32_t interface,
-                  const void *data, uint32_t size)
-{
-    struct worker *worker = relay->workers + worker_of(relay, client);
-    struct listener *listener = listener_of(relay, number);
-    if (!listener)
-        return;
-    struct first first = {
-        .listener = listener,
-        .client = client,
-        .addressed = addressed,
-        .local = local,
-        .interface = interface,
-        .injected = true,
-        .hash = hash_of(relay, listener, client, addressed),
-    };
-    enter(worker);
-    worker->now = clock_now();
-    struct session *session = find(worker, &first);
-    if (!session || !upload(worker, session, data, size))
-        take_first(worker, &first, data, size, NULL);
-    leave(worker);
 }

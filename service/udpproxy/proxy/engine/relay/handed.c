@@ -1,7 +1,15 @@
 // Sessions whose datagrams the host treats: each goes to Python's thread as an event, in order,
 // and what leaves comes back from there. Idle time begins with what comes; counters and limits see
 // what leaves.
-#include "inside.h"
+#include "handed.h"
+
+#include "state.h"
+#include "worker.h"
+#include "book.h"
+#include "replies.h"
+#include "upload.h"
+#include "first.h"
+#include "servers.h"
 
 // A datagram whose session has ended or takes no more, as if it came now: the client's next
 // session begins with it. One that came later may have begun that already.

@@ -1,5 +1,5 @@
-// Making and unmaking a relay, its sockets towards clients, its verdicts.
-#include "inside.h"
+// Making and unmaking a relay.
+#include "relay.h"
 
 #include <fcntl.h>
 #include <sys/epoll.h>
@@ -7,6 +7,13 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+
+#include "state.h"
+#include "worker.h"
+#include "decisions.h"
+#include "held.h"
+#include "news.h"
+#include "running.h"
 
 static void *reserve(size_t size)
 {
@@ -197,192 +204,4 @@ void relay_free(struct relay *relay)
     free(relay->sockets[0]);
     free(relay->sockets[1]);
     free(relay);
-}
-
-void relay_socket(struct relay *relay, int version, uint32_t slot, int fd)
-{
-    relay->sockets[version == 6][slot] = fd;
-}
-
-// All slots but these are free: sessions found in the table live there.
-void relay_reserve(struct relay *relay, const uint8_t *taken)
-{
-    relay->free_count = 0;
-    for (uint32_t slot = relay->capacity; slot-- > 0;)
-        if (!taken[slot])
-            relay->free[relay->free_count++] = slot;
-}
-
-// So many sessions and no more, though there are slots for others.
-void relay_limit(struct relay *relay, uint32_t most)
-{
-    pthread_mutex_lock(&relay->book);
-    relay->most = most;
-    pthread_mutex_unlock(&relay->book);
-}
-
-// It was reserved for a session that cannot go on.
-void relay_free_slot(struct relay *relay, uint32_t slot)
-{
-    pthread_mutex_lock(&relay->book);
-    give_back(relay, slot);
-    pthread_mutex_unlock(&relay->book);
-}
-
-// Nobody's session is here any more.
-void relay_clear(struct relay *relay, uint32_t slot)
-{
-    for (int family = 0; family < 2; family++)
-        if (relay->sockets[family][slot] >= 0)
-            reset_socket(relay->sockets[family][slot], false);
-    free_record(relay->sessions[slot].record);
-}
-
-// ---- listeners ----
-
-static void enter_all(struct relay *relay)
-{
-    for (uint32_t i = 0; i < relay->worker_count; i++)
-        enter(relay->workers + i);
-    pthread_mutex_lock(&relay->book);
-}
-
-static void leave_all(struct relay *relay)
-{
-    pthread_mutex_unlock(&relay->book);
-    for (uint32_t i = relay->worker_count; i-- > 0;)
-        leave(relay->workers + i);
-}
-
-static bool put_listener(struct relay *relay, struct listener *listener)
-{
-    for (uint32_t i = 0; i < relay->listener_count; i++)
-        if (relay->listeners[i]->gone &&
-            !__atomic_load_n(&relay->listeners[i]->uses, __ATOMIC_ACQUIRE)) {
-            listener->index = i;
-            free(relay->listeners[i]);
-            relay->listeners[i] = listener;
-            return true;
-        }
-    struct listener **more =
-        realloc(relay->listeners, (relay->listener_count + 1) * sizeof *relay->listeners);
-    if (!more)
-        return false;
-    listener->index = relay->listener_count;
-    relay->listeners = more;
-    relay->listeners[relay->listener_count++] = listener;
-    return true;
-}
-
-// `fds` has one for each worker. 0, or an errno.
-int relay_listen(struct relay *relay, uint32_t number, const int *fds, const union address *bound)
-{
-    static const uint8_t nothing[16];
-    struct listener *listener =
-        calloc(1, sizeof *listener + relay->worker_count * sizeof listener->fds[0]);
-    if (!listener)
-        return ENOMEM;
-    listener->number = number;
-    listener->port = port_of(bound);
-    listener->family = bound->any.sa_family;
-    listener->size = (uint8_t)packed_size(bound);
-    memcpy(listener->packed, packed_of(bound), listener->size);
-    listener->wildcard = memcmp(listener->packed, nothing, listener->size) == 0;
-    memcpy(listener->fds, fds, relay->worker_count * sizeof fds[0]);
-    enter_all(relay);
-    int problem = put_listener(relay, listener) ? 0 : ENOMEM;
-    bool put = !problem;
-    for (uint32_t i = 0; i < relay->worker_count && !problem; i++) {
-        struct epoll_event event = {
-            .events = EPOLLIN,
-            .data.u64 = (uint64_t)2 << 32 | listener->index,
-        };
-        if (epoll_ctl(relay->workers[i].epoll, EPOLL_CTL_ADD, fds[i], &event))
-            problem = errno;
-    }
-    for (uint32_t i = 0; i < relay->worker_count && put && problem; i++)
-        epoll_ctl(relay->workers[i].epoll, EPOLL_CTL_DEL, fds[i], NULL);
-    listener->gone = problem != 0;
-    leave_all(relay);
-    if (!put)
-        free(listener);
-    return problem;
-}
-
-// Its sessions end as `policy`; how many.
-uint32_t relay_unlisten(struct relay *relay, uint32_t number)
-{
-    struct listener *listener = NULL;
-    for (uint32_t i = 0; i < relay->listener_count; i++)
-        if (relay->listeners[i]->number == number && !relay->listeners[i]->gone)
-            listener = relay->listeners[i];
-    if (!listener)
-        return 0;
-    // Gone for all workers at once, and first: one that was told of a datagram before its turn to
-    // close sessions came would open new ones after it.
-    enter_all(relay);
-    listener->gone = true;
-    leave_all(relay);
-    uint32_t ended = 0;
-    for (uint32_t i = 0; i < relay->worker_count; i++) {
-        struct worker *worker = relay->workers + i;
-        enter(worker);
-        epoll_ctl(worker->epoll, EPOLL_CTL_DEL, listener->fds[i], NULL);
-        for (uint32_t slot = 0; slot < relay->capacity; slot++) {
-            struct session *session = relay->sessions + slot;
-            if (life_of(session) == LIVE && is_of(session, worker) &&
-                session->listener == listener) {
-                close_session(worker, session, POLICY);
-                ended++;
-            }
-        }
-        drop_held(worker, listener);
-        leave(worker);
-    }
-    pthread_mutex_lock(&relay->book);
-    forget_listener(relay, listener);
-    pthread_mutex_unlock(&relay->book);
-    return ended;
-}
-
-// ---- verdicts: made for Python, which fills them in; used by decisions and sessions ----
-
-struct verdict *relay_verdict(struct relay *relay)
-{
-    struct verdict *verdict = calloc(1, sizeof *verdict);
-    if (!verdict)
-        return NULL;
-    for (uint32_t i = relay->no_gap_before; i < relay->verdict_count; i++)
-        if (!relay->verdicts[i]) {
-            relay->no_gap_before = i + 1;
-            verdict->number = i;
-            return relay->verdicts[i] = verdict;
-        }
-    struct verdict **more =
-        realloc(relay->verdicts, (relay->verdict_count + 1) * sizeof *relay->verdicts);
-    if (!more) {
-        free(verdict);
-        return NULL;
-    }
-    relay->verdicts = more;
-    relay->no_gap_before = relay->verdict_count + 1;
-    verdict->number = relay->verdict_count++;
-    return relay->verdicts[verdict->number] = verdict;
-}
-
-// Frees those that nobody uses any more; their numbers, at most so many.
-uint32_t relay_sweep(struct relay *relay, uint32_t *numbers, uint32_t most)
-{
-    uint32_t count = 0;
-    pthread_mutex_lock(&relay->book);
-    for (uint32_t i = 0; i < relay->verdict_count && count < most; i++)
-        if (relay->verdicts[i] && !relay->verdicts[i]->uses) {
-            free(relay->verdicts[i]);
-            relay->verdicts[i] = NULL;
-            if (i < relay->no_gap_before)
-                relay->no_gap_before = i;
-            numbers[count++] = i;
-        }
-    pthread_mutex_unlock(&relay->book);
-    return count;
 }

@@ -1,7 +1,7 @@
 // UDP_SEGMENT: a run of equal datagrams of one session goes to the kernel in one piece and comes
 // out of it as the datagrams it was. Where that is refused the session does without, and all do
 // where the device cannot: what is too large for one way says nothing of the others.
-#include "inside.h"
+#include "segments.h"
 
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103
@@ -9,7 +9,11 @@
 #ifndef SOL_UDP
 #define SOL_UDP 17
 #endif
-enum { MOST_SEGMENTS = 64, MOST_UNABLE = 64 };
+enum {
+    MOST_SEGMENTS = 64,
+    MOST_UNABLE = 64,
+    TOGETHER = 64000, // bytes in a run of datagrams that are handed over in one go
+};
 
 bool may_segment(const struct relay *relay, const struct session *session)
 {
@@ -58,10 +62,4 @@ void refuse_segments(struct relay *relay, struct session *session, int problem)
     __atomic_add_fetch(&relay->unsegmented, 1, __ATOMIC_RELAXED);
     if (problem == EIO && __atomic_add_fetch(&relay->unable, 1, __ATOMIC_RELAXED) >= MOST_UNABLE)
         __atomic_store_n(&relay->segmentation, 0, __ATOMIC_RELAXED);
-}
-
-void relay_segment(struct relay *relay, int on)
-{
-    __atomic_store_n(&relay->unable, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&relay->segmentation, on, __ATOMIC_RELAXED);
 }

@@ -2,11 +2,20 @@
 //
 // Order matters for whoever comes after a crash: the record is written as OPENING before the
 // socket gets a port, so that a socket in use always has a record; an ended session stays in the
-// table as it was until the log has its record (relay_finish), so that at worst it is there twice.
-#include "inside.h"
+// table as it was until the log has its record (relay_finish), so that at worst it is there
+// twice.
+#include "sessions.h"
 
 #include <sys/epoll.h>
 #include <time.h>
+
+#include "address.h"
+#include "ports.h"
+#include "sockets.h"
+#include "worker.h"
+#include "book.h"
+#include "events.h"
+#include "replies.h"
 
 static uint64_t wall_now(void)
 {
@@ -71,7 +80,7 @@ void unpoll_ended(struct worker *worker, struct session *session)
 }
 
 // Who may reply, which stays so whatever becomes of the rule.
-static void write_network(struct record *record, const struct verdict *verdict)
+void write_network(struct record *record, const struct verdict *verdict)
 {
     if (record->type != BROADCAST || verdict->network_size != 4)
         return;
@@ -127,7 +136,7 @@ void give_back(struct relay *relay, uint32_t slot)
     __atomic_add_fetch(&relay->answers, 1, __ATOMIC_SEQ_CST);
 }
 
-static void begin(struct worker *worker, struct session *session)
+void begin(struct worker *worker, struct session *session)
 {
     __atomic_store_n(&session->worker, worker, __ATOMIC_RELEASE);
     session->due_at = NOBODY;
@@ -244,6 +253,8 @@ void close_session(struct worker *worker, struct session *session, enum reason r
     pthread_mutex_unlock(&relay->book);
 }
 
+// ---- what ICMP says of its server ----
+
 // After an ICMP error; true: the session is gone.
 bool unreachable(struct worker *worker, struct session *session)
 {
@@ -251,13 +262,6 @@ bool unreachable(struct worker *worker, struct session *session)
         return false;
     close_session(worker, session, UNREACHABLE);
     return true;
-}
-
-void lost(struct worker *worker, struct session *session, enum what what, int problem)
-{
-    more(&session->record->send_errors, 1);
-    count_total(worker->relay, SEND_ERRORS, 1);
-    tell_failed(worker, session, what, problem);
 }
 
 // Was that an error of an earlier datagram, which an ICMP message told of?
@@ -280,130 +284,12 @@ void count_icmp(struct worker *worker, struct session *session, uint32_t count, 
     tell_server(worker, session, SERVER_UNREACHABLE, problem);
 }
 
-// ---- for Python's thread ----
+// ---- another server, or another way to it ----
 
-uint32_t relay_drops(struct relay *relay, uint32_t slot)
+uint32_t drops_of(const struct relay *relay, uint32_t slot)
 {
     const struct session *session = relay->sessions + slot;
     return socket_drops(session->fd) - (uint32_t)session->record->drops_base;
-}
-
-int relay_ended(struct relay *relay, uint32_t slot, uint32_t *verdict, uint64_t *id,
-                int *answered)
-{
-    const struct session *session = relay->sessions + slot;
-    *verdict = session->verdict->number;
-    *id = session->id;
-    *answered = session->record->downloads > 0;
-    return session->reason;
-}
-
-static void add_up(struct relay *relay, const struct record *record, uint32_t drops)
-{
-    count_total(relay, SESSIONS_ENDED, 1);
-    count_total(relay, UPLOAD_DATAGRAMS, record->uploads);
-    count_total(relay, UPLOAD_BYTES, record->upload_bytes);
-    count_total(relay, DOWNLOAD_DATAGRAMS, record->downloads);
-    count_total(relay, DOWNLOAD_BYTES, record->download_bytes);
-    count_total(relay, STRAY_REPLIES, record->stray);
-    count_total(relay, ICMP_ERRORS, record->icmp);
-    count_total(relay, DROPS_SESSIONS, drops);
-}
-
-// The host has heard of these: their slots are free again.
-void relay_finish(struct relay *relay, const uint32_t *slots, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        struct session *session = relay->sessions + slots[i];
-        uint32_t drops = relay_drops(relay, slots[i]);
-        __atomic_store_n(&session->record->state, CLOSING, __ATOMIC_RELEASE);
-        add_up(relay, session->record, drops);
-        pthread_mutex_lock(&relay->book);
-        leave_port(relay, session); // it rests before anybody can have it
-        pthread_mutex_unlock(&relay->book);
-        reset_socket(session->fd, session->plain);
-        pthread_mutex_lock(&relay->book);
-        free_record(session->record);
-        leave_listener(session->listener);
-        session->verdict->uses--;
-        relay->ended_count--;
-        give_back(relay, slots[i]);
-        pthread_mutex_unlock(&relay->book);
-    }
-    for (uint32_t i = 0; count && i < relay->worker_count; i++)
-        wake(relay->workers + i);
-}
-
-static uint32_t mix(const struct relay *relay, uint32_t mixed)
-{
-    mixed *= relay->steering[0] | 1;
-    mixed ^= mixed >> 16;
-    mixed *= relay->steering[1] | 1;
-    return mixed ^ mixed >> 15;
-}
-
-// A client stays with its worker: the same steps as the kernel's (parent/steering.py).
-uint32_t worker_of(const struct relay *relay, const union address *client)
-{
-    uint32_t mixed = mix(relay, relay->steering[1] ^ port_of(client)), word;
-    for (unsigned at = 0; at < packed_size(client); at += 4) {
-        memcpy(&word, (const uint8_t *)packed_of(client) + at, 4);
-        mixed = mix(relay, mixed ^ ntohl(word));
-    }
-    return mixed % relay->worker_count;
-}
-
-struct listener *listener_of(const struct relay *relay, uint32_t number)
-{
-    for (uint32_t i = 0; i < relay->listener_count; i++)
-        if (!relay->listeners[i]->gone && relay->listeners[i]->number == number)
-            return relay->listeners[i];
-    return NULL;
-}
-
-// A session that is in the table goes on; 0: it cannot.
-int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
-{
-    static const uint8_t nothing[16];
-    struct session *session = relay->sessions + slot;
-    struct record *record = session->record;
-    struct listener *listener = listener_of(relay, record->listener);
-    int fd = relay->sockets[record->server_size == 16][slot];
-    if (!listener || listener->size != record->client_size || fd < 0)
-        return 0;
-    make_address(&session->client, record->client, record->client_size, record->client_port,
-                 record->scope);
-    struct worker *worker = relay->workers + worker_of(relay, &session->client);
-    enter(worker);
-    session->fd = fd;
-    if (!poll_session(worker, session)) {
-        leave(worker);
-        return 0;
-    }
-    __atomic_store_n(&session->id, record->id, __ATOMIC_RELAXED);
-    session->verdict = verdict;
-    session->listener = listener;
-    use_listener(listener);
-    session->pinned = record->pinned;
-    session->answered = record->downloads > 0;
-    session->hash = hash_of(relay, listener, &session->client, record->addressed);
-    begin_change(record);
-    if (!memcmp(record->peer, nothing, sizeof nothing))
-        write_network(record, verdict); // a version that did not has opened it
-    record->acl = verdict->acl;
-    record->generation = verdict->generation;
-    end_change(record);
-    begin(worker, session);
-    if (record->state == OPEN)
-        enter_key(worker, session);
-    pthread_mutex_lock(&relay->book);
-    verdict->uses++;
-    if (relay->per_client)
-        ++*client_count(relay, &session->client);
-    enter_port(relay, session);
-    pthread_mutex_unlock(&relay->book);
-    leave(worker);
-    return 1;
 }
 
 static void name_source(struct session *session, const union address *own)
@@ -417,11 +303,11 @@ static void name_source(struct session *session, const union address *own)
     end_change(record);
 }
 
-static void aim(struct worker *worker, struct session *session, const union address *server)
+void aim(struct worker *worker, struct session *session, const union address *server)
 {
     struct relay *relay = worker->relay;
     struct record *record = session->record;
-    uint32_t slot = slot_of(relay, session), dropped = relay_drops(relay, slot);
+    uint32_t slot = slot_of(relay, session), dropped = drops_of(relay, slot);
     union address own;
     if (relay->sockets[is_v6(server)][slot] < 0) {
         tell_failed(worker, session, FOLLOW_SERVER, EAFNOSUPPORT);
@@ -495,22 +381,4 @@ bool reconnect(struct worker *worker, struct session *session, int *problem)
     pthread_mutex_unlock(&relay->book);
     tell_rerouted(worker, session);
     return true;
-}
-
-// The session goes on to another server; 0: there is none of that number.
-int relay_redirect(struct relay *relay, uint64_t id, const union address *server)
-{
-    for (uint32_t slot = 0; slot < relay->capacity; slot++) {
-        struct session *session = relay->sessions + slot;
-        if (life_of(session) != LIVE || id_of(session) != id)
-            continue;
-        struct worker *worker = enter_session(session, id);
-        bool found = worker && life_of(session) == LIVE;
-        if (found)
-            aim(worker, session, server);
-        if (worker)
-            leave(worker);
-        return found;
-    }
-    return 0;
 }

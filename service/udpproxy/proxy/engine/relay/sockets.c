@@ -1,8 +1,10 @@
 // The sockets towards servers: lent by the parent, one for each slot and family (engine/pool.py).
-#include "inside.h"
+#include "sockets.h"
 
 #include <linux/errqueue.h>
 #include <netinet/ip.h>
+
+#include "ports.h"
 
 #ifndef SO_MEMINFO
 #define SO_MEMINFO 55
@@ -12,22 +14,6 @@ enum {
     MOST_EARLY = 64, // datagrams that are at a new port before we are
     SMALLEST = 256,  // bytes of a receive buffer: no datagram takes less, with its struct sk_buff
 };
-
-void make_address(union address *address, const uint8_t *packed, unsigned size, uint16_t port,
-                  uint32_t scope)
-{
-    memset(address, 0, sizeof *address);
-    if (size == 4) {
-        address->v4.sin_family = AF_INET;
-        address->v4.sin_port = htons(port);
-        memcpy(&address->v4.sin_addr, packed, 4);
-    } else {
-        address->v6.sin6_family = AF_INET6;
-        address->v6.sin6_port = htons(port);
-        address->v6.sin6_scope_id = scope;
-        memcpy(&address->v6.sin6_addr, packed, 16);
-    }
-}
 
 // connect(2) to AF_UNSPEC dissolves the association and gives the port back.
 void disconnect(int fd)
@@ -148,13 +134,6 @@ static int attach_open(struct relay *relay, int fd, const union address *server,
     return 0;
 }
 
-// A peer that was fixed, from whatever address the system gives now; the port stays.
-int fix_peer_again(int fd, const union address *peer, union address *own)
-{
-    disconnect(fd);
-    return fix_peer(fd, peer) || name_of(fd, own) ? -1 : 0;
-}
-
 int attach(struct relay *relay, int fd, enum type type, const union address *server,
            union address *own)
 {
@@ -171,6 +150,13 @@ int fix_peer(int fd, const union address *peer)
     report_errors(fd, 0);
     take_errors(fd, NULL);
     return 0;
+}
+
+// A peer that was fixed, from whatever address the system gives now; the port stays.
+int fix_peer_again(int fd, const union address *peer, union address *own)
+{
+    disconnect(fd);
+    return fix_peer(fd, peer) || name_of(fd, own) ? -1 : 0;
 }
 
 // As it was made: no port, no peer, nothing waiting, no option left on.

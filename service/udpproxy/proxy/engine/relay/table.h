@@ -46,8 +46,8 @@ struct record {
     uint32_t acl;
     uint64_t generation;
     uint32_t listener;
-    // Of a broadcast session, which has no peer, `peer` has the first and the last IPv4 address that
-    // may reply, and `peer_port` says whether they may from any port.
+    // Of a broadcast session, which has no peer, `peer` has the first and the last IPv4 address
+    // that may reply, and `peer_port` says whether they may from any port.
     uint16_t client_port, server_port, source_port, peer_port;
     uint8_t pinned, unused[3];
     uint8_t client[16], addressed[16], local[16], server[16], peer[16], source[16];

@@ -1,0 +1,86 @@
+// Slots, their sockets, and the sessions that are found in the table.
+#include "adoption.h"
+
+#include "state.h"
+#include "address.h"
+#include "ports.h"
+#include "sockets.h"
+#include "worker.h"
+#include "book.h"
+#include "sessions.h"
+
+void relay_socket(struct relay *relay, int version, uint32_t slot, int fd)
+{
+    relay->sockets[version == 6][slot] = fd;
+}
+
+// All slots but these are free: sessions found in the table live there.
+void relay_reserve(struct relay *relay, const uint8_t *taken)
+{
+    relay->free_count = 0;
+    for (uint32_t slot = relay->capacity; slot-- > 0;)
+        if (!taken[slot])
+            relay->free[relay->free_count++] = slot;
+}
+
+// Nobody's session is here any more.
+void relay_clear(struct relay *relay, uint32_t slot)
+{
+    for (int family = 0; family < 2; family++)
+        if (relay->sockets[family][slot] >= 0)
+            reset_socket(relay->sockets[family][slot], false);
+    free_record(relay->sessions[slot].record);
+}
+
+// It was reserved for a session that cannot go on.
+void relay_free_slot(struct relay *relay, uint32_t slot)
+{
+    pthread_mutex_lock(&relay->book);
+    give_back(relay, slot);
+    pthread_mutex_unlock(&relay->book);
+}
+
+// A session that is in the table goes on; 0: it cannot.
+int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
+{
+    static const uint8_t nothing[16];
+    struct session *session = relay->sessions + slot;
+    struct record *record = session->record;
+    struct listener *listener = listener_of(relay, record->listener);
+    int fd = relay->sockets[record->server_size == 16][slot];
+    if (!listener || listener->size != record->client_size || fd < 0)
+        return 0;
+    make_address(&session->client, record->client, record->client_size, record->client_port,
+                 record->scope);
+    struct worker *worker = relay->workers + worker_of(relay, &session->client);
+    enter(worker);
+    session->fd = fd;
+    if (!poll_session(worker, session)) {
+        leave(worker);
+        return 0;
+    }
+    __atomic_store_n(&session->id, record->id, __ATOMIC_RELAXED);
+    session->verdict = verdict;
+    session->listener = listener;
+    use_listener(listener);
+    session->pinned = record->pinned;
+    session->answered = record->downloads > 0;
+    session->hash = hash_of(relay, listener, &session->client, record->addressed);
+    begin_change(record);
+    if (!memcmp(record->peer, nothing, sizeof nothing))
+        write_network(record, verdict); // a version that did not has opened it
+    record->acl = verdict->acl;
+    record->generation = verdict->generation;
+    end_change(record);
+    begin(worker, session);
+    if (record->state == OPEN)
+        enter_key(worker, session);
+    pthread_mutex_lock(&relay->book);
+    verdict->uses++;
+    if (relay->per_client)
+        ++*client_count(relay, &session->client);
+    enter_port(relay, session);
+    pthread_mutex_unlock(&relay->book);
+    leave(worker);
+    return 1;
+}

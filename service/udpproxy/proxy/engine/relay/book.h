@@ -1,0 +1,28 @@
+// Which sessions there are, whose they are, when they are due.
+#ifndef UDPPROXY_BOOK_H
+#define UDPPROXY_BOOK_H
+
+#include "state.h"
+
+void use_listener(struct listener *listener);
+void leave_listener(struct listener *listener);
+struct listener *listener_of(const struct relay *relay, uint32_t number);
+
+uint32_t hash_of(const struct relay *relay, const struct listener *listener,
+                 const union address *client, const uint8_t *addressed);
+struct session *find(struct worker *worker, const struct first *first);
+void enter_key(struct worker *worker, struct session *session);
+void leave_key(struct worker *worker, struct session *session);
+
+void plan(struct worker *worker, struct session *session);
+void unplan(struct worker *worker, struct session *session);
+uint64_t first_due(const struct worker *worker);
+struct session *next_due(struct worker *worker, uint64_t now, enum reason *reason, int *looks);
+
+void list_unanswered(struct worker *worker, struct session *session);
+void unlist_unanswered(struct worker *worker, struct session *session);
+
+uint32_t *client_count(struct relay *relay, const union address *client);
+void client_left(struct relay *relay, const union address *client);
+
+#endif

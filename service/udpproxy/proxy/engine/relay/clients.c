@@ -1,0 +1,139 @@
+// What clients sent: a batch from the listener, and for each datagram one look at the table.
+#include "clients.h"
+
+#include "book.h"
+#include "events.h"
+#include "upload.h"
+#include "first.h"
+
+#ifndef IPV6_PKTINFO
+#define IPV6_PKTINFO 50
+#endif
+enum { MOST_BATCHES = 4 }; // before the servers get their turn
+
+// From the control messages of a wildcard listener: the address the client wrote to and the one
+// to answer from. Equal but for broadcast and multicast, where the interface's own address
+// (ipi_spec_dst, ip(7)) answers.
+static void read_control(struct msghdr *message, struct whereto *to)
+{
+    for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part; part = CMSG_NXTHDR(message, part)) {
+        if (part->cmsg_level == IPPROTO_IP && part->cmsg_type == IP_PKTINFO) {
+            struct in_pktinfo info;
+            memcpy(&info, CMSG_DATA(part), sizeof info);
+            memcpy(to->addressed, &info.ipi_addr, 4);
+            memcpy(to->local, &info.ipi_spec_dst, 4);
+            to->interface = (uint32_t)info.ipi_ifindex;
+        } else if (part->cmsg_level == IPPROTO_IPV6 && part->cmsg_type == IPV6_PKTINFO) {
+            struct in6_pktinfo info;
+            memcpy(&info, CMSG_DATA(part), sizeof info);
+            memcpy(to->addressed, &info.ipi6_addr, 16);
+            if (!IN6_IS_ADDR_MULTICAST(&info.ipi6_addr))
+                memcpy(to->local, &info.ipi6_addr, 16);
+            to->interface = info.ipi6_ifindex;
+        }
+    }
+}
+
+static void destination(const struct listener *listener, struct msghdr *message,
+                        struct whereto *to)
+{
+    if (listener->wildcard) {
+        memset(to, 0, sizeof *to);
+        read_control(message, to);
+    } else {
+        memcpy(to->addressed, listener->packed, 16);
+        memcpy(to->local, listener->packed, 16);
+        to->interface = 0;
+    }
+}
+
+static bool is_same_flow(const struct listener *listener, const struct incoming *in, int one,
+                         int other)
+{
+    if (in->to[one].hash != in->to[other].hash ||
+        !same_endpoint(in->clients + one, in->clients + other))
+        return false;
+    if (is_v6(in->clients + one) &&
+        in->clients[one].v6.sin6_scope_id != in->clients[other].v6.sin6_scope_id)
+        return false;
+    return !listener->wildcard ||
+           memcmp(in->to[one].addressed, in->to[other].addressed, 16) == 0;
+}
+
+// A datagram, or a run of one client's; how many that were.
+static int pass_on(struct worker *worker, struct listener *listener, int at, int count)
+{
+    struct incoming *in = &worker->in;
+    const struct whereto *to = in->to + at;
+    const struct first first = {
+        .listener = listener,
+        .client = in->clients + at,
+        .addressed = to->addressed,
+        .local = to->local,
+        .interface = to->interface,
+        .hash = to->hash,
+    };
+    struct session *session = find(worker, &first);
+    const void *data = in->iov[at].iov_base;
+    uint32_t size = in->messages[at].msg_len;
+    if (!session) {
+        take_first(worker, &first, data, size, NULL);
+        return 1;
+    }
+    int run = 1;
+    while (at + run < count && is_same_flow(listener, in, at, at + run))
+        run++;
+    struct iovec iov[BATCH];
+    for (int i = 0; i < run; i++)
+        iov[i] = (struct iovec){in->iov[at + i].iov_base, in->messages[at + i].msg_len};
+    if (run == 1 || !within_limits(worker, session, iov, (uint32_t)run)) {
+        if (!upload(worker, session, data, size))
+            take_first(worker, &first, data, size, NULL);
+        return 1;
+    }
+    return (int)upload_run(worker, session, iov, (uint32_t)run);
+}
+
+// Whose they are, for all of a batch: what the sessions will need comes while others are served.
+static void look_ahead(struct worker *worker, const struct listener *listener, int count)
+{
+    struct incoming *in = &worker->in;
+    for (int i = 0; i < count; i++) {
+        struct whereto *to = in->to + i;
+        destination(listener, &in->messages[i].msg_hdr, to);
+        to->hash = hash_of(worker->relay, listener, in->clients + i, to->addressed);
+        __builtin_prefetch(worker->cells + (to->hash & worker->mask));
+    }
+    for (int i = 0; i < count; i++) {
+        uint32_t slot = worker->cells[in->to[i].hash & worker->mask].slot;
+        if (!slot)
+            continue;
+        __builtin_prefetch(worker->relay->sessions + slot - 1);
+        __builtin_prefetch(&worker->relay->records[slot - 1].last_upload);
+    }
+}
+
+void read_clients(struct worker *worker, struct listener *listener)
+{
+    struct incoming *in = &worker->in;
+    for (int batch = 0; batch < MOST_BATCHES && !listener->gone; batch++) {
+        for (int i = 0; i < BATCH; i++) {
+            struct msghdr *message = &in->messages[i].msg_hdr;
+            message->msg_namelen = sizeof in->clients[i];
+            message->msg_control = listener->wildcard ? in->control[i] : NULL;
+            message->msg_controllen = listener->wildcard ? CONTROL : 0;
+        }
+        int count = recvmmsg(listener->fds[worker->number], in->messages, BATCH, MSG_DONTWAIT,
+                             NULL);
+        if (count < 0) {
+            if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
+                tell_failed(worker, NULL, FROM_CLIENTS, errno);
+            return;
+        }
+        look_ahead(worker, listener, count);
+        for (int at = 0; at < count;)
+            at += pass_on(worker, listener, at, count);
+        if (count < BATCH)
+            return;
+    }
+}

@@ -1,0 +1,184 @@
+// What the host does with the sessions that there are.
+#include "commands.h"
+
+#include "state.h"
+#include "ports.h"
+#include "sockets.h"
+#include "worker.h"
+#include "book.h"
+#include "events.h"
+#include "sessions.h"
+
+uint32_t relay_sessions(struct relay *relay)
+{
+    return __atomic_load_n(&relay->live, __ATOMIC_RELAXED);
+}
+
+// So many sessions and no more, though there are slots for others.
+void relay_limit(struct relay *relay, uint32_t most)
+{
+    pthread_mutex_lock(&relay->book);
+    relay->most = most;
+    pthread_mutex_unlock(&relay->book);
+}
+
+void relay_segment(struct relay *relay, int on)
+{
+    __atomic_store_n(&relay->unable, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&relay->segmentation, on, __ATOMIC_RELAXED);
+}
+
+void relay_watch(struct relay *relay, int on)
+{
+    for (uint32_t i = 0; i < relay->worker_count; i++) {
+        struct worker *worker = relay->workers + i;
+        enter(worker);
+        __atomic_store_n(&relay->watched, on, __ATOMIC_RELAXED);
+        for (uint32_t slot = 0; slot < relay->capacity; slot++) {
+            struct session *session = relay->sessions + slot;
+            if (life_of(session) == LIVE && is_of(session, worker))
+                be_careful(relay, session);
+        }
+        leave(worker);
+    }
+}
+
+// The record of a live session while nobody writes it; 0: there is none in that slot.
+int relay_copy(struct relay *relay, uint32_t slot, uint64_t *id, void *record)
+{
+    struct session *session = relay->sessions + slot;
+    if (life_of(session) != LIVE)
+        return 0;
+    *id = id_of(session);
+    struct worker *worker = enter_session(session, *id);
+    if (!worker)
+        return 0;
+    bool found = life_of(session) == LIVE;
+    if (found)
+        memcpy(record, session->record, RECORD_SIZE);
+    leave(worker);
+    return found;
+}
+
+// The rules that hold from now on; 0: the session has ended meanwhile.
+int relay_judge_by(struct relay *relay, uint64_t id, uint32_t slot, struct verdict *verdict)
+{
+    struct session *session = relay->sessions + slot;
+    struct worker *worker = enter_session(session, id);
+    if (!worker)
+        return 0;
+    bool found = life_of(session) == LIVE;
+    if (found) {
+        pthread_mutex_lock(&relay->book);
+        session->verdict->uses--;
+        verdict->uses++;
+        pthread_mutex_unlock(&relay->book);
+        session->verdict = verdict;
+        begin_change(session->record);
+        session->record->acl = verdict->acl;
+        session->record->generation = verdict->generation;
+        end_change(session->record);
+        be_careful(relay, session);
+        plan(worker, session);
+        rouse(worker);
+    }
+    leave(worker);
+    return found;
+}
+
+// The session goes on to another server; 0: there is none of that number.
+int relay_redirect(struct relay *relay, uint64_t id, const union address *server)
+{
+    for (uint32_t slot = 0; slot < relay->capacity; slot++) {
+        struct session *session = relay->sessions + slot;
+        if (life_of(session) != LIVE || id_of(session) != id)
+            continue;
+        struct worker *worker = enter_session(session, id);
+        bool found = worker && life_of(session) == LIVE;
+        if (found)
+            aim(worker, session, server);
+        if (worker)
+            leave(worker);
+        return found;
+    }
+    return 0;
+}
+
+// 0: it is not there any more.
+int relay_end(struct relay *relay, uint64_t id, uint32_t slot, enum reason reason)
+{
+    struct session *session = relay->sessions + slot;
+    struct worker *worker = enter_session(session, id);
+    if (!worker)
+        return 0;
+    bool found = life_of(session) == LIVE;
+    if (found)
+        close_session(worker, session, reason);
+    leave(worker);
+    say(relay);
+    return found;
+}
+
+// 0: there is none of that number.
+int relay_kill(struct relay *relay, uint64_t id, enum reason reason)
+{
+    for (uint32_t slot = 0; slot < relay->capacity; slot++) {
+        const struct session *session = relay->sessions + slot;
+        if (life_of(session) == LIVE && id_of(session) == id)
+            return relay_end(relay, id, slot, reason);
+    }
+    return 0;
+}
+
+// ---- those that have ended ----
+
+int relay_ended(struct relay *relay, uint32_t slot, uint32_t *verdict, uint64_t *id,
+                int *answered)
+{
+    const struct session *session = relay->sessions + slot;
+    *verdict = session->verdict->number;
+    *id = session->id;
+    *answered = session->record->downloads > 0;
+    return session->reason;
+}
+
+uint32_t relay_drops(struct relay *relay, uint32_t slot)
+{
+    return drops_of(relay, slot);
+}
+
+static void add_up(struct relay *relay, const struct record *record, uint32_t drops)
+{
+    count_total(relay, SESSIONS_ENDED, 1);
+    count_total(relay, UPLOAD_DATAGRAMS, record->uploads);
+    count_total(relay, UPLOAD_BYTES, record->upload_bytes);
+    count_total(relay, DOWNLOAD_DATAGRAMS, record->downloads);
+    count_total(relay, DOWNLOAD_BYTES, record->download_bytes);
+    count_total(relay, STRAY_REPLIES, record->stray);
+    count_total(relay, ICMP_ERRORS, record->icmp);
+    count_total(relay, DROPS_SESSIONS, drops);
+}
+
+// The host has heard of these: their slots are free again.
+void relay_finish(struct relay *relay, const uint32_t *slots, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        struct session *session = relay->sessions + slots[i];
+        uint32_t drops = relay_drops(relay, slots[i]);
+        __atomic_store_n(&session->record->state, CLOSING, __ATOMIC_RELEASE);
+        add_up(relay, session->record, drops);
+        pthread_mutex_lock(&relay->book);
+        leave_port(relay, session); // it rests before anybody can have it
+        pthread_mutex_unlock(&relay->book);
+        reset_socket(session->fd, session->plain);
+        pthread_mutex_lock(&relay->book);
+        free_record(session->record);
+        leave_listener(session->listener);
+        session->verdict->uses--;
+        relay->ended_count--;
+        give_back(relay, slots[i]);
+        pthread_mutex_unlock(&relay->book);
+    }
+    for (uint32_t i = 0; count && i < relay->worker_count; i++)
+        wake(relay->workers + i);
+}

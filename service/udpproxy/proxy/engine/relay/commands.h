@@ -1,0 +1,22 @@
+// For the host: what it does with the sessions that there are.
+#ifndef UDPPROXY_COMMANDS_H
+#define UDPPROXY_COMMANDS_H
+
+#include "host.h"
+
+uint32_t relay_sessions(struct relay *relay);
+void relay_limit(struct relay *relay, uint32_t most);
+void relay_segment(struct relay *relay, int on);
+void relay_watch(struct relay *relay, int on);
+int relay_copy(struct relay *relay, uint32_t slot, uint64_t *id, void *record);
+int relay_judge_by(struct relay *relay, uint64_t id, uint32_t slot, struct verdict *verdict);
+int relay_redirect(struct relay *relay, uint64_t id, const union address *server);
+int relay_kill(struct relay *relay, uint64_t id, enum reason reason);
+int relay_end(struct relay *relay, uint64_t id, uint32_t slot, enum reason reason);
+
+int relay_ended(struct relay *relay, uint32_t slot, uint32_t *verdict, uint64_t *id,
+                    int *answered);
+uint32_t relay_drops(struct relay *relay, uint32_t slot);
+void relay_finish(struct relay *relay, const uint32_t *slots, uint32_t count);
+
+#endif

@@ -1,0 +1,131 @@
+// What passes between the relay and the host: the native engine's Python side, which is one thread.
+#ifndef UDPPROXY_HOST_H
+#define UDPPROXY_HOST_H
+
+#include "address.h"
+
+#include <stddef.h>
+
+struct decision;
+struct listener;
+struct relay;
+
+// In the order of model.SessionType.
+enum type { NORMAL, ONE_WAY, ANY_PORT, ANY_SOCK, BROADCAST };
+
+// In the order of reasons.Reason.
+enum reason {
+    IDLE,
+    LIFETIME,
+    OVER_UPLOAD_BYTES,
+    ALL_UPLOAD_DATAGRAMS,
+    OVER_DOWNLOAD_BYTES,
+    OVER_DOWNLOAD_DATAGRAMS,
+    UNEXPECTED_REPLY,
+    UNREACHABLE,
+    UNRESOLVED,
+    POLICY,
+    EVICTED_BY_NEWCOMER,
+    KILLED,
+    TERMINATED,
+    FAULT,
+    BY_EXTENSION,
+};
+
+#define NEVER ((uint64_t)1 << 63)
+
+struct budget {
+    uint64_t idle, lifetime;
+    uint64_t upload_datagrams, download_datagrams, upload_bytes, download_bytes;
+};
+
+// interface.Verdict; `number` is its place in the list that Python keeps.
+//
+// Its life: the host has it made (relay_verdict), fills it in, and gives it to decisions and
+// sessions; once none of them and no event uses it, the host's next sweep frees it (relay_sweep).
+//
+//   uses        book
+//   the rest    the host's, until a decision or a session has it; never changes after that
+struct verdict {
+    struct budget budget;
+    uint64_t generation;
+    uint32_t number, acl;
+    uint32_t uses; // sessions, kept decisions and events
+    union address server;
+    uint8_t type, any_port, close_on_unreachable, handed;
+    uint8_t network_size, first[16], last[16];
+};
+
+enum kind {
+    OPENED,
+    REFUSED,
+    DENIED,
+    STRAYED,
+    FAILED,
+    SEEN,
+    HANDED,
+    REROUTED,
+    SERVER_UNREACHABLE,
+    SERVER_ANSWERS,
+};
+
+enum what { FROM_CLIENTS, TO_SERVER, TO_CLIENT, FIX_PEER, FOLLOW_SERVER };
+
+// Something to tell the host. `counter` is one of enum total, `problem` an errno or 0.
+//
+//   all of it    book; the host's once it has taken it (relay_news)
+struct event {
+    struct event *next;
+    struct decision *decision; // DENIED: while more may be added to `count`
+    struct verdict *of;        // what `verdict` is the number of, kept for it
+    uint64_t session;
+    enum kind kind;
+    uint32_t listener, verdict, counter, what, count, size, slot;
+    int problem, upload;
+    union address who;
+    uint8_t addressed_size, addressed[16];
+    uint8_t data[];
+};
+
+// The first datagram of a session that nobody has decided about yet.
+//
+//   all of it    book; the host's once it has taken it (relay_news)
+struct question {
+    struct question *next;
+    union address client;
+    uint32_t listener;
+    uint8_t addressed_size, addressed[16];
+};
+
+// A datagram that waits for a decision or a slot.
+//
+//   listener     worker; kept by its `uses`
+//   the rest     worker: the one that it waits with; the host's once that has pulled it
+//                (relay_pull), and then it has no listener
+struct held {
+    struct held *next;
+    struct listener *listener;
+    union address client;
+    uint8_t addressed[16], local[16];
+    uint32_t interface, size, hash;
+    int asked, injected;
+    uint8_t data[];
+};
+
+// What one turn of Python's thread takes on. Whoever runs its loop has other things to do, and what
+// strangers cause may come faster than it can be told: the rest stays where it is, which is
+// bounded.
+struct portion {
+    uint32_t events, questions, ended;
+};
+
+struct news {
+    struct event *events;
+    struct question *questions;
+    uint32_t ended; // slots
+    uint32_t more;  // there is something left
+};
+
+typedef void (*seen)(void *context, uint64_t session, int upload, const void *data, uint32_t size);
+
+#endif

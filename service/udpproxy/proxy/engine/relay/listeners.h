@@ -1,0 +1,10 @@
+// For the host: listeners come and go.
+#ifndef UDPPROXY_LISTENERS_H
+#define UDPPROXY_LISTENERS_H
+
+#include "host.h"
+
+int relay_listen(struct relay *relay, uint32_t number, const int *fds, const union address *bound);
+uint32_t relay_unlisten(struct relay *relay, uint32_t number);
+
+#endif

@@ -1,0 +1,10 @@
+// Replies on their way to clients.
+#ifndef UDPPROXY_REPLIES_H
+#define UDPPROXY_REPLIES_H
+
+#include "state.h"
+
+void gather(struct worker *worker, struct session *session, void *data, uint32_t size);
+void flush(struct worker *worker);
+
+#endif

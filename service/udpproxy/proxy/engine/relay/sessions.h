@@ -1,0 +1,26 @@
+// Births and deaths of sessions, and what becomes of them in between.
+#ifndef UDPPROXY_SESSIONS_H
+#define UDPPROXY_SESSIONS_H
+
+#include "state.h"
+
+struct session *open_session(struct worker *worker, const struct first *first,
+                             struct verdict *verdict, uint32_t slot);
+void close_session(struct worker *worker, struct session *session, enum reason reason);
+void begin(struct worker *worker, struct session *session);
+void be_careful(struct relay *relay, struct session *session);
+bool poll_session(struct worker *worker, struct session *session);
+void unpoll_ended(struct worker *worker, struct session *session);
+void write_network(struct record *record, const struct verdict *verdict);
+void free_record(struct record *record);
+void give_back(struct relay *relay, uint32_t slot);
+
+bool unreachable(struct worker *worker, struct session *session);
+bool is_icmp(struct worker *worker, struct session *session, int problem);
+void count_icmp(struct worker *worker, struct session *session, uint32_t count, int problem);
+
+uint32_t drops_of(const struct relay *relay, uint32_t slot);
+void aim(struct worker *worker, struct session *session, const union address *server);
+bool reconnect(struct worker *worker, struct session *session, int *problem);
+
+#endif

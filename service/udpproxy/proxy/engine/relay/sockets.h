@@ -1,0 +1,31 @@
+// The sockets towards servers: what may be done with one.
+#ifndef UDPPROXY_SOCKETS_H
+#define UDPPROXY_SOCKETS_H
+
+#include "state.h"
+#include <sys/syscall.h>
+
+int attach(struct relay *relay, int fd, enum type type, const union address *server,
+           union address *own);
+int fix_peer(int fd, const union address *peer);
+int fix_peer_again(int fd, const union address *peer, union address *own);
+void disconnect(int fd);
+void reset_socket(int fd, bool plain);
+uint32_t take_errors(int fd, int *problem);
+uint32_t socket_drops(int fd);
+bool means_unreachable(int problem);
+bool means_cut_off(int problem);
+
+// libc's own are points of cancellation, which in a process with threads cost two atomic
+// operations each; nobody cancels ours.
+static inline ssize_t send_datagram(int fd, const struct iovec *iov)
+{
+    return syscall(SYS_sendto, fd, iov->iov_base, iov->iov_len, 0, NULL, 0);
+}
+
+static inline ssize_t receive_datagram(int fd, void *data, size_t size)
+{
+    return syscall(SYS_recvfrom, fd, data, size, MSG_DONTWAIT, NULL, NULL);
+}
+
+#endif
