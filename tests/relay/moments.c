@@ -25,7 +25,7 @@ static void hear(void)
     check(news.questions || news.ended, "nothing waits for the host");
     for (const struct question *one = news.questions; one; one = one->next)
         relay_answer(relay, one, verdict, 0, clock_now() + 1000 * (uint64_t)SECOND);
-    relay_finish(relay, slots, news.ended);
+    relay_free_ended(relay, slots, news.ended);
     relay_free_news(relay, &news);
 }
 
@@ -36,7 +36,7 @@ void *__wrap_calloc(size_t count, size_t size)
 {
     if (size == sizeof(struct held) + 1 && __atomic_exchange_n(&armed, false, __ATOMIC_ACQ_REL)) {
         hear();
-        check(!is_readable(relay->workers->wake, 0), "it is known to wait");
+        check(!is_readable(relay->workers->bell, 0), "it is known to wait");
         __atomic_store_n(&patience, UNKNOWN, __ATOMIC_RELEASE);
     }
     return __real_calloc(count, size);

@@ -29,7 +29,7 @@ static void turn(void)
     relay_news(relay, &news, slots, &most);
     for (const struct question *one = news.questions; one; one = one->next)
         relay_answer(relay, one, verdict, 32, clock_now() + SECOND);
-    relay_finish(relay, slots, news.ended);
+    relay_free_ended(relay, slots, news.ended);
     relay_free_news(relay, &news);
 }
 
@@ -160,12 +160,12 @@ static void busy_sessions_are_planned_anew_in_parts(void)
         session->verdict = verdict;
         session->due_at = NOBODY;
         session->record->last_upload = then;
-        plan(worker, session);
+        set_due(worker, session);
         session->record->last_upload = late;
     }
-    check(relay_work(relay, late) <= late, "all of them at once");
+    check(relay_expire(relay, late) <= late, "all of them at once");
     int turns = 1;
-    while (turns < MANY && relay_work(relay, late) <= late)
+    while (turns < MANY && relay_expire(relay, late) <= late)
         turns++;
     check(turns > 1 && turns < 100, "not in a few turns");
     check(first_due(worker) == late + SECOND, "not planned");

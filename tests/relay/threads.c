@@ -130,7 +130,7 @@ static bool hear(void)
     answer_questions(news.questions);
     for (const struct event *event = news.events; event; event = event->next)
         told++;
-    relay_finish(relay, slots, news.ended);
+    relay_free_ended(relay, slots, news.ended);
     relay_free_news(relay, &news);
     return any;
 }
@@ -164,11 +164,11 @@ static void change_listener(struct place *place)
         struct worker *worker = __atomic_load_n(&session->worker, __ATOMIC_ACQUIRE);
         if (!worker)
             continue;
-        enter(worker);
+        lock_worker(worker);
         check(!is_of(session, worker) || life_of(session) != LIVE ||
                   session->listener->number != old,
               "a session of a listener that is gone");
-        leave(worker);
+        unlock_worker(worker);
     }
     for (int i = 0; i < WORKERS; i++)
         close(place->fds[i]);
@@ -209,7 +209,7 @@ static void serve_for(uint64_t seconds)
 {
     uint64_t end = clock_now() + seconds * SECOND;
     for (uint64_t turns = 0, now; (now = clock_now()) < end; turns++) {
-        struct pollfd ready = {.fd = relay_notice(relay), .events = POLLIN};
+        struct pollfd ready = {.fd = relay_bell(relay), .events = POLLIN};
         poll(&ready, 1, 1);
         hear();
         if (turns % 2 == 0)
@@ -217,7 +217,7 @@ static void serve_for(uint64_t seconds)
         if (turns % 50 == 7)
             judge_anew(now);
         if (turns % 20 == 3)
-            relay_work(relay, now);
+            relay_expire(relay, now);
         if (turns % 100 == 4)
             relay_watch(relay, turns % 200 == 4);
         if (turns % 64 == 5)

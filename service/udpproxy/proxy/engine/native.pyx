@@ -93,7 +93,7 @@ cdef class NativeEngine(_News):
         if self._relay == NULL:
             raise OSError(errno, os.strerror(errno))
         self._lend_sockets()
-        self._reactor.add_reader(relay_notice(self._relay), self._noticed)
+        self._reactor.add_reader(relay_bell(self._relay), self._noticed)
         if threads:
             relay_ring(self._relay)
             return
@@ -126,13 +126,13 @@ cdef class NativeEngine(_News):
         """Whether the host hears of each session that opens."""
         cdef int flag = openings
         with nogil:
-            relay_tell(self._relay, flag)
+            relay_tell_openings(self._relay, flag)
 
     def await_answers(self, *, on):
         """Whether the host hears of each session's first reply."""
         cdef int flag = on
         with nogil:
-            relay_await(self._relay, flag)
+            relay_tell_answers(self._relay, flag)
 
     def segment(self, *, on):
         """UDP_SEGMENT, from now on."""
@@ -311,7 +311,7 @@ cdef class NativeEngine(_News):
         """Expire what is due; once a second see what the kernel dropped."""
         cdef uint64_t moment = now, due
         with nogil:
-            due = relay_work(self._relay, moment)
+            due = relay_expire(self._relay, moment)
         self._tell()
         if now >= self._next_second:
             self._next_second = now + _SECOND
@@ -366,14 +366,14 @@ cdef class NativeEngine(_News):
         with nogil:
             relay_retry(self._relay)
         self._tell_all()
-        self._reactor.remove_reader(relay_notice(self._relay))
+        self._reactor.remove_reader(relay_bell(self._relay))
         if not self._threads:
             for number in range(self._workers):
                 self._reactor.remove_reader(relay_poller(self._relay, number))
         for listener in self._listeners.values():
             for sock in (listener.socket, *listener.others):
                 sock.close()
-        relay_silence(self._relay)
+        relay_close(self._relay)
         self._listeners.clear()
         self._pool.close()
 

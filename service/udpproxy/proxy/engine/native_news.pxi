@@ -223,13 +223,13 @@ cdef class _News(_Verdicts):
                 self._tell_one_ended(slots[i])
         if count:
             with nogil:
-                relay_finish(self._relay, slots, count)
+                relay_free_ended(self._relay, slots, count)
 
     cdef _tell_one_ended(self, uint32_t slot):
         cdef uint32_t number
         cdef uint64_t id
         cdef int answered
-        reason = _REASONS[relay_ended(self._relay, slot, &number, &id, &answered)]
+        reason = _REASONS[relay_how_ended(self._relay, slot, &number, &id, &answered)]
         record = self._table.read(slot)
         if record is None or record.id != id:
             record = Record(id=id)
@@ -244,7 +244,7 @@ cdef class _News(_Verdicts):
         cdef int length, answered
         texts = []
         for i in range(count):
-            reason = _REASONS[relay_ended(self._relay, slots[i], &number, &id, &answered)]
+            reason = _REASONS[relay_how_ended(self._relay, slots[i], &number, &id, &answered)]
             decided = self._verdicts[number]
             rule, length = decided.rule.encode(), -1
             if not decided.handed:

@@ -26,8 +26,8 @@ cdef extern from "relay/relay.h" nogil:
         uint32_t number, acl
         address server
         uint8_t type, any_port, close_on_unreachable, network_size, handed
-        uint8_t *first
-        uint8_t *last
+        uint8_t *network_first
+        uint8_t *network_last
     cdef struct event:
         event *next
         uint64_t session
@@ -73,7 +73,7 @@ cdef extern from "relay/relay.h" nogil:
     void relay_stop(relay_ *)
     void relay_inline(relay_ *, seen, void *)
     int relay_turn(relay_ *, uint32_t)
-    int relay_notice(relay_ *)
+    int relay_bell(relay_ *)
     int relay_poller(relay_ *, uint32_t)
     void relay_socket(relay_ *, int, uint32_t, int)
     int relay_listen(relay_ *, uint32_t, const int *, const address *)
@@ -86,8 +86,8 @@ cdef extern from "relay/relay.h" nogil:
     void relay_forget(relay_ *)
     uint32_t relay_drops(relay_ *, uint32_t)
     int relay_describe(relay_ *, uint32_t, const char *, uint64_t, char *, size_t)
-    int relay_ended(relay_ *, uint32_t, uint32_t *, uint64_t *, int *)
-    void relay_finish(relay_ *, const uint32_t *, uint32_t)
+    int relay_how_ended(relay_ *, uint32_t, uint32_t *, uint64_t *, int *)
+    void relay_free_ended(relay_ *, const uint32_t *, uint32_t)
     verdict *relay_verdict(relay_ *)
     uint32_t relay_sweep(relay_ *, uint32_t *, uint32_t)
     held_ *relay_pull(relay_ *, const question *)
@@ -107,13 +107,13 @@ cdef extern from "relay/relay.h" nogil:
     void relay_free_slot(relay_ *, uint32_t)
     void relay_reserve(relay_ *, const uint8_t *)
     void relay_limit(relay_ *, uint32_t)
-    uint64_t relay_work(relay_ *, uint64_t)
+    uint64_t relay_expire(relay_ *, uint64_t)
     uint32_t relay_sessions(relay_ *)
     void relay_watch(relay_ *, int)
-    void relay_tell(relay_ *, int)
-    void relay_await(relay_ *, int)
+    void relay_tell_openings(relay_ *, int)
+    void relay_tell_answers(relay_ *, int)
     void relay_segment(relay_ *, int)
     void relay_count(relay_ *, uint32_t, uint64_t)
     void relay_figures(relay_ *, relay_figures_ *)
-    void relay_silence(relay_ *)
+    void relay_close(relay_ *)
     void make_address(address *, const uint8_t *, unsigned, uint16_t, uint32_t)

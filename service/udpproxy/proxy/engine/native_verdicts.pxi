@@ -45,8 +45,8 @@ cdef class _Verdicts:
         if decided.network is not None:
             first, last = decided.network
             made.network_size = len(first)
-            memcpy(made.first, <const uint8_t *>first, len(first))
-            memcpy(made.last, <const uint8_t *>last, len(last))
+            memcpy(made.network_first, <const uint8_t *>first, len(first))
+            memcpy(made.network_last, <const uint8_t *>last, len(last))
         self._numbers[decided] = <size_t>made
         while len(self._verdicts) <= made.number:
             self._verdicts.append(None)

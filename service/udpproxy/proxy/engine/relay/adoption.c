@@ -36,7 +36,7 @@ void relay_clear(struct relay *relay, uint32_t slot)
 void relay_free_slot(struct relay *relay, uint32_t slot)
 {
     pthread_mutex_lock(&relay->book);
-    give_back(relay, slot);
+    free_slot(relay, slot);
     pthread_mutex_unlock(&relay->book);
 }
 
@@ -53,10 +53,10 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
     make_address(&session->client, record->client, record->client_size, record->client_port,
                  record->scope);
     struct worker *worker = relay->workers + worker_of(relay, &session->client);
-    enter(worker);
+    lock_worker(worker);
     session->fd = fd;
     if (!poll_session(worker, session)) {
-        leave(worker);
+        unlock_worker(worker);
         return 0;
     }
     __atomic_store_n(&session->id, record->id, __ATOMIC_RELAXED);
@@ -72,15 +72,15 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
     record->acl = verdict->acl;
     record->generation = verdict->generation;
     end_change(record);
-    begin(worker, session);
+    begin_session(worker, session);
     if (record->state == OPEN)
-        enter_key(worker, session);
+        add_key(worker, session);
     pthread_mutex_lock(&relay->book);
     verdict->uses++;
     if (relay->per_client)
         ++*client_count(relay, &session->client);
-    enter_port(relay, session);
+    add_port(relay, session);
     pthread_mutex_unlock(&relay->book);
-    leave(worker);
+    unlock_worker(worker);
     return 1;
 }

@@ -70,7 +70,7 @@ void relay_answer(struct relay *relay, const struct question *question, struct v
     if (packed_size(&question->client) == 4)
         bits += 96;
     unsigned leading = until && bits < 128 ? bits : 128;
-    struct decision *one = add(relay, question->listener, wide, to, leading);
+    struct decision *one = add_decision(relay, question->listener, wide, to, leading);
     if (one) {
         one->verdict = verdict;
         one->until = until;
@@ -81,7 +81,7 @@ void relay_answer(struct relay *relay, const struct question *question, struct v
     __atomic_add_fetch(&relay->answers, 1, __ATOMIC_SEQ_CST);
     pthread_mutex_unlock(&relay->book);
     for (uint32_t i = 0; i < relay->worker_count; i++)
-        wake(relay->workers + i);
+        ring_if_held(relay->workers + i);
 }
 
 void relay_forget(struct relay *relay)
@@ -112,7 +112,7 @@ struct held *relay_pull(struct relay *relay, const struct question *question)
     pthread_mutex_unlock(&relay->book);
     for (uint32_t i = 0; i < relay->worker_count; i++) {
         struct worker *worker = relay->workers + i;
-        enter(worker);
+        lock_worker(worker);
         for (struct held **link = &worker->held, *held; (held = *link);) {
             if (!is_asked(held, question)) {
                 link = &held->next;
@@ -120,12 +120,12 @@ struct held *relay_pull(struct relay *relay, const struct question *question)
             }
             unlink_held(worker, link);
             held->next = NULL;
-            leave_listener(held->listener);
+            release_listener(held->listener);
             held->listener = NULL;
             *end = held;
             end = &held->next;
         }
-        leave(worker);
+        unlock_worker(worker);
     }
     return pulled;
 }
@@ -139,7 +139,7 @@ void relay_inject(struct relay *relay, uint32_t number, const union address *cli
     struct listener *listener = listener_of(relay, number);
     if (!listener)
         return;
-    struct first first = {
+    struct arrival arrival = {
         .listener = listener,
         .client = client,
         .addressed = addressed,
@@ -148,21 +148,21 @@ void relay_inject(struct relay *relay, uint32_t number, const union address *cli
         .injected = true,
         .hash = hash_of(relay, listener, client, addressed),
     };
-    enter(worker);
+    lock_worker(worker);
     worker->now = clock_now();
-    struct session *session = find(worker, &first);
+    struct session *session = find_session(worker, &arrival);
     if (!session || !upload(worker, session, data, size))
-        take_first(worker, &first, data, size, NULL);
-    leave(worker);
+        take_first(worker, &arrival, data, size, NULL);
+    unlock_worker(worker);
 }
 
 // What waits for decisions that have come, for the last time.
 void relay_retry(struct relay *relay)
 {
     for (uint32_t i = 0; i < relay->worker_count; i++) {
-        enter(relay->workers + i);
+        lock_worker(relay->workers + i);
         relay->workers[i].now = clock_now();
         retry_held(relay->workers + i);
-        leave(relay->workers + i);
+        unlock_worker(relay->workers + i);
     }
 }

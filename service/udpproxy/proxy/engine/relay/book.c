@@ -15,7 +15,7 @@ void use_listener(struct listener *listener)
     __atomic_add_fetch(&listener->uses, 1, __ATOMIC_RELAXED);
 }
 
-void leave_listener(struct listener *listener)
+void release_listener(struct listener *listener)
 {
     __atomic_sub_fetch(&listener->uses, 1, __ATOMIC_RELEASE);
 }
@@ -55,30 +55,30 @@ uint32_t hash_of(const struct relay *relay, const struct listener *listener,
     return (uint32_t)siphash(relay->key, words, count);
 }
 
-static bool is_key_of(const struct session *session, const struct first *first)
+static bool is_key_of(const struct session *session, const struct arrival *arrival)
 {
-    const union address *client = first->client;
-    if (session->listener != first->listener || !same_endpoint(&session->client, client))
+    const union address *client = arrival->client;
+    if (session->listener != arrival->listener || !same_endpoint(&session->client, client))
         return false;
     if (is_v6(client) && session->client.v6.sin6_scope_id != client->v6.sin6_scope_id)
         return false;
-    return !first->listener->wildcard ||
-           memcmp(session->record->addressed, first->addressed, packed_size(client)) == 0;
+    return !arrival->listener->wildcard ||
+           memcmp(session->record->addressed, arrival->addressed, packed_size(client)) == 0;
 }
 
-struct session *find(struct worker *worker, const struct first *first)
+struct session *find_session(struct worker *worker, const struct arrival *arrival)
 {
-    uint32_t hash = first->hash;
+    uint32_t hash = arrival->hash;
     for (uint32_t at = hash & worker->mask; worker->cells[at].slot; at = (at + 1) & worker->mask)
         if (worker->cells[at].hash == hash) {
             struct session *session = worker->relay->sessions + worker->cells[at].slot - 1;
-            if (is_key_of(session, first))
+            if (is_key_of(session, arrival))
                 return session;
         }
     return NULL;
 }
 
-void enter_key(struct worker *worker, struct session *session)
+void add_key(struct worker *worker, struct session *session)
 {
     uint32_t at = session->hash & worker->mask;
     while (worker->cells[at].slot)
@@ -88,7 +88,7 @@ void enter_key(struct worker *worker, struct session *session)
 }
 
 // Open addressing without tombstones: those that follow move up.
-void leave_key(struct worker *worker, struct session *session)
+void remove_key(struct worker *worker, struct session *session)
 {
     if (!session->keyed)
         return;
@@ -151,11 +151,11 @@ static void sift(struct worker *worker, uint32_t at, struct due due)
     place(worker, at, due);
 }
 
-void plan(struct worker *worker, struct session *session)
+void set_due(struct worker *worker, struct session *session)
 {
     struct due due = {deadline(session), slot_of(worker->relay, session)};
     if (due.moment >= NEVER) {
-        unplan(worker, session);
+        clear_due(worker, session);
         return;
     }
     if (session->due_at == NOBODY)
@@ -163,7 +163,7 @@ void plan(struct worker *worker, struct session *session)
     sift(worker, session->due_at, due);
 }
 
-void unplan(struct worker *worker, struct session *session)
+void clear_due(struct worker *worker, struct session *session)
 {
     uint32_t at = session->due_at;
     if (at == NOBODY)
@@ -194,7 +194,7 @@ struct session *next_due(struct worker *worker, uint64_t now, enum reason *reaso
             *reason = IDLE;
             return session;
         }
-        plan(worker, session);
+        set_due(worker, session);
     }
     return NULL;
 }
@@ -250,7 +250,7 @@ uint32_t *client_count(struct relay *relay, const union address *client)
     return &relay->clients[at].count;
 }
 
-void client_left(struct relay *relay, const union address *client)
+void uncount_client(struct relay *relay, const union address *client)
 {
     uint32_t *count = client_count(relay, client), mask = relay->client_mask;
     if (*count == 0 || --*count)

@@ -5,17 +5,17 @@
 #include "state.h"
 
 void use_listener(struct listener *listener);
-void leave_listener(struct listener *listener);
+void release_listener(struct listener *listener);
 struct listener *listener_of(const struct relay *relay, uint32_t number);
 
 uint32_t hash_of(const struct relay *relay, const struct listener *listener,
                  const union address *client, const uint8_t *addressed);
-struct session *find(struct worker *worker, const struct first *first);
-void enter_key(struct worker *worker, struct session *session);
-void leave_key(struct worker *worker, struct session *session);
+struct session *find_session(struct worker *worker, const struct arrival *arrival);
+void add_key(struct worker *worker, struct session *session);
+void remove_key(struct worker *worker, struct session *session);
 
-void plan(struct worker *worker, struct session *session);
-void unplan(struct worker *worker, struct session *session);
+void set_due(struct worker *worker, struct session *session);
+void clear_due(struct worker *worker, struct session *session);
 uint64_t first_due(const struct worker *worker);
 struct session *next_due(struct worker *worker, uint64_t now, enum reason *reason, int *looks);
 
@@ -23,6 +23,6 @@ void list_unanswered(struct worker *worker, struct session *session);
 void unlist_unanswered(struct worker *worker, struct session *session);
 
 uint32_t *client_count(struct relay *relay, const union address *client);
-void client_left(struct relay *relay, const union address *client);
+void uncount_client(struct relay *relay, const union address *client);
 
 #endif

@@ -65,7 +65,7 @@ static int pass_on(struct worker *worker, struct listener *listener, int at, int
 {
     struct incoming *in = &worker->in;
     const struct whereto *to = in->to + at;
-    const struct first first = {
+    const struct arrival arrival = {
         .listener = listener,
         .client = in->clients + at,
         .addressed = to->addressed,
@@ -73,11 +73,11 @@ static int pass_on(struct worker *worker, struct listener *listener, int at, int
         .interface = to->interface,
         .hash = to->hash,
     };
-    struct session *session = find(worker, &first);
+    struct session *session = find_session(worker, &arrival);
     const void *data = in->iov[at].iov_base;
     uint32_t size = in->messages[at].msg_len;
     if (!session) {
-        take_first(worker, &first, data, size, NULL);
+        take_first(worker, &arrival, data, size, NULL);
         return 1;
     }
     int run = 1;
@@ -88,14 +88,14 @@ static int pass_on(struct worker *worker, struct listener *listener, int at, int
         iov[i] = (struct iovec){in->iov[at + i].iov_base, in->messages[at + i].msg_len};
     if (run == 1 || !within_limits(worker, session, iov, (uint32_t)run)) {
         if (!upload(worker, session, data, size))
-            take_first(worker, &first, data, size, NULL);
+            take_first(worker, &arrival, data, size, NULL);
         return 1;
     }
     return (int)upload_run(worker, session, iov, (uint32_t)run);
 }
 
 // Whose they are, for all of a batch: what the sessions will need comes while others are served.
-static void look_ahead(struct worker *worker, const struct listener *listener, int count)
+static void look_up_batch(struct worker *worker, const struct listener *listener, int count)
 {
     struct incoming *in = &worker->in;
     for (int i = 0; i < count; i++) {
@@ -130,7 +130,7 @@ void read_clients(struct worker *worker, struct listener *listener)
                 tell_failed(worker, NULL, FROM_CLIENTS, errno);
             return;
         }
-        look_ahead(worker, listener, count);
+        look_up_batch(worker, listener, count);
         for (int at = 0; at < count;)
             at += pass_on(worker, listener, at, count);
         if (count < BATCH)

@@ -32,14 +32,14 @@ void relay_watch(struct relay *relay, int on)
 {
     for (uint32_t i = 0; i < relay->worker_count; i++) {
         struct worker *worker = relay->workers + i;
-        enter(worker);
+        lock_worker(worker);
         __atomic_store_n(&relay->watched, on, __ATOMIC_RELAXED);
         for (uint32_t slot = 0; slot < relay->capacity; slot++) {
             struct session *session = relay->sessions + slot;
             if (life_of(session) == LIVE && is_of(session, worker))
                 be_careful(relay, session);
         }
-        leave(worker);
+        unlock_worker(worker);
     }
 }
 
@@ -50,13 +50,13 @@ int relay_copy(struct relay *relay, uint32_t slot, uint64_t *id, void *record)
     if (life_of(session) != LIVE)
         return 0;
     *id = id_of(session);
-    struct worker *worker = enter_session(session, *id);
+    struct worker *worker = lock_worker_of(session, *id);
     if (!worker)
         return 0;
     bool found = life_of(session) == LIVE;
     if (found)
         memcpy(record, session->record, RECORD_SIZE);
-    leave(worker);
+    unlock_worker(worker);
     return found;
 }
 
@@ -64,7 +64,7 @@ int relay_copy(struct relay *relay, uint32_t slot, uint64_t *id, void *record)
 int relay_judge_by(struct relay *relay, uint64_t id, uint32_t slot, struct verdict *verdict)
 {
     struct session *session = relay->sessions + slot;
-    struct worker *worker = enter_session(session, id);
+    struct worker *worker = lock_worker_of(session, id);
     if (!worker)
         return 0;
     bool found = life_of(session) == LIVE;
@@ -79,10 +79,10 @@ int relay_judge_by(struct relay *relay, uint64_t id, uint32_t slot, struct verdi
         session->record->generation = verdict->generation;
         end_change(session->record);
         be_careful(relay, session);
-        plan(worker, session);
-        rouse(worker);
+        set_due(worker, session);
+        ring_worker(worker);
     }
-    leave(worker);
+    unlock_worker(worker);
     return found;
 }
 
@@ -93,12 +93,12 @@ int relay_redirect(struct relay *relay, uint64_t id, const union address *server
         struct session *session = relay->sessions + slot;
         if (life_of(session) != LIVE || id_of(session) != id)
             continue;
-        struct worker *worker = enter_session(session, id);
+        struct worker *worker = lock_worker_of(session, id);
         bool found = worker && life_of(session) == LIVE;
         if (found)
             aim(worker, session, server);
         if (worker)
-            leave(worker);
+            unlock_worker(worker);
         return found;
     }
     return 0;
@@ -108,14 +108,14 @@ int relay_redirect(struct relay *relay, uint64_t id, const union address *server
 int relay_end(struct relay *relay, uint64_t id, uint32_t slot, enum reason reason)
 {
     struct session *session = relay->sessions + slot;
-    struct worker *worker = enter_session(session, id);
+    struct worker *worker = lock_worker_of(session, id);
     if (!worker)
         return 0;
     bool found = life_of(session) == LIVE;
     if (found)
         close_session(worker, session, reason);
-    leave(worker);
-    say(relay);
+    unlock_worker(worker);
+    ring_host(relay);
     return found;
 }
 
@@ -132,8 +132,8 @@ int relay_kill(struct relay *relay, uint64_t id, enum reason reason)
 
 // ---- those that have ended ----
 
-int relay_ended(struct relay *relay, uint32_t slot, uint32_t *verdict, uint64_t *id,
-                int *answered)
+int relay_how_ended(struct relay *relay, uint32_t slot, uint32_t *verdict, uint64_t *id,
+                    int *answered)
 {
     const struct session *session = relay->sessions + slot;
     *verdict = session->verdict->number;
@@ -160,7 +160,7 @@ static void add_up(struct relay *relay, const struct record *record, uint32_t dr
 }
 
 // The host has heard of these: their slots are free again.
-void relay_finish(struct relay *relay, const uint32_t *slots, uint32_t count)
+void relay_free_ended(struct relay *relay, const uint32_t *slots, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
         struct session *session = relay->sessions + slots[i];
@@ -168,17 +168,17 @@ void relay_finish(struct relay *relay, const uint32_t *slots, uint32_t count)
         __atomic_store_n(&session->record->state, CLOSING, __ATOMIC_RELEASE);
         add_up(relay, session->record, drops);
         pthread_mutex_lock(&relay->book);
-        leave_port(relay, session); // it rests before anybody can have it
+        remove_port(relay, session); // it rests before anybody can have it
         pthread_mutex_unlock(&relay->book);
         reset_socket(session->fd, session->plain);
         pthread_mutex_lock(&relay->book);
         free_record(session->record);
-        leave_listener(session->listener);
+        release_listener(session->listener);
         session->verdict->uses--;
         relay->ended_count--;
-        give_back(relay, slots[i]);
+        free_slot(relay, slots[i]);
         pthread_mutex_unlock(&relay->book);
     }
     for (uint32_t i = 0; count && i < relay->worker_count; i++)
-        wake(relay->workers + i);
+        ring_if_held(relay->workers + i);
 }

@@ -14,9 +14,9 @@ int relay_redirect(struct relay *relay, uint64_t id, const union address *server
 int relay_kill(struct relay *relay, uint64_t id, enum reason reason);
 int relay_end(struct relay *relay, uint64_t id, uint32_t slot, enum reason reason);
 
-int relay_ended(struct relay *relay, uint32_t slot, uint32_t *verdict, uint64_t *id,
+int relay_how_ended(struct relay *relay, uint32_t slot, uint32_t *verdict, uint64_t *id,
                     int *answered);
 uint32_t relay_drops(struct relay *relay, uint32_t slot);
-void relay_finish(struct relay *relay, const uint32_t *slots, uint32_t count);
+void relay_free_ended(struct relay *relay, const uint32_t *slots, uint32_t count);
 
 #endif

@@ -28,8 +28,8 @@ static struct decision **bucket_of(struct relay *relay, uint32_t listener, const
     return relay->decisions + (siphash(relay->key, words, 5) & (DECISION_BUCKETS - 1));
 }
 
-static struct decision *look(struct relay *relay, uint32_t listener, const uint8_t client[16],
-                             const uint8_t addressed[16], unsigned bits)
+static struct decision *look_up(struct relay *relay, uint32_t listener, const uint8_t client[16],
+                                const uint8_t addressed[16], unsigned bits)
 {
     struct decision *one = *bucket_of(relay, listener, client, addressed, bits);
     while (one && (one->listener != listener || one->bits != bits ||
@@ -48,7 +48,7 @@ struct decision *find_decision(struct relay *relay, const struct listener *liste
         if (!relay->lengths[bits])
             continue;
         mask_bits(wide, (unsigned)bits);
-        struct decision *found = look(relay, listener->number, wide, to, (unsigned)bits);
+        struct decision *found = look_up(relay, listener->number, wide, to, (unsigned)bits);
         if (found && !found->asked && !found->once && found->until <= now) {
             drop_decision(relay, found);
             found = NULL;
@@ -59,11 +59,11 @@ struct decision *find_decision(struct relay *relay, const struct listener *liste
     return NULL;
 }
 
-struct decision *add(struct relay *relay, uint32_t listener, uint8_t client[16],
-                     const uint8_t addressed[16], unsigned bits)
+struct decision *add_decision(struct relay *relay, uint32_t listener, uint8_t client[16],
+                              const uint8_t addressed[16], unsigned bits)
 {
     mask_bits(client, bits);
-    struct decision *one = look(relay, listener, client, addressed, bits);
+    struct decision *one = look_up(relay, listener, client, addressed, bits);
     if (one)
         drop_decision(relay, one);
     if (relay->decision_count >= MOST_DECISIONS)
@@ -84,11 +84,11 @@ struct decision *add(struct relay *relay, uint32_t listener, uint8_t client[16],
 }
 
 // The host is asked; meanwhile the client's datagrams wait. False: too much waits already.
-bool ask(struct relay *relay, const struct first *first)
+bool ask_host(struct relay *relay, const struct arrival *arrival)
 {
-    const union address *client = first->client;
-    const struct listener *listener = first->listener;
-    const uint8_t *addressed = first->addressed;
+    const union address *client = arrival->client;
+    const struct listener *listener = arrival->listener;
+    const uint8_t *addressed = arrival->addressed;
     uint8_t wide[16], to[16];
     if (relay->decision_count >= MOST_DECISIONS)
         forget_decisions(relay, false);
@@ -98,7 +98,7 @@ bool ask(struct relay *relay, const struct first *first)
         return false;
     widen(wide, packed_of(client), packed_size(client));
     widen(to, addressed, packed_size(client));
-    struct decision *one = add(relay, listener->number, wide, to, 128);
+    struct decision *one = add_decision(relay, listener->number, wide, to, 128);
     if (!one) {
         free(question);
         return false;
@@ -108,7 +108,7 @@ bool ask(struct relay *relay, const struct first *first)
     question->listener = listener->number;
     question->addressed_size = (uint8_t)packed_size(client);
     memcpy(question->addressed, addressed, packed_size(client));
-    if (first->injected) {
+    if (arrival->injected) {
         // Whoever has just put it back waits for the answer, and its client has waited for long.
         question->next = relay->questions;
         relay->questions = question;
@@ -174,5 +174,5 @@ struct decision *find_question(struct relay *relay, const struct question *quest
     uint8_t wide[16], to[16];
     widen(wide, packed_of(&question->client), packed_size(&question->client));
     widen(to, question->addressed, question->addressed_size);
-    return look(relay, question->listener, wide, to, 128);
+    return look_up(relay, question->listener, wide, to, 128);
 }

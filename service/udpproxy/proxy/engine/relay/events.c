@@ -19,7 +19,7 @@ static bool has_room(const struct relay *relay, uint32_t size)
 }
 
 // With the book locked; NULL: there is no room, and that is counted.
-struct event *tell(struct relay *relay, enum kind kind, uint32_t size)
+struct event *add_event(struct relay *relay, enum kind kind, uint32_t size)
 {
     struct event *event = NULL;
     if (has_room(relay, size))
@@ -51,7 +51,8 @@ void name_verdict(struct event *event, struct verdict *verdict)
 }
 
 // One event for all of the same reason until the host looks: a flood of them costs it nothing.
-void tell_refused(struct worker *worker, enum total counter, const struct first *first, int problem)
+void tell_refused(struct worker *worker, enum total counter, const struct arrival *arrival,
+                  int problem)
 {
     struct relay *relay = worker->relay;
     count_total(relay, counter, 1);
@@ -59,10 +60,10 @@ void tell_refused(struct worker *worker, enum total counter, const struct first 
     struct event *event = relay->refusals[counter];
     if (event && event->problem == problem) {
         event->count++;
-    } else if ((event = tell(relay, REFUSED, 0))) {
+    } else if ((event = add_event(relay, REFUSED, 0))) {
         event->counter = counter;
-        event->who = *first->client;
-        event->listener = first->listener->number;
+        event->who = *arrival->client;
+        event->listener = arrival->listener->number;
         event->problem = problem;
         relay->refusals[counter] = event;
     }
@@ -74,7 +75,7 @@ void tell_failed(struct worker *worker, const struct session *session, enum what
 {
     struct relay *relay = worker->relay;
     pthread_mutex_lock(&relay->book);
-    struct event *event = tell(relay, FAILED, 0);
+    struct event *event = add_event(relay, FAILED, 0);
     if (event) {
         event->what = what;
         event->problem = problem;
@@ -84,7 +85,7 @@ void tell_failed(struct worker *worker, const struct session *session, enum what
     pthread_mutex_unlock(&relay->book);
 }
 
-void lost(struct worker *worker, struct session *session, enum what what, int problem)
+void tell_lost(struct worker *worker, struct session *session, enum what what, int problem)
 {
     more(&session->record->send_errors, 1);
     count_total(worker->relay, SEND_ERRORS, 1);
@@ -95,7 +96,7 @@ void tell_rerouted(struct worker *worker, const struct session *session)
 {
     struct relay *relay = worker->relay;
     pthread_mutex_lock(&relay->book);
-    struct event *event = tell(relay, REROUTED, 0);
+    struct event *event = add_event(relay, REROUTED, 0);
     if (event) {
         event->session = session->id;
         event->slot = slot_of(relay, session);
@@ -110,7 +111,7 @@ void tell_server(struct worker *worker, const struct session *session, enum kind
 {
     struct relay *relay = worker->relay;
     pthread_mutex_lock(&relay->book);
-    struct event *event = tell(relay, kind, 0);
+    struct event *event = add_event(relay, kind, 0);
     if (event) {
         event->session = session->id;
         event->slot = slot_of(relay, session);
@@ -130,7 +131,7 @@ void tell_seen(struct worker *worker, const struct session *session, bool up, co
         return;
     }
     pthread_mutex_lock(&relay->book);
-    struct event *event = tell(relay, SEEN, size);
+    struct event *event = add_event(relay, SEEN, size);
     if (event) {
         event->session = session->id;
         event->upload = up;
@@ -145,7 +146,7 @@ void tell_handed(struct worker *worker, const struct session *session, bool up, 
 {
     struct relay *relay = worker->relay;
     pthread_mutex_lock(&relay->book);
-    struct event *event = has_room(relay, size) ? tell(relay, HANDED, size) : NULL;
+    struct event *event = has_room(relay, size) ? add_event(relay, HANDED, size) : NULL;
     if (event) {
         event->session = session->id;
         event->slot = slot_of(relay, session);

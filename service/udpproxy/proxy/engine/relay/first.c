@@ -14,19 +14,20 @@ enum { EVICTIONS_AT_ONCE = 250, NS_PER_EVICTION = 1000000 };
 enum { CHANCES_AT_ONCE = 250, NS_PER_CHANCE = 500000 };
 
 // Refused as many others were: the host hears of it when it looks.
-static void deny(struct relay *relay, struct decision *decision, const struct first *first)
+static void tell_denied(struct relay *relay, struct decision *decision,
+                        const struct arrival *arrival)
 {
     if (decision->denied) {
         decision->denied->count++;
         return;
     }
-    struct event *event = tell(relay, DENIED, 0);
+    struct event *event = add_event(relay, DENIED, 0);
     if (!event)
         return;
-    event->who = *first->client;
-    event->listener = first->listener->number;
-    event->addressed_size = (uint8_t)packed_size(first->client);
-    memcpy(event->addressed, first->addressed, event->addressed_size);
+    event->who = *arrival->client;
+    event->listener = arrival->listener->number;
+    event->addressed_size = (uint8_t)packed_size(arrival->client);
+    memcpy(event->addressed, arrival->addressed, event->addressed_size);
     event->decision = decision;
     decision->denied = event;
 }
@@ -113,16 +114,16 @@ static bool has_enough(struct relay *relay, const union address *client)
 
 // Whether a stranger could get a place if the host admits it; else the reason why not. While all
 // sessions are in use only so many are tried. With the book locked.
-static enum room chance_for(const struct worker *worker, const struct first *first)
+static enum room chance_for(const struct worker *worker, const struct arrival *arrival)
 {
     struct relay *relay = worker->relay;
-    if (has_enough(relay, first->client))
+    if (has_enough(relay, arrival->client))
         return CLIENT_FULL;
     if (has_slot(relay))
         return ROOM;
     uint64_t now = worker->now;
     bool place = relay->ended_count > worker->slot_waiters || may_evict(relay, now);
-    if (!first->injected && !allows(relay->chances_paid, now, CHANCES_AT_ONCE, NS_PER_CHANCE))
+    if (!arrival->injected && !allows(relay->chances_paid, now, CHANCES_AT_ONCE, NS_PER_CHANCE))
         place = false;
     if (!place)
         return full(relay);
@@ -162,49 +163,49 @@ static uint32_t take_slot(struct relay *relay, const union address *client,
 }
 
 // `held`: it waited before, else NULL. True: it waits now.
-bool take_first(struct worker *worker, const struct first *first, const void *data, uint32_t size,
-                struct held *held)
+bool take_first(struct worker *worker, const struct arrival *arrival, const void *data,
+                uint32_t size, struct held *held)
 {
     struct relay *relay = worker->relay;
     bool asked = held && held->asked;
     // Those that wait are looked at once a turn, however many strangers come meanwhile.
-    if (!held && waits_already(worker, first))
-        return hold(worker, first, data, size, false, NULL);
+    if (!held && waits_already(worker, arrival))
+        return hold_datagram(worker, arrival, data, size, false, NULL);
     pthread_mutex_lock(&relay->book);
-    if (is_ours(relay, first->client, first->listener, first->local)) {
+    if (is_ours(relay, arrival->client, arrival->listener, arrival->local)) {
         pthread_mutex_unlock(&relay->book);
-        tell_refused(worker, REFUSED_OWN_SOCKET, first, 0);
+        tell_refused(worker, REFUSED_OWN_SOCKET, arrival, 0);
         return false;
     }
     struct decision *decision =
-        find_decision(relay, first->listener, first->client, first->addressed, worker->now);
+        find_decision(relay, arrival->listener, arrival->client, arrival->addressed, worker->now);
     // The host is asked about nobody who could get no place, and about no datagram that there is no
     // room for: names are dear, and a flood has many.
-    enum room chance = decision || held ? ROOM : chance_for(worker, first);
+    enum room chance = decision || held ? ROOM : chance_for(worker, arrival);
     if (chance != ROOM) {
         pthread_mutex_unlock(&relay->book);
-        tell_refused(worker, counter_of(chance), first, 0);
+        tell_refused(worker, counter_of(chance), arrival, 0);
         return false;
     }
     if (!decision || decision->asked) {
-        bool room = held || may_hold(worker, first, size);
-        bool waits = decision || (room && ask(relay, first));
+        bool room = held || may_hold(worker, arrival, size);
+        bool waits = decision || (room && ask_host(relay, arrival));
         pthread_mutex_unlock(&relay->book);
         if (waits)
-            return hold(worker, first, data, size, asked || !decision, held);
+            return hold_datagram(worker, arrival, data, size, asked || !decision, held);
         __atomic_add_fetch(&relay->waiting_dropped, 1, __ATOMIC_RELAXED);
         return false;
     }
     struct verdict *verdict = decision->verdict;
-    enum room room = verdict ? room_for(worker, first->client, !held) : ROOM;
+    enum room room = verdict ? room_for(worker, arrival->client, !held) : ROOM;
     enum room without = full(relay);
-    if (room > CLIENT_FULL && waits_already(worker, first)) {
+    if (room > CLIENT_FULL && waits_already(worker, arrival)) {
         pthread_mutex_unlock(&relay->book);
-        return hold(worker, first, data, size, asked, held);
+        return hold_datagram(worker, arrival, data, size, asked, held);
     }
-    uint32_t slot = verdict && room == ROOM ? take_slot(relay, first->client, verdict) : NOBODY;
+    uint32_t slot = verdict && room == ROOM ? take_slot(relay, arrival->client, verdict) : NOBODY;
     if (!verdict && !asked)
-        deny(relay, decision, first);
+        tell_denied(relay, decision, arrival);
     if (decision->once && room != SOON && room != EVICT)
         drop_decision(relay, decision);
     pthread_mutex_unlock(&relay->book);
@@ -214,11 +215,11 @@ bool take_first(struct worker *worker, const struct first *first, const void *da
         room = evict_one(worker) || any_ended(relay) ? SOON : without;
     if (room == SOON) {
         worker->slot_waiters++;
-        return hold(worker, first, data, size, asked, held);
+        return hold_datagram(worker, arrival, data, size, asked, held);
     } else if (room != ROOM) {
-        tell_refused(worker, counter_of(room), first, 0);
+        tell_refused(worker, counter_of(room), arrival, 0);
     } else {
-        struct session *session = open_session(worker, first, verdict, slot);
+        struct session *session = open_session(worker, arrival, verdict, slot);
         if (session)
             upload(worker, session, data, size);
     }
@@ -230,7 +231,7 @@ void retry_held(struct worker *worker)
 {
     worker->answers_seen = __atomic_load_n(&worker->relay->answers, __ATOMIC_ACQUIRE);
     for (struct held *held = take_held(worker), *next; held; held = next) {
-        struct first first = {
+        struct arrival arrival = {
             .listener = held->listener,
             .client = &held->client,
             .addressed = held->addressed,
@@ -240,10 +241,10 @@ void retry_held(struct worker *worker)
             .hash = held->hash,
         };
         next = held->next;
-        struct session *session = find(worker, &first);
+        struct session *session = find_session(worker, &arrival);
         bool done = held->listener->gone ||
                     (session && upload(worker, session, held->data, held->size));
-        if (done || !take_first(worker, &first, held->data, held->size, held))
+        if (done || !take_first(worker, &arrival, held->data, held->size, held))
             free_held(held);
     }
 }

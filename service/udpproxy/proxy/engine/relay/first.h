@@ -4,7 +4,7 @@
 
 #include "state.h"
 
-bool take_first(struct worker *worker, const struct first *first, const void *data,
+bool take_first(struct worker *worker, const struct arrival *arrival, const void *data,
                 uint32_t size, struct held *held);
 void retry_held(struct worker *worker);
 

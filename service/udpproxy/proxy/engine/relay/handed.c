@@ -20,7 +20,7 @@ static void take_again(struct worker *worker, const struct session *session, con
     const struct record *record = session->record;
     union address client = session->client;
     uint8_t addressed[16], local[16];
-    struct first first = {
+    struct arrival arrival = {
         .listener = session->listener,
         .client = &client,
         .addressed = addressed,
@@ -29,12 +29,12 @@ static void take_again(struct worker *worker, const struct session *session, con
     };
     memcpy(addressed, record->addressed, sizeof addressed);
     memcpy(local, record->local, sizeof local);
-    if (first.listener->gone)
+    if (arrival.listener->gone)
         return;
-    first.hash = hash_of(worker->relay, first.listener, &client, addressed);
-    struct session *next = find(worker, &first);
+    arrival.hash = hash_of(worker->relay, arrival.listener, &client, addressed);
+    struct session *next = find_session(worker, &arrival);
     if (!next || !upload(worker, next, data, size))
-        take_first(worker, &first, data, size, NULL);
+        take_first(worker, &arrival, data, size, NULL);
 }
 
 static bool is_open(const struct session *session, bool up)
@@ -47,7 +47,7 @@ int relay_asks(struct relay *relay, uint32_t slot, uint64_t id, int up, const vo
                uint32_t size)
 {
     struct session *session = relay->sessions + slot;
-    struct worker *worker = enter_session(session, id);
+    struct worker *worker = lock_worker_of(session, id);
     if (!worker)
         return 0;
     worker->now = clock_now();
@@ -55,8 +55,8 @@ int relay_asks(struct relay *relay, uint32_t slot, uint64_t id, int up, const vo
     // An ended session's slot is given to nobody before the host has heard of its end.
     if (!open && up)
         take_again(worker, session, data, size);
-    leave(worker);
-    say(relay);
+    unlock_worker(worker);
+    ring_host(relay);
     return open;
 }
 
@@ -65,7 +65,7 @@ void relay_pass(struct relay *relay, uint32_t slot, uint64_t id, int up, const v
                 uint32_t size)
 {
     struct session *session = relay->sessions + slot;
-    struct worker *worker = enter_session(session, id);
+    struct worker *worker = lock_worker_of(session, id);
     if (!worker)
         return;
     worker->now = clock_now();
@@ -75,9 +75,9 @@ void relay_pass(struct relay *relay, uint32_t slot, uint64_t id, int up, const v
             pass_up(worker, session, data, size);
         } else {
             pass_down(worker, session, (void *)data, size);
-            flush(worker);
+            send_replies(worker);
         }
     }
-    leave(worker);
-    say(relay);
+    unlock_worker(worker);
+    ring_host(relay);
 }

@@ -6,16 +6,16 @@
 enum { MOST_HELD = 1024, MOST_HELD_BYTES = 4 << 20 };
 
 // What the host gives back has room beside what strangers send; it comes in small parts.
-bool may_hold(const struct worker *worker, const struct first *first, uint32_t size)
+bool may_hold(const struct worker *worker, const struct arrival *arrival, uint32_t size)
 {
-    uint32_t share = first->injected ? 2 : 1;
+    uint32_t share = arrival->injected ? 2 : 1;
     return worker->held_count < share * MOST_HELD &&
            worker->held_bytes + size <= share * (size_t)MOST_HELD_BYTES;
 }
 
 void free_held(struct held *held)
 {
-    leave_listener(held->listener);
+    release_listener(held->listener);
     free(held);
 }
 
@@ -41,31 +41,31 @@ void unlink_held(struct worker *worker, struct held **link)
 }
 
 // One that was `held` already waits on; whatever came new only where there is room.
-bool hold(struct worker *worker, const struct first *first, const void *data, uint32_t size,
-          bool asked, struct held *held)
+bool hold_datagram(struct worker *worker, const struct arrival *arrival, const void *data,
+                   uint32_t size, bool asked, struct held *held)
 {
-    unsigned length = packed_size(first->client);
+    unsigned length = packed_size(arrival->client);
     if (held) {
         held->asked = asked;
         link_held(worker, held);
         return true;
     }
-    if (may_hold(worker, first, size))
+    if (may_hold(worker, arrival, size))
         held = calloc(1, sizeof *held + size);
     if (!held) {
         __atomic_add_fetch(&worker->relay->waiting_dropped, 1, __ATOMIC_RELAXED);
         return false;
     }
-    held->listener = first->listener;
+    held->listener = arrival->listener;
     use_listener(held->listener);
-    held->client = *first->client;
-    memcpy(held->addressed, first->addressed, length);
-    memcpy(held->local, first->local, length);
-    held->interface = first->interface;
+    held->client = *arrival->client;
+    memcpy(held->addressed, arrival->addressed, length);
+    memcpy(held->local, arrival->local, length);
+    held->interface = arrival->interface;
     held->size = size;
     held->asked = asked;
-    held->injected = first->injected;
-    held->hash = first->hash;
+    held->injected = arrival->injected;
+    held->hash = arrival->hash;
     memcpy(held->data, data, size);
     link_held(worker, held);
     return true;
@@ -104,13 +104,14 @@ void drop_held(struct worker *worker, const struct listener *listener)
 }
 
 // Does an earlier datagram of the very same client wait? Then this one will share its session.
-bool waits_already(const struct worker *worker, const struct first *first)
+bool waits_already(const struct worker *worker, const struct arrival *arrival)
 {
-    if (!worker->waiting[first->hash % WAITING])
+    if (!worker->waiting[arrival->hash % WAITING])
         return false;
     for (const struct held *held = worker->held; held; held = held->next)
-        if (held->hash == first->hash && held->listener == first->listener && same_endpoint(&held->client, first->client) &&
-            !memcmp(held->addressed, first->addressed, packed_size(first->client)))
+        if (held->hash == arrival->hash && held->listener == arrival->listener &&
+            same_endpoint(&held->client, arrival->client) &&
+            !memcmp(held->addressed, arrival->addressed, packed_size(arrival->client)))
             return true;
     return false;
 }

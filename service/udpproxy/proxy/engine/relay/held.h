@@ -4,11 +4,11 @@
 
 #include "state.h"
 
-bool may_hold(const struct worker *worker, const struct first *first, uint32_t size);
-bool hold(struct worker *worker, const struct first *first, const void *data,
+bool may_hold(const struct worker *worker, const struct arrival *arrival, uint32_t size);
+bool hold_datagram(struct worker *worker, const struct arrival *arrival, const void *data,
                    uint32_t size, bool asked, struct held *held);
 bool has_answers(const struct worker *worker);
-bool waits_already(const struct worker *worker, const struct first *first);
+bool waits_already(const struct worker *worker, const struct arrival *arrival);
 struct held *take_held(struct worker *worker);
 void unlink_held(struct worker *worker, struct held **link);
 void free_held(struct held *held);

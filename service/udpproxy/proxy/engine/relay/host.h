@@ -53,7 +53,7 @@ struct verdict {
     uint32_t uses; // sessions, kept decisions and events
     union address server;
     uint8_t type, any_port, close_on_unreachable, handed;
-    uint8_t network_size, first[16], last[16];
+    uint8_t network_size, network_first[16], network_last[16];
 };
 
 enum kind {

@@ -44,13 +44,13 @@ int relay_listen(struct relay *relay, uint32_t number, const int *fds, const uni
     memcpy(listener->packed, packed_of(bound), listener->size);
     listener->wildcard = memcmp(listener->packed, nothing, listener->size) == 0;
     memcpy(listener->fds, fds, relay->worker_count * sizeof fds[0]);
-    enter_all(relay);
+    lock_all(relay);
     int problem = put_listener(relay, listener) ? 0 : ENOMEM;
     bool put = !problem;
     for (uint32_t i = 0; i < relay->worker_count && !problem; i++) {
         struct epoll_event event = {
             .events = EPOLLIN,
-            .data.u64 = (uint64_t)2 << 32 | listener->index,
+            .data.u64 = polled_as(LISTENER, listener->index),
         };
         if (epoll_ctl(relay->workers[i].epoll, EPOLL_CTL_ADD, fds[i], &event))
             problem = errno;
@@ -58,7 +58,7 @@ int relay_listen(struct relay *relay, uint32_t number, const int *fds, const uni
     for (uint32_t i = 0; i < relay->worker_count && put && problem; i++)
         epoll_ctl(relay->workers[i].epoll, EPOLL_CTL_DEL, fds[i], NULL);
     listener->gone = problem != 0;
-    leave_all(relay);
+    unlock_all(relay);
     if (!put)
         free(listener);
     return problem;
@@ -75,13 +75,13 @@ uint32_t relay_unlisten(struct relay *relay, uint32_t number)
         return 0;
     // Gone for all workers at once, and first: one that was told of a datagram before its turn to
     // close sessions came would open new ones after it.
-    enter_all(relay);
+    lock_all(relay);
     listener->gone = true;
-    leave_all(relay);
+    unlock_all(relay);
     uint32_t ended = 0;
     for (uint32_t i = 0; i < relay->worker_count; i++) {
         struct worker *worker = relay->workers + i;
-        enter(worker);
+        lock_worker(worker);
         epoll_ctl(worker->epoll, EPOLL_CTL_DEL, listener->fds[i], NULL);
         for (uint32_t slot = 0; slot < relay->capacity; slot++) {
             struct session *session = relay->sessions + slot;
@@ -92,7 +92,7 @@ uint32_t relay_unlisten(struct relay *relay, uint32_t number)
             }
         }
         drop_held(worker, listener);
-        leave(worker);
+        unlock_worker(worker);
     }
     pthread_mutex_lock(&relay->book);
     forget_listener(relay, listener);

@@ -16,9 +16,8 @@
 enum { EVENTS = 256, AHEAD = 8, MOST_EXPIRED = 64, LONGEST = 1000 };
 enum { LOOKS = 8 }; // for each that may expire
 enum { OVERSLEPT = 500 };
-enum { WAKE, SESSION, LISTENER };
 
-void expire(struct worker *worker, uint64_t now, int most)
+void expire_sessions(struct worker *worker, uint64_t now, int most)
 {
     enum reason reason;
     int looks = most * LOOKS;
@@ -27,7 +26,7 @@ void expire(struct worker *worker, uint64_t now, int most)
 }
 
 // What a session will need comes while those before it are served.
-static void look_ahead(const struct relay *relay, uint64_t data)
+static void prefetch_session(const struct relay *relay, uint64_t data)
 {
     uint32_t slot = (uint32_t)data;
     if (data >> 32 != SESSION)
@@ -37,7 +36,7 @@ static void look_ahead(const struct relay *relay, uint64_t data)
     __builtin_prefetch(&relay->records[slot].last_download);
 }
 
-static void serve(struct worker *worker, uint32_t slot)
+static void serve_session(struct worker *worker, uint32_t slot)
 {
     struct session *session = worker->relay->sessions + slot;
     if (life_of(session) == LIVE && is_of(session, worker))
@@ -55,39 +54,39 @@ static void doze(uint64_t before, int patience)
         nanosleep(&moment, NULL);
 }
 
-int turn(struct worker *worker, int patience)
+int take_turn(struct worker *worker, int patience)
 {
     struct relay *relay = worker->relay;
     struct epoll_event events[EVENTS];
     uint64_t before = clock_now();
     int count = epoll_wait(worker->epoll, events, EVENTS, patience);
     doze(before, patience);
-    enter(worker);
+    lock_worker(worker);
     worker->now = clock_now();
-    worker->turn++;
+    worker->turns++;
     if (has_answers(worker))
         retry_held(worker);
     for (int i = 0; i < count; i++) {
         uint64_t rung;
         uint32_t kind = (uint32_t)(events[i].data.u64 >> 32), at = (uint32_t)events[i].data.u64;
         if (i + AHEAD < count)
-            look_ahead(relay, events[i + AHEAD].data.u64);
+            prefetch_session(relay, events[i + AHEAD].data.u64);
         if (kind == SESSION)
-            serve(worker, at);
-        else if (kind == WAKE)
-            (void)!read(worker->wake, &rung, sizeof rung);
+            serve_session(worker, at);
+        else if (kind == BELL)
+            (void)!read(worker->bell, &rung, sizeof rung);
     }
     if (worker->out.count)
-        flush(worker);
+        send_replies(worker);
     worker->out.used = 0;
     for (int i = 0; i < count; i++) {
         uint32_t kind = (uint32_t)(events[i].data.u64 >> 32), at = (uint32_t)events[i].data.u64;
         if (kind == LISTENER && !relay->listeners[at]->gone)
             read_clients(worker, relay->listeners[at]);
     }
-    expire(worker, worker->now, MOST_EXPIRED);
-    leave(worker);
-    say(relay);
+    expire_sessions(worker, worker->now, MOST_EXPIRED);
+    unlock_worker(worker);
+    ring_host(relay);
     return count;
 }
 
@@ -106,14 +105,14 @@ static int patience_of(const struct worker *worker)
     return left < LONGEST ? (int)left : LONGEST;
 }
 
-void *work(void *argument)
+void *run_worker(void *argument)
 {
     struct worker *worker = argument;
     while (!__atomic_load_n(&worker->relay->stop, __ATOMIC_ACQUIRE)) {
-        enter(worker);
+        lock_worker(worker);
         int patience = patience_of(worker);
-        leave(worker);
-        turn(worker, patience);
+        unlock_worker(worker);
+        take_turn(worker, patience);
     }
     return NULL;
 }

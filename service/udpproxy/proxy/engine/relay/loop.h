@@ -4,8 +4,8 @@
 
 #include "state.h"
 
-void *work(void *argument);
-int turn(struct worker *worker, int patience);
-void expire(struct worker *worker, uint64_t now, int most);
+void *run_worker(void *argument);
+int take_turn(struct worker *worker, int patience);
+void expire_sessions(struct worker *worker, uint64_t now, int most);
 
 #endif

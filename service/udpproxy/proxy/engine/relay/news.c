@@ -5,22 +5,22 @@
 #include "worker.h"
 #include "events.h"
 
-int relay_notice(struct relay *relay)
+int relay_bell(struct relay *relay)
 {
-    return relay->notice;
+    return relay->bell;
 }
 
 // So that Python's thread looks, whether or not there is news.
 void relay_ring(struct relay *relay)
 {
     uint64_t one = 1;
-    (void)!write(relay->notice, &one, sizeof one);
+    (void)!write(relay->bell, &one, sizeof one);
 }
 
 void relay_hush(struct relay *relay)
 {
     uint64_t rung;
-    (void)!read(relay->notice, &rung, sizeof rung);
+    (void)!read(relay->bell, &rung, sizeof rung);
 }
 
 static struct event *take_events(struct relay *relay, uint32_t most)
@@ -73,7 +73,7 @@ void relay_news(struct relay *relay, struct news *news, uint32_t *slots,
                 const struct portion *most)
 {
     pthread_mutex_lock(&relay->book);
-    relay->notified = false;
+    relay->rung = false;
     news->events = take_events(relay, most->events);
     news->questions = take_questions(relay, most->questions);
     news->ended = 0;
@@ -84,7 +84,7 @@ void relay_news(struct relay *relay, struct news *news, uint32_t *slots,
     news->more = relay->events || relay->questions || relay->ended != NOBODY;
     if (news->more) {
         note_news(relay);
-        notify(relay);
+        ring_host_locked(relay);
     }
     pthread_mutex_unlock(&relay->book);
 }
@@ -108,7 +108,7 @@ void relay_free_news(struct relay *relay, struct news *news)
     news->questions = NULL;
 }
 
-void relay_tell(struct relay *relay, int openings)
+void relay_tell_openings(struct relay *relay, int openings)
 {
     pthread_mutex_lock(&relay->book);
     relay->openings = openings;
@@ -116,7 +116,7 @@ void relay_tell(struct relay *relay, int openings)
 }
 
 // Whether each session's first reply is told.
-void relay_await(struct relay *relay, int answers)
+void relay_tell_answers(struct relay *relay, int answers)
 {
     __atomic_store_n(&relay->awaiting, answers, __ATOMIC_RELAXED);
 }

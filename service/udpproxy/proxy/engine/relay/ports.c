@@ -5,7 +5,7 @@ enum { MOST_RESTING = 4096 }; // of 28,232 that the kernel has by default
 
 // ---- by port, with the book locked ----
 
-void enter_port(struct relay *relay, struct session *session)
+void add_port(struct relay *relay, struct session *session)
 {
     session->port = session->record->source_port;
     uint32_t *first = relay->ports + session->port;
@@ -13,7 +13,7 @@ void enter_port(struct relay *relay, struct session *session)
     *first = slot_of(relay, session) + 1;
 }
 
-void leave_port(struct relay *relay, struct session *session)
+void remove_port(struct relay *relay, struct session *session)
 {
     uint32_t *link = relay->ports + session->port;
     uint32_t slot = slot_of(relay, session) + 1;

@@ -4,8 +4,8 @@
 
 #include "state.h"
 
-void enter_port(struct relay *relay, struct session *session);
-void leave_port(struct relay *relay, struct session *session);
+void add_port(struct relay *relay, struct session *session);
+void remove_port(struct relay *relay, struct session *session);
 bool is_resting(const struct relay *relay, const union address *own);
 void rest_less(struct relay *relay);
 bool is_ours(struct relay *relay, const union address *client, const struct listener *listener,

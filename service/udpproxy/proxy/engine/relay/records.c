@@ -61,7 +61,8 @@ int relay_describe(struct relay *relay, uint32_t slot, const char *rule, uint64_
         client, client, record->client_port, server, server,
         record->pinned ? record->peer_port : record->server_port, source, record->source_port, up,
         down, down, up, ups, downs, downs + (unsigned long long)record->stray, ups,
-        (double)(now - record->opened) / 1e9, ENDS[session->reason].result, rule, ENDS[session->reason].reason,
+        (double)(now - record->opened) / 1e9, ENDS[session->reason].result, rule,
+        ENDS[session->reason].reason,
         (unsigned long long)record->id);
     return length < (int)size ? length : -1;
 }

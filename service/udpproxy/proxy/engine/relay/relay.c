@@ -15,7 +15,7 @@
 #include "news.h"
 #include "running.h"
 
-static void *reserve(size_t size)
+static void *map_memory(size_t size)
 {
     void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return memory == MAP_FAILED ? NULL : memory;
@@ -57,12 +57,12 @@ static bool make_worker(struct relay *relay, uint32_t number)
     pthread_mutex_init(&worker->lock, NULL);
     pthread_mutex_init(&worker->door, NULL);
     worker->epoll = epoll_create1(EPOLL_CLOEXEC);
-    worker->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    worker->bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     worker->cells = calloc(cells, sizeof *worker->cells);
     worker->due = calloc(relay->capacity, sizeof *worker->due);
-    worker->in.buffers = reserve((size_t)BATCH * STRIDE);
-    worker->out.buffers = reserve((size_t)BATCH * STRIDE);
-    if (worker->epoll < 0 || worker->wake < 0 || !worker->cells || !worker->due ||
+    worker->in.buffers = map_memory((size_t)BATCH * STRIDE);
+    worker->out.buffers = map_memory((size_t)BATCH * STRIDE);
+    if (worker->epoll < 0 || worker->bell < 0 || !worker->cells || !worker->due ||
         !worker->in.buffers || !worker->out.buffers)
         return false;
     for (uint32_t i = 0; i < BATCH; i++) {
@@ -72,22 +72,22 @@ static bool make_worker(struct relay *relay, uint32_t number)
         message->msg_iovlen = 1;
         message->msg_name = worker->in.clients + i;
     }
-    struct epoll_event event = {.events = EPOLLIN, .data.u64 = 0};
-    return epoll_ctl(worker->epoll, EPOLL_CTL_ADD, worker->wake, &event) == 0;
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = polled_as(BELL, 0)};
+    return epoll_ctl(worker->epoll, EPOLL_CTL_ADD, worker->bell, &event) == 0;
 }
 
 static bool make_shared(struct relay *relay)
 {
     uint32_t capacity = relay->capacity;
-    relay->sessions = reserve(capacity * sizeof *relay->sessions);
+    relay->sessions = map_memory(capacity * sizeof *relay->sessions);
     relay->free = calloc(capacity, sizeof *relay->free);
     relay->ports = calloc(65536, sizeof *relay->ports);
     relay->given_back = calloc(65536, sizeof *relay->given_back);
     relay->decisions = calloc(DECISION_BUCKETS, sizeof(struct decision *));
     relay->workers = calloc(relay->worker_count, sizeof *relay->workers);
     for (uint32_t i = 0; relay->workers && i < relay->worker_count; i++)
-        relay->workers[i].epoll = relay->workers[i].wake = -1;
-    relay->notice = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+        relay->workers[i].epoll = relay->workers[i].bell = -1;
+    relay->bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (relay->per_client) {
         uint32_t size = power_of_two(2 * capacity);
         relay->clients = calloc(size, sizeof *relay->clients);
@@ -99,7 +99,7 @@ static bool make_shared(struct relay *relay)
             relay->sockets[family][i] = -1;
     }
     return relay->sessions && relay->free && relay->ports && relay->given_back &&
-           relay->decisions && relay->workers && relay->notice >= 0 &&
+           relay->decisions && relay->workers && relay->bell >= 0 &&
            (!relay->per_client || relay->clients) && relay->sockets[0] && relay->sockets[1];
 }
 
@@ -119,7 +119,7 @@ struct relay *relay_new(void *table, uint32_t capacity, uint32_t workers, uint32
     relay->evict = evict;
     relay->openings = relay->segmentation = 1;
     relay->ended = NOBODY;
-    relay->notice = -1;
+    relay->bell = -1;
     relay->events_end = &relay->events;
     relay->questions_end = &relay->questions;
     pthread_mutex_init(&relay->book, NULL);
@@ -162,14 +162,14 @@ static void shut(int *fd)
 }
 
 // Its own descriptors are closed: it carries nothing any more.
-void relay_silence(struct relay *relay)
+void relay_close(struct relay *relay)
 {
     relay_stop(relay);
     for (uint32_t i = 0; i < relay->worker_count; i++) {
         shut(&relay->workers[i].epoll);
-        shut(&relay->workers[i].wake);
+        shut(&relay->workers[i].bell);
     }
-    shut(&relay->notice);
+    shut(&relay->bell);
 }
 
 // The sockets that it was lent are Python's to close.
@@ -178,7 +178,7 @@ void relay_free(struct relay *relay)
     const struct portion everything = {.events = UINT32_MAX, .questions = UINT32_MAX};
     struct news news;
     if (relay->workers)
-        relay_silence(relay);
+        relay_close(relay);
     for (uint32_t i = 0; relay->workers && i < relay->worker_count; i++)
         free_worker(relay->workers + i);
     if (relay->decisions) {

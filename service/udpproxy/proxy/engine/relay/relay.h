@@ -55,7 +55,7 @@
 // NULL without memory. `table` is the whole shared memory.
 struct relay *relay_new(void *table, uint32_t capacity, uint32_t workers, uint32_t per_client,
                         int evict);
-void relay_silence(struct relay *relay);
+void relay_close(struct relay *relay);
 void relay_free(struct relay *relay);
 void relay_spare_descriptors(uint32_t wanted);
 

@@ -52,7 +52,7 @@ static void address_reply(struct msghdr *message, uint8_t *control, struct sessi
 }
 
 // The first reply of all, or since ICMP errors came.
-static void answers(struct worker *worker, struct session *session)
+static void note_first_reply(struct worker *worker, struct session *session)
 {
     bool told = session->unreachable || __atomic_load_n(&worker->relay->awaiting, __ATOMIC_RELAXED);
     session->unreachable = false;
@@ -64,8 +64,8 @@ static void answers(struct worker *worker, struct session *session)
         tell_server(worker, session, SERVER_ANSWERS, 0);
 }
 
-static void left(struct worker *worker, struct session *session, const struct iovec *iov,
-                 uint32_t count)
+static void count_replies(struct worker *worker, struct session *session, const struct iovec *iov,
+                          uint32_t count)
 {
     struct record *record = session->record;
     uint64_t bytes = 0;
@@ -75,7 +75,7 @@ static void left(struct worker *worker, struct session *session, const struct io
     more(&record->downloads, count);
     more(&record->download_bytes, bytes);
     if (!session->answered || session->unreachable)
-        answers(worker, session);
+        note_first_reply(worker, session);
 }
 
 static void send_singly(struct worker *worker, struct session *session, struct iovec *iov,
@@ -88,9 +88,9 @@ static void send_singly(struct worker *worker, struct session *session, struct i
         message.msg_iov = iov + i;
         message.msg_iovlen = 1;
         if (sendmsg(session->listener->fds[worker->number], &message, 0) < 0)
-            lost(worker, session, TO_CLIENT, errno);
+            tell_lost(worker, session, TO_CLIENT, errno);
         else
-            left(worker, session, iov + i, 1);
+            count_replies(worker, session, iov + i, 1);
     }
 }
 
@@ -126,20 +126,20 @@ static void send_down(struct worker *worker, int fd, struct session **who, struc
                 send_singly(worker, who[done], iov + done, held);
             } else {
                 for (uint32_t i = 0; i < held; i++)
-                    lost(worker, who[done], TO_CLIENT, errno);
+                    tell_lost(worker, who[done], TO_CLIENT, errno);
             }
             done += held;
             continue;
         }
         for (int i = 0; i < passed; i++) {
             uint32_t held = (uint32_t)messages[sent++].msg_hdr.msg_iovlen;
-            left(worker, who[done], iov + done, held);
+            count_replies(worker, who[done], iov + done, held);
             done += held;
         }
     }
 }
 
-void flush(struct worker *worker)
+void send_replies(struct worker *worker)
 {
     struct outgoing *out = &worker->out;
     struct session *who[BATCH];
@@ -164,7 +164,7 @@ void flush(struct worker *worker)
     out->count = out->used = 0;
 }
 
-void gather(struct worker *worker, struct session *session, void *data, uint32_t size)
+void gather_reply(struct worker *worker, struct session *session, void *data, uint32_t size)
 {
     struct outgoing *out = &worker->out;
     out->who[out->count] = session;

@@ -4,7 +4,7 @@
 
 #include "state.h"
 
-void gather(struct worker *worker, struct session *session, void *data, uint32_t size);
-void flush(struct worker *worker);
+void gather_reply(struct worker *worker, struct session *session, void *data, uint32_t size);
+void send_replies(struct worker *worker);
 
 #endif

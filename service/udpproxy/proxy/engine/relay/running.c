@@ -19,7 +19,7 @@ int relay_start(struct relay *relay)
     pthread_sigmask(SIG_SETMASK, &all, &before);
     for (uint32_t i = 0; i < relay->worker_count && !problem; i++) {
         struct worker *worker = relay->workers + i;
-        problem = worker->running ? 0 : pthread_create(&worker->thread, NULL, work, worker);
+        problem = worker->running ? 0 : pthread_create(&worker->thread, NULL, run_worker, worker);
         worker->running = !problem;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -33,7 +33,7 @@ void relay_stop(struct relay *relay)
         struct worker *worker = relay->workers + i;
         if (!worker->running)
             continue;
-        rouse(worker);
+        ring_worker(worker);
         pthread_join(worker->thread, NULL);
         worker->running = false;
     }
@@ -48,7 +48,7 @@ void relay_inline(struct relay *relay, seen callback, void *context)
 
 int relay_turn(struct relay *relay, uint32_t number)
 {
-    return turn(relay->workers + number, 0);
+    return take_turn(relay->workers + number, 0);
 }
 
 int relay_poller(struct relay *relay, uint32_t number)
@@ -60,24 +60,24 @@ int relay_poller(struct relay *relay, uint32_t number)
 void relay_settle(struct relay *relay)
 {
     for (uint32_t i = 0; i < relay->worker_count; i++) {
-        enter(relay->workers + i);
-        leave(relay->workers + i);
+        lock_worker(relay->workers + i);
+        unlock_worker(relay->workers + i);
     }
 }
 
 // What is due at `now`; when something will be due next.
-uint64_t relay_work(struct relay *relay, uint64_t now)
+uint64_t relay_expire(struct relay *relay, uint64_t now)
 {
     uint64_t next = NEVER;
     for (uint32_t i = 0; i < relay->worker_count; i++) {
         struct worker *worker = relay->workers + i;
-        enter(worker);
+        lock_worker(worker);
         worker->now = clock_now();
-        expire(worker, now, MOST_ENDED);
+        expire_sessions(worker, now, MOST_ENDED);
         uint64_t due = first_due(worker);
         next = due < next ? due : next;
-        leave(worker);
+        unlock_worker(worker);
     }
-    say(relay);
+    ring_host(relay);
     return next;
 }

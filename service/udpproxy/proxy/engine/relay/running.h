@@ -10,6 +10,6 @@ void relay_inline(struct relay *relay, seen callback, void *context);
 int relay_turn(struct relay *relay, uint32_t number);
 int relay_poller(struct relay *relay, uint32_t number);
 void relay_settle(struct relay *relay);
-uint64_t relay_work(struct relay *relay, uint64_t now);
+uint64_t relay_expire(struct relay *relay, uint64_t now);
 
 #endif

@@ -15,7 +15,7 @@ enum {
 static bool download(struct worker *worker, struct session *session, void *data, uint32_t size)
 {
     if (!session->careful_down) {
-        gather(worker, session, data, size);
+        gather_reply(worker, session, data, size);
         return true;
     }
     if (session->record->type == ONE_WAY) {
@@ -30,7 +30,7 @@ static bool download(struct worker *worker, struct session *session, void *data,
     return pass_down(worker, session, data, size);
 }
 
-// One datagram, with limits; `data` must stay until flush(). False: the session is gone.
+// One datagram, with limits; `data` must stay until send_replies(). False: the session is gone.
 bool pass_down(struct worker *worker, struct session *session, void *data, uint32_t size)
 {
     const struct budget *budget = &session->verdict->budget;
@@ -42,11 +42,11 @@ bool pass_down(struct worker *worker, struct session *session, void *data, uint3
     bool last = record->downloads + session->gathered + 1 >= budget->download_datagrams;
     if (is_watched(worker->relay))
         tell_seen(worker, session, false, data, size);
-    gather(worker, session, data, size);
+    gather_reply(worker, session, data, size);
     if (!last)
         return true;
     uint32_t used = worker->out.used;
-    flush(worker);
+    send_replies(worker);
     worker->out.used = used; // what was read with it is still to be judged
     if (record->downloads < budget->download_datagrams)
         return true; // it could not be sent
@@ -59,7 +59,7 @@ static void receive_failed(struct worker *worker, struct session *session, int p
 {
     if (!is_icmp(worker, session, problem))
         count_icmp(worker, session, 1, problem);
-    unreachable(worker, session);
+    close_unreachable(worker, session);
 }
 
 static void take_late_errors(struct worker *worker, struct session *session)
@@ -68,7 +68,7 @@ static void take_late_errors(struct worker *worker, struct session *session)
     uint32_t count = take_errors(session->fd, &problem);
     count_icmp(worker, session, count, problem);
     if (count)
-        unreachable(worker, session);
+        close_unreachable(worker, session);
 }
 
 static bool would_block(void)
@@ -84,8 +84,8 @@ static uint8_t *buffer(struct worker *worker, uint32_t number)
 // A read in vain costs as much as a datagram, so several are only asked for where several were.
 static uint32_t burst_of(const struct worker *worker, struct session *session)
 {
-    bool busy = worker->turn - session->turn <= 1;
-    session->turn = worker->turn;
+    bool busy = worker->turns - session->last_turn <= 1;
+    session->last_turn = worker->turns;
     if (session->patience) {
         session->patience--;
         return 1;
@@ -164,12 +164,12 @@ static enum reply judge(const struct session *session, const union address *send
     }
 }
 
-static void stray(struct worker *worker, struct session *session, const union address *sender)
+static void tell_stray(struct worker *worker, struct session *session, const union address *sender)
 {
     struct relay *relay = worker->relay;
     more(&session->record->stray, 1);
     pthread_mutex_lock(&relay->book);
-    struct event *event = tell(relay, STRAYED, 0);
+    struct event *event = add_event(relay, STRAYED, 0);
     if (event) {
         event->session = session->id;
         name_verdict(event, session->verdict);
@@ -183,7 +183,7 @@ static bool pin(struct worker *worker, struct session *session, const union addr
 {
     struct record *record = session->record;
     if (fix_peer(session->fd, peer)) {
-        lost(worker, session, FIX_PEER, errno);
+        tell_lost(worker, session, FIX_PEER, errno);
         return false;
     }
     session->pinned = true;
@@ -211,7 +211,7 @@ static bool read_anybody(struct worker *worker, struct session *session, bool fi
     }
     enum reply reply = judge(session, &sender);
     if (reply == IGNORE) {
-        stray(worker, session, &sender);
+        tell_stray(worker, session, &sender);
         return true;
     }
     if (reply == PIN && !pin(worker, session, &sender))
@@ -223,7 +223,7 @@ static bool read_anybody(struct worker *worker, struct session *session, bool fi
 void read_server(struct worker *worker, struct session *session)
 {
     if (worker->out.used > BATCH - BURST)
-        flush(worker);
+        send_replies(worker);
     uint32_t burst = burst_of(worker, session);
     if (!session->plain) {
         for (uint32_t i = 0; i < burst; i++)

@@ -2,7 +2,7 @@
 //
 // Order matters for whoever comes after a crash: the record is written as OPENING before the
 // socket gets a port, so that a socket in use always has a record; an ended session stays in the
-// table as it was until the log has its record (relay_finish), so that at worst it is there
+// table as it was until the log has its record (relay_free_ended), so that at worst it is there
 // twice.
 #include "sessions.h"
 
@@ -42,7 +42,7 @@ static bool poll_at(struct worker *worker, struct session *session)
     uint8_t *polled = session->polled + (session->fd == relay->sockets[1][slot_of(relay, session)]);
     struct epoll_event event = {
         .events = EPOLLIN,
-        .data.u64 = (uint64_t)1 << 32 | slot_of(relay, session),
+        .data.u64 = polled_as(SESSION, slot_of(relay, session)),
     };
     // A socket without a port is silent, so between two sessions it stays where it is.
     if (*polled == worker->number + 1)
@@ -84,19 +84,20 @@ void write_network(struct record *record, const struct verdict *verdict)
 {
     if (record->type != BROADCAST || verdict->network_size != 4)
         return;
-    memcpy(record->peer, verdict->first, 4);
-    memcpy(record->peer + 4, verdict->last, 4);
+    memcpy(record->peer, verdict->network_first, 4);
+    memcpy(record->peer + 4, verdict->network_last, 4);
     record->peer_port = verdict->any_port;
 }
 
-static void write_record(struct record *record, uint64_t id, const struct first *first,
+static void write_record(struct record *record, uint64_t id, const struct arrival *arrival,
                          const struct verdict *verdict, uint64_t now)
 {
-    const union address *client = first->client;
+    const union address *client = arrival->client;
     unsigned size = packed_size(client), server_size = packed_size(&verdict->server);
     begin_change(record);
     // Not the sequence number, which is odd now.
-    memset((uint8_t *)record + sizeof record->sequence, 0, sizeof *record - sizeof record->sequence);
+    memset((uint8_t *)record + sizeof record->sequence, 0,
+           sizeof *record - sizeof record->sequence);
     record->id = id;
     record->state = OPENING;
     record->type = verdict->type;
@@ -104,15 +105,15 @@ static void write_record(struct record *record, uint64_t id, const struct first 
     record->server_size = (uint8_t)server_size;
     record->acl = verdict->acl;
     record->generation = verdict->generation;
-    record->listener = first->listener->number;
+    record->listener = arrival->listener->number;
     record->client_port = port_of(client);
     record->server_port = port_of(&verdict->server);
     memcpy(record->client, packed_of(client), size);
-    memcpy(record->addressed, first->addressed, size);
-    memcpy(record->local, first->local, size);
+    memcpy(record->addressed, arrival->addressed, size);
+    memcpy(record->local, arrival->local, size);
     memcpy(record->server, packed_of(&verdict->server), server_size);
     write_network(record, verdict);
-    record->interface = first->interface;
+    record->interface = arrival->interface;
     record->scope = is_v6(client) ? client->v6.sin6_scope_id : 0;
     record->opened = now;
     record->opened_wall = wall_now();
@@ -129,21 +130,21 @@ void free_record(struct record *record)
 }
 
 // With the book locked.
-void give_back(struct relay *relay, uint32_t slot)
+void free_slot(struct relay *relay, uint32_t slot)
 {
     set_life(relay->sessions + slot, UNUSED);
     relay->free[relay->free_count++] = slot;
     __atomic_add_fetch(&relay->answers, 1, __ATOMIC_SEQ_CST);
 }
 
-void begin(struct worker *worker, struct session *session)
+void begin_session(struct worker *worker, struct session *session)
 {
     __atomic_store_n(&session->worker, worker, __ATOMIC_RELEASE);
     session->due_at = NOBODY;
     session->gathered = 0;
     session->gathered_bytes = 0;
     session->patience = 0;
-    session->turn = worker->turn - 2;
+    session->last_turn = worker->turns - 2;
     session->singly = session->unreachable = false;
     session->listed = false;
     // The record's type, not the verdict's: a reload may have given the rule another.
@@ -152,13 +153,13 @@ void begin(struct worker *worker, struct session *session)
     if (!session->answered)
         list_unanswered(worker, session);
     set_life(session, LIVE);
-    plan(worker, session);
+    set_due(worker, session);
     __atomic_add_fetch(&worker->relay->live, 1, __ATOMIC_RELAXED);
 }
 
-static void say_opened(struct relay *relay, const struct session *session)
+static void tell_opened(struct relay *relay, const struct session *session)
 {
-    struct event *event = tell(relay, OPENED, 0);
+    struct event *event = add_event(relay, OPENED, 0);
     if (event) {
         event->session = session->id;
         name_verdict(event, session->verdict);
@@ -166,26 +167,26 @@ static void say_opened(struct relay *relay, const struct session *session)
     }
 }
 
-static struct session *refuse_session(struct worker *worker, const struct first *first,
+static struct session *refuse_session(struct worker *worker, const struct arrival *arrival,
                                       struct session *session, int problem)
 {
     struct relay *relay = worker->relay;
     if (session->fd >= 0)
         reset_socket(session->fd, false);
     free_record(session->record);
-    leave_listener(session->listener);
+    release_listener(session->listener);
     pthread_mutex_lock(&relay->book);
     session->verdict->uses--;
     if (relay->per_client)
-        client_left(relay, first->client);
-    give_back(relay, slot_of(relay, session));
+        uncount_client(relay, arrival->client);
+    free_slot(relay, slot_of(relay, session));
     pthread_mutex_unlock(&relay->book);
-    tell_refused(worker, REFUSED_NO_PORT, first, problem);
+    tell_refused(worker, REFUSED_NO_PORT, arrival, problem);
     return NULL;
 }
 
 // The slot was taken, the verdict and the client counted; NULL: all that was taken back.
-struct session *open_session(struct worker *worker, const struct first *first,
+struct session *open_session(struct worker *worker, const struct arrival *arrival,
                              struct verdict *verdict, uint32_t slot)
 {
     struct relay *relay = worker->relay;
@@ -195,32 +196,32 @@ struct session *open_session(struct worker *worker, const struct first *first,
     uint64_t id = __atomic_fetch_add(relay->header + NEXT_ID, 1, __ATOMIC_RELAXED);
     __atomic_store_n(&session->id, id, __ATOMIC_RELAXED);
     session->verdict = verdict;
-    session->listener = first->listener;
+    session->listener = arrival->listener;
     use_listener(session->listener);
-    session->client = *first->client;
-    session->hash = first->hash;
+    session->client = *arrival->client;
+    session->hash = arrival->hash;
     session->pinned = session->answered = false;
-    write_record(record, session->id, first, verdict, worker->now);
+    write_record(record, session->id, arrival, verdict, worker->now);
     session->fd = relay->sockets[is_v6(&verdict->server)][slot];
     if (session->fd < 0)
-        return refuse_session(worker, first, session, EAFNOSUPPORT);
+        return refuse_session(worker, arrival, session, EAFNOSUPPORT);
     // A slot has a socket for each family, and each of them counts on for ever.
     put(&record->drops_base, socket_drops(session->fd));
     if (attach(relay, session->fd, verdict->type, &verdict->server, &own) ||
         !poll_session(worker, session))
-        return refuse_session(worker, first, session, errno);
+        return refuse_session(worker, arrival, session, errno);
     begin_change(record);
     record->source_port = port_of(&own);
     memcpy(record->source, packed_of(&own), packed_size(&own));
     record->state = OPEN;
     end_change(record);
     count_total(relay, SESSIONS_OPENED, 1);
-    begin(worker, session);
-    enter_key(worker, session);
+    begin_session(worker, session);
+    add_key(worker, session);
     pthread_mutex_lock(&relay->book);
-    enter_port(relay, session);
+    add_port(relay, session);
     if (relay->openings)
-        say_opened(relay, session);
+        tell_opened(relay, session);
     pthread_mutex_unlock(&relay->book);
     return session;
 }
@@ -231,9 +232,9 @@ void close_session(struct worker *worker, struct session *session, enum reason r
     struct relay *relay = worker->relay;
     uint32_t slot = slot_of(relay, session);
     if (session->gathered)
-        flush(worker);
-    leave_key(worker, session);
-    unplan(worker, session);
+        send_replies(worker);
+    remove_key(worker, session);
+    clear_due(worker, session);
     unlist_unanswered(worker, session);
     set_life(session, ENDED);
     session->reason = (uint8_t)reason;
@@ -241,7 +242,7 @@ void close_session(struct worker *worker, struct session *session, enum reason r
     __atomic_sub_fetch(&relay->live, 1, __ATOMIC_RELAXED);
     pthread_mutex_lock(&relay->book);
     if (relay->per_client)
-        client_left(relay, &session->client);
+        uncount_client(relay, &session->client);
     if (relay->ended == NOBODY)
         relay->ended = slot;
     else
@@ -256,7 +257,7 @@ void close_session(struct worker *worker, struct session *session, enum reason r
 // ---- what ICMP says of its server ----
 
 // After an ICMP error; true: the session is gone.
-bool unreachable(struct worker *worker, struct session *session)
+bool close_unreachable(struct worker *worker, struct session *session)
 {
     if (!session->verdict->close_on_unreachable)
         return false;
@@ -315,9 +316,9 @@ void aim(struct worker *worker, struct session *session, const union address *se
         return;
     }
     if (session->gathered)
-        flush(worker);
+        send_replies(worker);
     pthread_mutex_lock(&relay->book);
-    leave_port(relay, session);
+    remove_port(relay, session);
     pthread_mutex_unlock(&relay->book);
     // From here on whoever comes after a crash connects it there anew: it has no port.
     begin_change(record);
@@ -343,7 +344,7 @@ void aim(struct worker *worker, struct session *session, const union address *se
     }
     name_source(session, &own);
     pthread_mutex_lock(&relay->book);
-    enter_port(relay, session);
+    add_port(relay, session);
     pthread_mutex_unlock(&relay->book);
 }
 
@@ -359,7 +360,7 @@ bool reconnect(struct worker *worker, struct session *session, int *problem)
     if (!session->plain && !session->pinned)
         return false;
     pthread_mutex_lock(&relay->book);
-    leave_port(relay, session);
+    remove_port(relay, session);
     pthread_mutex_unlock(&relay->book);
     // Whoever comes after a crash in between connects it himself.
     name_source(session, NULL);
@@ -377,7 +378,7 @@ bool reconnect(struct worker *worker, struct session *session, int *problem)
     }
     name_source(session, &own);
     pthread_mutex_lock(&relay->book);
-    enter_port(relay, session);
+    add_port(relay, session);
     pthread_mutex_unlock(&relay->book);
     tell_rerouted(worker, session);
     return true;

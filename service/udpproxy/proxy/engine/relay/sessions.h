@@ -4,18 +4,18 @@
 
 #include "state.h"
 
-struct session *open_session(struct worker *worker, const struct first *first,
+struct session *open_session(struct worker *worker, const struct arrival *arrival,
                              struct verdict *verdict, uint32_t slot);
 void close_session(struct worker *worker, struct session *session, enum reason reason);
-void begin(struct worker *worker, struct session *session);
+void begin_session(struct worker *worker, struct session *session);
 void be_careful(struct relay *relay, struct session *session);
 bool poll_session(struct worker *worker, struct session *session);
 void unpoll_ended(struct worker *worker, struct session *session);
 void write_network(struct record *record, const struct verdict *verdict);
 void free_record(struct record *record);
-void give_back(struct relay *relay, uint32_t slot);
+void free_slot(struct relay *relay, uint32_t slot);
 
-bool unreachable(struct worker *worker, struct session *session);
+bool close_unreachable(struct worker *worker, struct session *session);
 bool is_icmp(struct worker *worker, struct session *session, int problem);
 void count_icmp(struct worker *worker, struct session *session, uint32_t count, int problem);
 

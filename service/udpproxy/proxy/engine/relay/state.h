@@ -79,7 +79,7 @@ struct session {
 
     struct worker *worker;
     uint64_t id;
-    uint32_t turn;      // when it was served last
+    uint32_t last_turn;      // when it was served last
     uint32_t gathered_bytes; // replies that are not sent yet
     uint16_t gathered;
     uint8_t reason, polled[2]; // by which worker + 1, for each family
@@ -97,7 +97,7 @@ _Static_assert(offsetof(struct session, worker) == 64, "the first line");
 _Static_assert(sizeof(struct session) <= 128, "two lines");
 
 // What is known of a client's datagram; `hash` is of its session's key.
-struct first {
+struct arrival {
     struct listener *listener;
     const union address *client;
     const uint8_t *addressed, *local;
@@ -139,16 +139,16 @@ struct incoming {
     uint8_t *buffers;
 };
 
-//   relay, number, mask, epoll, wake    fixed
+//   relay, number, mask, epoll, bell    fixed
 //   running, thread                     host
-//   held_count                          atomic; set with its lock, looked at without (wake)
+//   held_count                          atomic; set with its lock, looked at without (ring_if_held)
 //   the rest                            its lock, whoever has it: also the host for a command, and
 //                                       another worker that makes room (evict_one)
 struct worker {
     pthread_mutex_t lock, door;
     struct relay *relay;
-    uint32_t number, turn;
-    int epoll, wake;
+    uint32_t number, turns;
+    int epoll, bell;
     bool running;
     pthread_t thread;
     uint64_t now;
@@ -187,12 +187,12 @@ struct decision {
 };
 
 //   records, header, capacity, worker_count, per_client, evict, sessions, workers, key, steering,
-//   notice                          fixed
+//   bell                            fixed
 //   sockets, seen, context          host, before there are threads; fixed after that
 //   listeners, listener_count       written with all locks, read with any of them, or by the host
 //   verdicts, verdict_count, no_gap_before    host
 //   live, stop, watched, awaiting, segmentation, unsegmented, unable, waiting_dropped    atomic
-//   answers, given_back, given_back_count, rest, notify    set with the book locked, by atomic
+//   answers, given_back, given_back_count, rest, has_news    set with the book locked, by atomic
 //                                   operations, for they are looked at without
 //   events_dropped                  book; the host looks at it without
 //   the rest                        book
@@ -232,8 +232,8 @@ struct relay {
     uint32_t event_count, events_told, events_taken; // now; ever
     size_t event_bytes;
     struct question *questions, **questions_end;
-    int notice;
-    bool notified, notify;
+    int bell;            // the host's
+    bool rung, has_news; // and not heard yet; and not rung for yet
 };
 
 static inline uint32_t slot_of(const struct relay *relay, const struct session *session)

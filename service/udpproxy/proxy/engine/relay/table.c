@@ -21,5 +21,5 @@ uint64_t sum_of(const struct record *record)
         uint8_t byte = at == offsetof(struct record, state) ? 0 : bytes[at];
         rest = rest >> 8 ^ remainders[(uint8_t)rest ^ byte];
     }
-    return (uint64_t)1 << 32 | (rest ^ UINT32_MAX);
+    return SUMMED | (rest ^ UINT32_MAX);
 }

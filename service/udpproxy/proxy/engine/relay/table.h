@@ -71,6 +71,8 @@ static inline void begin_change(struct record *record)
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
+#define SUMMED ((uint64_t)1 << 32) // in `sum`: there is one
+
 // Over what says whose session it is, as session/sense.py has it; the state is left out.
 uint64_t sum_of(const struct record *record);
 

@@ -44,7 +44,7 @@ static enum outcome after_failed_send(struct worker *worker, struct session *ses
     int told = 0;
     for (int i = 0; i < MOST_SENDS; i++) {
         if (is_icmp(worker, session, problem)) {
-            if (unreachable(worker, session))
+            if (close_unreachable(worker, session))
                 return UNSENT;
         } else if (means_unreachable(problem)) {
             untold++;
@@ -55,7 +55,7 @@ static enum outcome after_failed_send(struct worker *worker, struct session *ses
         if (send_up(session, iov) >= 0) {
             count_up(worker, session, 1, iov->iov_len);
             count_icmp(worker, session, untold, told);
-            return untold && unreachable(worker, session) ? GONE : SENT;
+            return untold && close_unreachable(worker, session) ? GONE : SENT;
         }
         problem = errno;
     }
@@ -66,7 +66,7 @@ static enum outcome after_failed_send(struct worker *worker, struct session *ses
         }
         problem = errno;
     }
-    lost(worker, session, TO_SERVER, problem);
+    tell_lost(worker, session, TO_SERVER, problem);
     return LOST;
 }
 
@@ -112,7 +112,7 @@ bool pass_up(struct worker *worker, struct session *session, const void *data, u
         close_session(worker, session, ALL_UPLOAD_DATAGRAMS);
     } else if (outcome == SENT && last) {
         // It takes no more from the client; the next datagram finds no session.
-        leave_key(worker, session);
+        remove_key(worker, session);
         __atomic_store_n(&session->record->state, UPLOAD_CLOSED, __ATOMIC_RELEASE);
     }
     return outcome != UNSENT;

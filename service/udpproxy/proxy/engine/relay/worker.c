@@ -14,82 +14,82 @@ uint64_t clock_now(void)
 
 // Two locks, so that a busy worker cannot keep Python's thread out for ever: whoever waits for
 // `lock` holds `door`.
-void enter(struct worker *worker)
+void lock_worker(struct worker *worker)
 {
     pthread_mutex_lock(&worker->door);
     pthread_mutex_lock(&worker->lock);
     pthread_mutex_unlock(&worker->door);
 }
 
-void leave(struct worker *worker)
+void unlock_worker(struct worker *worker)
 {
     pthread_mutex_unlock(&worker->lock);
 }
 
 // The worker that has this session, live or ended, with its lock; NULL: it is not there any more.
-struct worker *enter_session(struct session *session, uint64_t id)
+struct worker *lock_worker_of(struct session *session, uint64_t id)
 {
     enum life life = life_of(session);
     struct worker *worker = __atomic_load_n(&session->worker, __ATOMIC_ACQUIRE);
     if ((life != LIVE && life != ENDED) || !worker)
         return NULL;
-    enter(worker);
+    lock_worker(worker);
     life = life_of(session);
     if ((life == LIVE || life == ENDED) && id_of(session) == id && is_of(session, worker))
         return worker;
-    leave(worker);
+    unlock_worker(worker);
     return NULL;
 }
 
-void enter_all(struct relay *relay)
+void lock_all(struct relay *relay)
 {
     for (uint32_t i = 0; i < relay->worker_count; i++)
-        enter(relay->workers + i);
+        lock_worker(relay->workers + i);
     pthread_mutex_lock(&relay->book);
 }
 
-void leave_all(struct relay *relay)
+void unlock_all(struct relay *relay)
 {
     pthread_mutex_unlock(&relay->book);
     for (uint32_t i = relay->worker_count; i-- > 0;)
-        leave(relay->workers + i);
+        unlock_worker(relay->workers + i);
 }
 
 // ---- bells: an eventfd for each worker, and one for the host ----
 
 // Once a turn, with the book locked: one system call tells of everything in it.
-void notify(struct relay *relay)
+void ring_host_locked(struct relay *relay)
 {
     uint64_t one = 1;
-    if (relay->notify && !relay->notified) {
-        relay->notified = true;
-        (void)!write(relay->notice, &one, sizeof one);
+    if (relay->has_news && !relay->rung) {
+        relay->rung = true;
+        (void)!write(relay->bell, &one, sizeof one);
     }
-    __atomic_store_n(&relay->notify, false, __ATOMIC_RELAXED);
+    __atomic_store_n(&relay->has_news, false, __ATOMIC_RELAXED);
 }
 
 // Python's thread hears of what there is to tell.
-void say(struct relay *relay)
+void ring_host(struct relay *relay)
 {
-    if (!__atomic_load_n(&relay->notify, __ATOMIC_RELAXED))
+    if (!__atomic_load_n(&relay->has_news, __ATOMIC_RELAXED))
         return;
     pthread_mutex_lock(&relay->book);
-    notify(relay);
+    ring_host_locked(relay);
     pthread_mutex_unlock(&relay->book);
 }
 
-void rouse(struct worker *worker)
+void ring_worker(struct worker *worker)
 {
     uint64_t one = 1;
-    (void)!write(worker->wake, &one, sizeof one);
+    (void)!write(worker->bell, &one, sizeof one);
 }
 
 // The worker has something to look at again.
-void wake(struct worker *worker)
+void ring_if_held(struct worker *worker)
 {
     uint64_t one = 1;
     if (__atomic_load_n(&worker->held_count, __ATOMIC_SEQ_CST))
-        (void)!write(worker->wake, &one, sizeof one);
+        (void)!write(worker->bell, &one, sizeof one);
 }
 
 // ---- steering ----
