@@ -80,7 +80,7 @@ class Tower:
     @contextlib.contextmanager
     def running(self) -> Iterator[subprocess.Popen[bytes]]:
         """In fork mode."""
-        words = [sys.executable, "-m", "bells", "run", self.file]
+        words = [sys.executable, "-m", "bells", "run", str(self.file)]
         with subprocess.Popen(words, env=self.environment) as parent:
             try:
                 until(lambda: self.said("UDPS-100-I ready"))

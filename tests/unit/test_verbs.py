@@ -10,7 +10,7 @@ import pytest
 from manual import says, section
 from udpproxy.errors import InvalidArgument, LinkError
 from udpproxy.process import signals
-from udpproxy.process.verbs import COMMON, OfChild, Verb, signals_of
+from udpproxy.process.verbs import COMMON, Arguments, OfChild, Verb, signals_of
 from udpproxy.proxy.identity import IDENTITY
 from udpproxy.proxy.verbs import KILL, SESSIONS, VERBS
 
@@ -68,7 +68,7 @@ def test_what_the_command_line_says_goes_over_the_bus_and_back(verb: Verb) -> No
     if verb in (SESSIONS, KILL):
         words = ["client=10.0.0.1"] if verb is SESSIONS else ["7"]
     given = parser.parse_args(words)
-    asked = {}
+    asked: Arguments = {}
     for argument in verb.arguments:
         asked |= argument.given(given)
     there = verb.from_bus(verb.to_bus(asked))

@@ -5,7 +5,8 @@
 // one thread, and without the GIL wherever a lock may be waited for; the relay never calls Python,
 // except for `seen` while it runs inside of Python's own thread.
 //
-// The files, lowest first. Each includes only what stands above it here, and so calls nothing else.
+// The files, lowest first. Each includes only what stands above it here, and so calls nothing else;
+// tests/unit/test_native_order.py looks.
 //
 //   siphash      a keyed hash
 //   table        the session table, and the sum over a record
