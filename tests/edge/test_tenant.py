@@ -134,7 +134,6 @@ def test_fork_mode(tmp_path: Path) -> None:
         parent.send_signal(signal.SIGTERM)
         assert parent.wait(20) == 0
     assert "UDPS-104-I stopped with 2 bells hung up" in tower.log.read_text()
-    assert tower.said("bells/one/bell:c")
     assert not tower.said("UDPS-203-E")
     assert not tower.said("UDPS-530-C")
 
@@ -209,10 +208,8 @@ def test_as_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         units.start()
         environment = os.environ | {"RUNTIME_DIRECTORY": str(units.runtime)}
         words = [*inside(group), sys.executable, "-m", "bells", "bell:a", "one"]
-        with subprocess.Popen(words, env=environment) as bell:
-            control = units.runtime / "control.sock"
-            until(lambda: "UDPS-101-D" in log.read_text())
-            until(lambda: "bell:a" in log.read_text())
+        control = units.runtime / "control.sock"
+        with subprocess.Popen(words, env=environment) as bell, killed_at_last(bell):
             until(lambda: rung(control) == "440 Hz, 1 times")
             units.listen()
             assert [name for name, _ in units.store] == ["door"]
@@ -223,12 +220,21 @@ def test_as_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         units.parent.wait()
         units.reg.wait(20)
         assert can_connect(port)
+        units.listen()  # what the first one told
         units.start()
         assert f"ready: port {port} as before" in log.read_text()
         assert ctl.ask(control, "terminate", {}) is None
         assert units.parent.wait(20) == 0
         units.listen()
         assert units.store == []
+
+
+@contextlib.contextmanager
+def killed_at_last(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.kill()
 
 
 def rung(control: Path) -> Plain:
