@@ -251,9 +251,11 @@ def test_as_a_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = DaemonCommands(IDENTITY, "one", tmp_path / "pid", tmp_path / "lock")
     begun = DaemonStart(IDENTITY, tower.file, level=None, runtime_dir=tower.runtime, limit=20.0)
     assert daemon.start(begun.launch).result == DONE
+    pid = int((tmp_path / "pid").read_text())
     try:
-        story(tower, int((tmp_path / "pid").read_text()))
+        story(tower, pid)
     finally:
         stopped = daemon.stop(20.0, force=True)
+        os.waitpid(pid, 0)  # it was started here, not by a command
     assert (stopped.result, stopped.text) == (DONE, "")
     assert "UDPS-104-I stopped with 2 bells hung up" in tower.log.read_text()
