@@ -161,7 +161,7 @@ class Liar:
                 self._heard(sock, json.loads(data), list(fds))
 
     def _heard(self, sock: socket.socket, message: Any, fds: list[int]) -> None:
-        if message.get("what") == "way":
+        if message.get("what") == "channel":
             self._ways.append(socket.socket(fileno=fds.pop()))
             self._ways[-1].settimeout(0)
         for fd in fds:
@@ -277,7 +277,7 @@ def fixed(role: str) -> Iterator[Packet]:
     for value in [*VALUES, *WORDS]:
         yield from both("answer", number=number, value=value)
         yield PARENT, packed("tell", what="ready", args={"engine": value})
-        yield PARENT, packed("tell", what="way", args={"role": value})
+        yield PARENT, packed("tell", what="channel", args={"role": value})
         for verb in ("client", "server", "info", "terminate", "x" * 1000):
             yield WAYS, packed("ask", number=1, verb=verb, args={"name": value})
     yield from both("tell", what="nonsense", args={"x": [0] * (LONG // 3)})
@@ -297,7 +297,7 @@ def violations(role: str) -> Iterator[Packet]:
     yield PARENT, packed("tell", what="x", args=[])
     yield PARENT, packed("answer", number="x")
     yield WAYS, packed("hello", role=role, version="0")
-    yield WAYS, packed("lend", what="way", items=[])
+    yield WAYS, packed("lend", what="channel", items=[])
 
 
 def both(kind: str, **parts: Any) -> Iterator[Packet]:
@@ -310,7 +310,7 @@ def both(kind: str, **parts: Any) -> Iterator[Packet]:
 def at_random(role: str, count: int, seed: int) -> Iterator[Packet]:
     """Well-formed, so that it goes far; what is broken costs the link at once."""
     rng = random.Random(seed)
-    whats = ["names", "ready", "way", "known", "relay", "resolve", "x", ""]
+    whats = ["names", "ready", "channel", "known", "relay", "resolve", "x", ""]
     verbs = ["client", "server", "info", "resolve-now", "x"]
     for _ in range(count):
         value, word = rng.choice(VALUES), rng.choice(WORDS)

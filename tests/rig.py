@@ -21,15 +21,15 @@ from udpproxy.process.loop import EpollLoop
 from udpproxy.proxy.config.model import Limits, SessionType
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.engine.interface import (
+    Arrival,
+    DecisionCacheHost,
     Engine,
+    ExtensionResult,
     Host,
-    Lasting,
     ListenerSocket,
+    PendingName,
     Reactor,
-    Treatment,
     Verdict,
-    Wait,
-    Way,
 )
 from udpproxy.proxy.engine.pool import Pool, make_carrier, peek_carrier
 from udpproxy.proxy.engine.python import PythonEngine
@@ -73,7 +73,7 @@ def _python(
     return PythonEngine(reactor, table, Pool(carriers), host, per_client=per_client, evict=evict)
 
 
-def native_with(lasting: Lasting | None) -> Factory:
+def native_with(lasting: DecisionCacheHost | None) -> Factory:
     """Without a thread of its own: nothing moves except while the test waits."""
 
     def make(
@@ -121,7 +121,7 @@ def verdict(
 ) -> Verdict:
     """An accepted session as REG would describe it."""
     return Verdict(
-        acl=0,
+        rule_number=0,
         generation=generation,
         rule=rule,
         type=kind,
@@ -138,16 +138,19 @@ class Witness:
     """REG's place: says what it was told to say and notes what it hears."""
 
     def __init__(self) -> None:
-        self.policy: Callable[[str], Verdict | Wait | None] = lambda client: None
+        self.policy: Callable[[str], Verdict | PendingName | None] = lambda client: None
         """What decide() says about a client, by its address."""
         self.later: Callable[[Record], Verdict | None] | None = None
         """What decided() says; None: the same as the policy."""
         self.on_datagram: Callable[[str, bytes], object] = lambda direction, data: None
-        self.treat: Callable[[str, bytes], Treatment] = lambda direction, data: (direction, data)
+        self.treat: Callable[[str, bytes], ExtensionResult] = lambda direction, data: (
+            direction,
+            data,
+        )
         """What handed() says of a datagram."""
         self.handed_over: list[tuple[int, str, bytes]] = []
         self.asked: list[tuple[int, str, str]] = []
-        self.kept: list[tuple[int, tuple[str, int], Way, bytes]] = []
+        self.kept: list[tuple[int, tuple[str, int], Arrival, bytes]] = []
         """What wait() got."""
         self.opened_ids: list[int] = []
         self.records: dict[int, Record] = {}
@@ -167,19 +170,19 @@ class Witness:
 
     def decide(
         self, listener: ListenerSocket, client: str, addressed: str
-    ) -> Verdict | Wait | None:
+    ) -> Verdict | PendingName | None:
         self.asked.append((listener.number, client, addressed))
         return self.policy(client)
 
     def wait(
         self,
-        waiting: Wait,
+        waiting: PendingName,
         listener: ListenerSocket,
         client: tuple[str, int],
-        way: Way,
+        arrival: Arrival,
         data: bytes,
     ) -> None:
-        self.kept.append((listener.number, client, way, data))
+        self.kept.append((listener.number, client, arrival, data))
 
     def decided(self, record: Record) -> Verdict | None:
         if self.later is not None:
@@ -189,7 +192,7 @@ class Witness:
 
     def handed(
         self, verdict: Verdict, slot: int, number: int, direction: str, payload: bytes
-    ) -> Treatment:
+    ) -> ExtensionResult:
         self.handed_over.append((number, direction, payload))
         return self.treat(direction, payload)
 

@@ -1,7 +1,7 @@
 """What a protocol's own rules build on: the interface of extensions (udp-proxy-extension(7)).
 
 A session ACL names one with `extension = "module:Class"`. REG makes one object of the class for
-each such ACL and calls it for that ACL's sessions, one call after another, in its only thread.
+each such rule and calls it for that rule's sessions, one call after another, in its only thread.
 No method may wait for anything: the proxy does nothing else meanwhile. As a unit REG reaches no
 network and writes only to its log and to a /tmp of its own. Times are seconds, payloads whole
 datagrams of 0 to 65,507 bytes. An error raised in from_client or from_server costs that datagram,

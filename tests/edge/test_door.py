@@ -20,7 +20,7 @@ from udpproxy.instance.control_server import ControlServer
 from udpproxy.process import wire
 from udpproxy.process.logs import Logs
 from udpproxy.supervisor.fork import ForkSupervisor
-from udpproxy.supervisor.lifecycle import Life
+from udpproxy.supervisor.lifecycle import RestartPolicy
 
 NOBODY = 65534
 
@@ -433,7 +433,7 @@ def test_the_fork_supervisor_knows_its_processes(tmp_path: Path) -> None:
         supervisor = ForkSupervisor(
             Logs("udp-proxy/one"), "udpproxy.child", "one", tmp_path, Unheard()
         )
-        supervisor.start("reg", Life(limit=4, window=60, stop_on_death=False))
+        supervisor.start("reg", RestartPolicy(limit=4, window=60, stop_on_death=False))
         try:
             pid = supervisor.children()["reg"].pid
             assert supervisor.vouch(pid, os.getuid()) == "reg"

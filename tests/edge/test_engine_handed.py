@@ -8,21 +8,21 @@ import pytest
 
 from rig import Rig, has_nothing, verdict
 from udpproxy.proxy.config.model import Limits, SessionType
-from udpproxy.proxy.engine.interface import Treatment
+from udpproxy.proxy.engine.interface import ExtensionResult
 from udpproxy.proxy.session.reasons import Reason
 
 SIZES = [0, 1, 1472, 65_507]
 
 
-def loud(direction: str, data: bytes) -> Treatment:
+def loud(direction: str, data: bytes) -> ExtensionResult:
     return direction, data.upper()
 
 
-def nothing(direction: str, data: bytes) -> Treatment:
+def nothing(direction: str, data: bytes) -> ExtensionResult:
     return None
 
 
-def answer(direction: str, data: bytes) -> Treatment:
+def answer(direction: str, data: bytes) -> ExtensionResult:
     return ("download", b"no: " + data) if direction == "upload" else (direction, data)
 
 
@@ -144,7 +144,9 @@ def test_the_host_may_end_it(rig: Rig, direction: str) -> None:
     rig.listen()
     client, server = rig.udp(), rig.udp()
     rig.host.policy = lambda _: verdict(server.getsockname(), handed=True)
-    rig.host.treat = lambda way, data: Reason.EXTENSION if way == direction else (way, data)
+    rig.host.treat = lambda arrival, data: (
+        Reason.EXTENSION if arrival == direction else (arrival, data)
+    )
     client.sendto(b"question", rig.where())
     if direction == "download":
         server.sendto(b"answer", rig.take(server)[1])

@@ -61,8 +61,8 @@ def found(library: Path, engine: str, cases: list[Case]) -> dict[Case, Figures]:
 
 def test_what_our_own_system_refuses_is_no_icmp_error(library: Path, engine: str) -> None:
     cases = [
-        (kind, way, problem, ALWAYS)
-        for kind, way, problem in itertools.product(KINDS, ["upload", "download"], OUR_OWN)
+        (kind, arrival, problem, ALWAYS)
+        for kind, arrival, problem in itertools.product(KINDS, ["upload", "download"], OUR_OWN)
     ]
     wanted = dict.fromkeys(cases, (0, 3, 0))
     # It connects afresh, and its new port has no such trouble.

@@ -10,13 +10,13 @@ import pytest
 
 from rig import Rig, has_nothing, verdict
 from udpproxy.proxy.config.model import Limits, SessionType
-from udpproxy.proxy.engine.interface import Verdict, Wait
+from udpproxy.proxy.engine.interface import PendingName, Verdict
 from udpproxy.proxy.session.reasons import Reason
 
-WAIT = Wait(
+WAIT = PendingName(
     kind="server",
     name="srv.test",
-    acl=0,
+    rule_number=0,
     generation=1,
     rule="rule",
     type=SessionType.NORMAL,
@@ -40,10 +40,10 @@ def test_datagrams_that_wait_come_back_in_order(rig: Rig, address: str) -> None:
     rig.until(lambda: len(rig.host.kept) == 3)
     assert (rig.engine.sessions, rig.host.opened_ids) == (0, [])
     assert has_nothing(server)
-    number, sender, way, _ = rig.host.kept[0]
+    number, sender, arrival, _ = rig.host.kept[0]
     where = server.getsockname()[:2]
     rig.host.policy = lambda sender: verdict(where)
-    rig.engine.inject(number, sender, way, [data for *_, data in rig.host.kept])
+    rig.engine.inject(number, sender, arrival, [data for *_, data in rig.host.kept])
     assert [rig.take(server)[0] for _ in range(3)] == [b"one", b"", b"three"]
     assert rig.engine.sessions == 1
     source = rig.converse(client, server, to)
@@ -58,17 +58,17 @@ def test_waiting_again_and_being_refused(rig: Rig) -> None:
     rig.host.policy = lambda sender: WAIT
     client.sendto(b"one", rig.where())
     rig.until(lambda: rig.host.kept)
-    number, sender, way, data = rig.host.kept.pop()
-    rig.engine.inject(number, sender, way, [data, b"two"])
+    number, sender, arrival, data = rig.host.kept.pop()
+    rig.engine.inject(number, sender, arrival, [data, b"two"])
     rig.until(lambda: len(rig.host.kept) == 2)
     assert [(key[1:3], data) for *key, data in rig.host.kept] == [
-        ([sender, way], b"one"),
-        ([sender, way], b"two"),
+        ([sender, arrival], b"one"),
+        ([sender, arrival], b"two"),
     ]
     rig.host.policy = lambda sender: None
-    rig.engine.inject(number, sender, way, [b"one", b"two"])
+    rig.engine.inject(number, sender, arrival, [b"one", b"two"])
     rig.until(rig.is_quiet)
-    rig.engine.inject(99, sender, way, [b"whose listener is gone"])
+    rig.engine.inject(99, sender, arrival, [b"whose listener is gone"])
     assert rig.engine.sessions == 0
 
 
@@ -153,8 +153,8 @@ def test_injecting_many_is_quick(new_rig: Callable[..., Rig]) -> None:
     rig.until(lambda: len(rig.host.kept) == 150)
     rig.host.policy = lambda sender: verdict(where)
     began = time.monotonic()
-    for number, sender, way, data in rig.host.kept:
-        rig.engine.inject(number, sender, way, [data])
+    for number, sender, arrival, data in rig.host.kept:
+        rig.engine.inject(number, sender, arrival, [data])
     assert time.monotonic() - began < 1.0
     rig.until(lambda: rig.engine.sessions == 150)
 

@@ -19,7 +19,7 @@ from built import of_native
 from rig import ENGINES, Rig, verdict
 from udpproxy.proxy.config.model import Limits, SessionType
 from udpproxy.proxy.engine import sockets
-from udpproxy.proxy.engine.interface import Treatment
+from udpproxy.proxy.engine.interface import ExtensionResult
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.proxy.session.table import TOTALS
 
@@ -79,7 +79,7 @@ scripts = st.builds(
 )
 
 
-def treated(direction: str, data: bytes) -> Treatment:
+def treated(direction: str, data: bytes) -> ExtensionResult:
     """Of all kinds, by the number in the datagram."""
     match int(data.split()[1]) % 7:
         case 0:

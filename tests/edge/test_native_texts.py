@@ -10,7 +10,7 @@ import pytest
 from built import of_native
 from rig import Rig, native_with, verdict
 from udpproxy.proxy.config.model import Limits, SessionType
-from udpproxy.proxy.engine.interface import ListenerSocket, Verdict, Way
+from udpproxy.proxy.engine.interface import Arrival, ListenerSocket, Verdict
 from udpproxy.proxy.session import record as session_record
 from udpproxy.proxy.session.reasons import Reason
 
@@ -149,8 +149,8 @@ def test_messages_that_nobody_hears_are_counted_as_such(heard: Texts) -> None:
     client, server = rig.udp(), rig.udp()
     rig.host.policy = lambda _: verdict(server.getsockname())
     rig.converse(client, server, rig.where())
-    way, many = Way(bytes([127, 0, 0, 1]), bytes([127, 0, 0, 1]), 1), 5000
-    rig.engine.inject(1, client.getsockname(), way, [bytes(65_535)] * many)
+    arrival, many = Arrival(bytes([127, 0, 0, 1]), bytes([127, 0, 0, 1]), 1), 5000
+    rig.engine.inject(1, client.getsockname(), arrival, [bytes(65_535)] * many)
     assert rig.count("send-errors") == many
     assert rig.count("events-dropped") == many - len(rig.host.failures) > 0
     rig.pass_time(2)
@@ -165,8 +165,8 @@ def test_refusals_of_one_kind_are_one_message(heard: Texts) -> None:
     server = rig.udp()
     rig.host.policy = lambda _: verdict(server.getsockname())
     rig.converse(rig.udp(), server, rig.where())
-    way, many = Way(bytes([127, 0, 0, 1]), bytes([127, 0, 0, 1]), 1), 5000
-    rig.engine.inject(1, ("127.0.0.1", 9), way, [b"one too many"] * many)
+    arrival, many = Arrival(bytes([127, 0, 0, 1]), bytes([127, 0, 0, 1]), 1), 5000
+    rig.engine.inject(1, ("127.0.0.1", 9), arrival, [b"one too many"] * many)
     assert rig.host.refusals == ["refused-per-client"] * many
     assert rig.count("refused-per-client") == many
     assert rig.count("events-dropped") == 0

@@ -16,7 +16,7 @@ import pytest
 from udpproxy.process.logs import Logs
 from udpproxy.proxy.identity import IDENTITY
 from udpproxy.supervisor import groups
-from udpproxy.supervisor.lifecycle import Life
+from udpproxy.supervisor.lifecycle import RestartPolicy
 from udpproxy.supervisor.units import UnitSupervisor
 
 
@@ -33,8 +33,8 @@ class World:
             restarts=self._restarts,
             events=self,
         )
-        self.life = Life(limit=limit, window=60.0, stop_on_death=False)
-        self.supervisor.start("reg", self.life)
+        self.policy = RestartPolicy(limit=limit, window=60.0, stop_on_death=False)
+        self.supervisor.start("reg", self.policy)
 
     def dismiss(self, role: str) -> None:
         """It never came."""
@@ -81,7 +81,7 @@ def test_restarts_before_our_time_are_not_counted() -> None:
         await world.looked()
 
     world = lived(40, story)
-    assert world.life.ends_counted == 0
+    assert world.policy.ends_counted == 0
     assert world.lost == []
 
 
@@ -92,7 +92,7 @@ def test_restarts_while_it_is_away_are() -> None:
         await world.looked()
 
     world = lived(40, story)
-    assert world.life.ends_counted == 3
+    assert world.policy.ends_counted == 3
     assert world.lost == ["reg"]
 
 
@@ -107,7 +107,7 @@ def test_a_child_that_works_starts_from_its_last_count() -> None:
         world.told = 46
         await world.looked(3)
 
-    assert lived(40, story).life.ends_counted == 1
+    assert lived(40, story).policy.ends_counted == 1
 
 
 def test_who_comes_as_we_end_is_neither_ours_nor_a_stranger() -> None:
@@ -130,7 +130,7 @@ def test_systemd_is_not_asked_about_a_child_that_works() -> None:
         await asyncio.sleep(2.0)
         assert world.asked == asked
 
-    assert lived(40, story).life.ends_counted == 0
+    assert lived(40, story).policy.ends_counted == 0
 
 
 def test_a_question_that_fails_ends_nothing(capfd: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +144,7 @@ def test_a_question_that_fails_ends_nothing(capfd: pytest.CaptureFixture[str]) -
         await world.looked()
 
     world = lived(-1, story)
-    assert world.life.ends_counted == 2
+    assert world.policy.ends_counted == 2
     assert capfd.readouterr().err.count("ValueError('nonsense')") == 1
 
 
@@ -166,7 +166,7 @@ def test_a_mistake_in_the_watch_ends_nothing(
         world.told = 42
         await world.looked()
 
-    assert lived(40, story).life.ends_counted == 1
+    assert lived(40, story).policy.ends_counted == 1
     assert "KeyError('on purpose')" in capfd.readouterr().err
 
 
@@ -177,13 +177,13 @@ def test_a_number_without_measure_ends_no_turn() -> None:
         await world.looked()
 
     world = lived(0, story)
-    assert world.life.ends_counted <= 3
+    assert world.policy.ends_counted <= 3
 
 
 def test_nothing_starts_once_the_end_has_begun() -> None:
     async def story(world: World) -> None:
         await world.supervisor.stop(1.0)
-        world.supervisor.start("acr", Life(limit=3, window=60.0, stop_on_death=False))
+        world.supervisor.start("acr", RestartPolicy(limit=3, window=60.0, stop_on_death=False))
         assert list(world.supervisor.children()) == ["reg"]
 
     lived(None, story)
@@ -197,7 +197,7 @@ def test_a_role_is_for_one() -> None:
         assert not world.supervisor.knows("reg", 4712)
         world.supervisor.left("reg")
         assert world.supervisor.knows("reg", 4713)
-        world.life.stop()
+        world.policy.stop()
         assert not world.supervisor.knows("reg", 4713), "the end has begun"
 
     lived(None, story)

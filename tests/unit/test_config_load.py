@@ -17,12 +17,12 @@ from udpproxy.config.model import Log, Name, NameServer, Ports, Resolver
 from udpproxy.errors import ConfigError
 from udpproxy.proxy.config import here, load
 from udpproxy.proxy.config.model import (
-    Acl,
     Config,
     Destination,
     ExtensionName,
     Limits,
     Listen,
+    Rule,
     Server,
     SessionType,
 )
@@ -134,8 +134,8 @@ def test_the_smallest_file() -> None:
         listen=(
             Listen(address=ip_address("127.0.0.1"), ports=Ports(first=5353, last=5353), line=2),
         ),
-        acls=(
-            Acl(
+        rules=(
+            Rule(
                 name="local",
                 source=(ip_network("127.0.0.0/8"),),
                 destinations=None,
@@ -155,12 +155,12 @@ def test_the_smallest_file() -> None:
             ),
         ),
     )
-    assert (config.listen[0].line, config.acls[0].line, config.warnings) == (2, 5, ())
+    assert (config.listen[0].line, config.rules[0].line, config.warnings) == (2, 5, ())
 
 
 def test_every_key() -> None:
     config = load.parse(LARGEST, "test.toml")
-    first, second = config.acls
+    first, second = config.rules
     assert config == Config(
         max_sessions=500,
         max_sessions_per_client=1000,
@@ -177,7 +177,7 @@ def test_every_key() -> None:
         group="#990",
         tag="inside",
         listen=(Listen(address=ip_address("::"), ports=Ports(first=5060, last=5062), line=0),),
-        acls=(first, second),
+        rules=(first, second),
         resolver=Resolver(
             servers=(
                 NameServer(address=ip_address("192.0.2.53")),
@@ -199,7 +199,7 @@ def test_every_key() -> None:
             level=7, target="file", file="/var/log/x", facility="local0", records="/var/log/records"
         ),
     )
-    assert first == Acl(
+    assert first == Rule(
         name="first",
         source=(ip_network("10.0.0.0/8"), ip_network("2001:db8::1")),
         destinations=(
@@ -486,7 +486,7 @@ def test_broadcasting(target: str) -> None:
     text = with_acl(
         f'{BROADCAST}plug-to = "{target}"\nbroadcast-network = "10.0.0.0/8"\nreply-port = "any"'
     )
-    (acl,) = load.parse(text, "test.toml").acls
+    (acl,) = load.parse(text, "test.toml").rules
     assert (acl.type, acl.reply_any_port) == (SessionType.BROADCAST, True)
     assert acl.broadcast_network == ip_network("10.0.0.0/8")
 
@@ -501,10 +501,10 @@ def test_denying_leaves_the_actions_unused_but_spelt_right() -> None:
         'action = "deny"\nplug-to = "ns.example.org:53"\nsource-address = ["client"]\n'
         'source-port = 53\ntype = "normal"\nbroadcast-network = "10.0.0.0/8"\n'
     )
-    (acl,) = load.parse(with_acl(unused), "test.toml").acls
+    (acl,) = load.parse(with_acl(unused), "test.toml").rules
     assert (acl.accept, acl.server) == (False, Server(host=Name("ns.example.org"), port=53))
     itself = with_acl('action = "deny"\nplug-to = "127.0.0.1:5353"')
-    assert load.parse(itself, "test.toml").acls[0].server is not None
+    assert load.parse(itself, "test.toml").rules[0].server is not None
     assert "source-port: expected" in mistake(with_acl('action = "deny"\nsource-port = 0'))
     assert "transparent = true" in mistake(with_acl('action = "deny"\ntransparent = true'))
 

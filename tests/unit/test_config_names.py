@@ -50,4 +50,4 @@ def test_rules_and_patterns() -> None:
     assert rules_with(given, "srv.test") == ("5",)
     assert rules_with(given, "none.test") == ()
     assert patterns(given) == ("*.lab.test",)
-    assert [server_name(acl) for acl in given.acls] == [None, None, None, None, "srv.test"]
+    assert [server_name(acl) for acl in given.rules] == [None, None, None, None, "srv.test"]

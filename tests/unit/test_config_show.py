@@ -12,13 +12,13 @@ from udpproxy.config.model import Address, Log, Name, NameServer, Network, Ports
 from udpproxy.config.sections import FACILITIES
 from udpproxy.proxy.config.load import parse
 from udpproxy.proxy.config.model import (
-    Acl,
     Config,
     Destination,
     ExtensionName,
     Limits,
     Listen,
     Pattern,
+    Rule,
     Server,
     SessionType,
 )
@@ -96,7 +96,7 @@ EXTENSIONS = st.builds(
 
 
 @st.composite
-def acls(draw: st.DrawFn) -> Acl:
+def acls(draw: st.DrawFn) -> Rule:
     kind = draw(st.sampled_from(SessionType))
     address: Address | Name = draw(HOSTS | NAMES)
     wide: IPv4Network | None = None
@@ -104,7 +104,7 @@ def acls(draw: st.DrawFn) -> Acl:
         number = int(draw(V4)) & 0xFFFFFF00
         wide = IPv4Network((number, 24))
         address = draw(st.sampled_from([EVERYWHERE, wide.broadcast_address]))
-    return Acl(
+    return Rule(
         name=draw(LABELS),
         source=draw(st.none() | some(NETWORKS | NAMES | PATTERNS)),
         destinations=draw(st.none() | some(DESTINATIONS)),
@@ -163,7 +163,7 @@ CONFIGS = st.builds(
     Config,
     max_sessions=PORT,
     listen=LISTENS,
-    acls=st.lists(acls(), max_size=3, unique_by=lambda acl: acl.name).map(tuple),
+    rules=st.lists(acls(), max_size=3, unique_by=lambda acl: acl.name).map(tuple),
     max_sessions_per_client=st.integers(0, 65535),
     evict_idlest=st.booleans(),
     singleproc=st.booleans(),

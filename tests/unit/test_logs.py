@@ -23,7 +23,7 @@ from udpproxy.errors import InvalidArgument, UnitError
 from udpproxy.process import logs as logs_module
 from udpproxy.process import messages, receivers, sinks, wire
 from udpproxy.process.files import FileSink
-from udpproxy.process.logs import Damper, Logs, clean, level_from, level_name
+from udpproxy.process.logs import Logs, RateLimit, clean, level_from, level_name
 from udpproxy.process.receivers import JournalSink, SyslogSink
 from udpproxy.process.recent_lines import LastLines
 from udpproxy.process.sinks import Entry, Sink, StderrSink, priority, stderr_is_journal
@@ -114,16 +114,16 @@ class Clock:
 def test_the_damper(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(logs_module, "time", clock)
-    damper = Damper()
-    assert damper.passes("a") == ""
-    assert [damper.passes("a") for _ in range(3)] == [None] * 3
-    assert damper.passes("b") == ""
+    rate_limit = RateLimit()
+    assert rate_limit.allow("a") == ""
+    assert [rate_limit.allow("a") for _ in range(3)] == [None] * 3
+    assert rate_limit.allow("b") == ""
     clock.now += 0.999
-    assert damper.passes("a") is None
+    assert rate_limit.allow("a") is None
     clock.now += 0.001
-    assert damper.passes("a") == " (4 more held back)"
+    assert rate_limit.allow("a") == " (4 more held back)"
     clock.now += 61
-    assert damper.passes("a") == ""
+    assert rate_limit.allow("a") == ""
 
 
 class ListSink(Sink):

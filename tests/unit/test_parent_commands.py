@@ -20,7 +20,7 @@ from udpproxy.process.wire import Plain
 from udpproxy.proxy.config import load
 from udpproxy.proxy.parent.commands import MOST_KILLED, ProxyCommands
 from udpproxy.proxy.parent.sessions import Sessions
-from udpproxy.proxy.policy.acl import Unresolved
+from udpproxy.proxy.policy.rules import Unresolved
 from udpproxy.proxy.product import PROXY
 
 CONFIG = load.parse('max-sessions = 1\n[[listen]]\naddress = "127.0.0.1"\nport = 5300\n', "one")

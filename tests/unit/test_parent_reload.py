@@ -107,7 +107,7 @@ class Lab:
         """All that a reload may change."""
         return (
             self.service.config,
-            dict(self.resources.listeners.by_place),
+            dict(self.resources.listeners.by_address),
             self.resources.generation,
             self.resources._rows.families(),
             [is_bound(port) for port in (self.first, self.second, self.third)],
@@ -193,7 +193,7 @@ def test_a_fault_changes_nothing_and_the_next_reload_mends_it(
         assert lab.state() == before
         lab.write([lab.first, lab.second, lab.third], server="::1", log="other")
         assert await lab.reload() == 0
-        assert [port for _, port in lab.resources.listeners.by_place] == [
+        assert [port for _, port in lab.resources.listeners.by_address] == [
             lab.first,
             lab.second,
             lab.third,
@@ -279,7 +279,7 @@ def test_a_nonsense_answer_costs_the_child(lab: Lab, answer: wire.Plain) -> None
         ours_link = Link(loop, ours, received=answered, closed=closed, failed=nothing)
         try:
             lab.peers["reg"] = ChildConnection("reg", ours_link)
-            lab.resources.lend_all(ours_link)
+            lab.resources.send_all(ours_link)
             lab.write([lab.first, lab.second])
             assert await lab.reload() == 0
             assert len(lab.discarded) == 1

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from udpproxy.proxy.config.load import parse
-from udpproxy.proxy.policy.acl import Policy, Question, Unresolved, server_for
+from udpproxy.proxy.policy.rules import Policy, Question, Unresolved, server_for
 
 NOBODY = Unresolved()
 NOON = datetime(2030, 1, 2, 12, 0)  # a Wednesday
@@ -36,7 +36,7 @@ def ask(client: str = "10.0.0.1", addressed: str = "192.0.2.9", port: int = 53) 
 
 
 def decided(asked: Policy, question: Question, at: datetime = NOON) -> str:
-    found = asked.decide(question, at, NOBODY).acl
+    found = asked.decide(question, at, NOBODY).rule
     return found.name if found else "-"
 
 
@@ -55,7 +55,7 @@ def test_the_first_that_holds_decides() -> None:
 
 
 def test_a_denial_decides_too() -> None:
-    found = policy('action = "deny"', "").decide(ask(), NOON, NOBODY).acl
+    found = policy('action = "deny"', "").decide(ask(), NOON, NOBODY).rule
     assert found is not None
     assert not found.accept
 
@@ -99,7 +99,7 @@ def test_every_step_says_why() -> None:
         "",
     )
     steps = asked.explain(ask(), NOON, NOBODY)
-    assert [(step.acl.name, step.holds, step.why) for step in steps] == [
+    assert [(step.rule.name, step.holds, step.why) for step in steps] == [
         ("1", False, "from: 10.0.0.1 is in none of its networks"),
         ("2", False, "to: 192.0.2.9 port 53 is none of its items"),
         ("3", False, "time: Wed 2030-01-02 12:00 is in none of its periods"),
@@ -110,15 +110,15 @@ def test_every_step_says_why() -> None:
 
 
 def test_where_a_session_goes() -> None:
-    given = policy("").decide(ask(), NOON, NOBODY).acl
+    given = policy("").decide(ask(), NOON, NOBODY).rule
     assert given is not None
     assert server_for(given, ask(port=99), NOBODY) == (ip_address("192.0.2.1"), 53)
     text = HEAD + '[[session-acl]]\nname = "x"\nplug-to = "192.0.2.1"\n'
-    asked = parse(text, "test.toml").acls[0]
+    asked = parse(text, "test.toml").rules[0]
     assert server_for(asked, ask(port=99), NOBODY) == (ip_address("192.0.2.1"), 99)
 
 
 def test_a_denial_has_no_server() -> None:
     text = HEAD + '[[session-acl]]\nname = "x"\naction = "deny"\n'
     with pytest.raises(ValueError, match="x has no server"):
-        server_for(parse(text, "test.toml").acls[0], ask(), NOBODY)
+        server_for(parse(text, "test.toml").rules[0], ask(), NOBODY)

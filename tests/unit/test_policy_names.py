@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from udpproxy.config.model import Address
 from udpproxy.proxy.config.load import parse
 from udpproxy.proxy.config.model import Config
-from udpproxy.proxy.policy.acl import Choice, Policy, Question, Unresolved, server_for
 from udpproxy.proxy.policy.explain import explanation
+from udpproxy.proxy.policy.rules import Choice, Policy, Question, Unresolved, server_for
 
 NOON = datetime(2030, 1, 2, 12, 0)
 HEAD = 'max-sessions = 10\n[[listen]]\naddress = "0.0.0.0"\nport = 53\n'
@@ -52,7 +52,7 @@ def ask(client: str = "10.0.0.1", addressed: str = "192.0.2.9", port: int = 53) 
 
 def decide(known: Known, *acls: str, question: Question | None = None) -> tuple[str, bool, bool]:
     choice = Policy(config(*acls)).decide(question or ask(), NOON, known)
-    return choice.acl.name if choice.acl else "-", choice.pending, choice.by_name
+    return choice.rule.name if choice.rule else "-", choice.pending, choice.by_name
 
 
 def test_a_name_matches_by_its_addresses() -> None:
@@ -115,7 +115,7 @@ def test_a_name_is_only_asked_for_where_it_decides(acl: str) -> None:
 def test_the_server_is_the_first_address_of_the_wanted_family(
     client: str, found: list[str], versions: tuple[int, ...], server: str | None
 ) -> None:
-    (acl,) = config('plug-to = "srv.test"').acls
+    (acl,) = config('plug-to = "srv.test"').rules
     answer = server_for(acl, ask(client), Known({"srv.test": found}), versions)
     assert answer == (None if server is None else (ip_address(server), 53))
 
@@ -161,7 +161,7 @@ def test_an_answer_holds_for_all_with_the_same_bits(
     one, two = ip_address(base + client), ip_address(base + other)
     shift = 32 - policy.bits(one, known)
     if int(one) >> shift == int(two) >> shift:
-        answers = [policy.decide(Question(each, one, 53), NOON, known).acl for each in (one, two)]
+        answers = [policy.decide(Question(each, one, 53), NOON, known).rule for each in (one, two)]
         assert answers[0] is answers[1]
 
 

@@ -50,7 +50,7 @@ def said(turns: Turns) -> Callable[..., int]:
     chatter = Chatter(turns, lambda: turns.now)
 
     def turn(count: int, *, pressed: bool = False, key: str = "opened") -> int:
-        lines = [chatter.passes(key, pressed=pressed) for _ in range(count)]
+        lines = [chatter.allow(key, pressed=pressed) for _ in range(count)]
         assert chatter.crowded or None not in lines
         turns.turn()
         return sum(line is not None for line in lines)

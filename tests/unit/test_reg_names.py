@@ -1,4 +1,4 @@
-"""REG's book of names and its waiting room: bounded, in order, told the time."""
+"""REG's names and its pending sessions: bounded, in order, told the time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 from udpproxy.config.model import Address
 from udpproxy.proxy.config.model import SessionType
-from udpproxy.proxy.engine.interface import ListenerSocket, Wait, Way
-from udpproxy.proxy.reg import waiting
+from udpproxy.proxy.engine.interface import Arrival, ListenerSocket, PendingName
+from udpproxy.proxy.reg import pending
 from udpproxy.proxy.reg.name_cache import LEAST, MOST_CLIENTS, NameCache, NameChange
-from udpproxy.proxy.reg.waiting import MOST_OF_SESSION, Waiter, WaitingRoom
+from udpproxy.proxy.reg.pending import MOST_OF_SESSION, PendingSession, PendingSessions
 from udpproxy.resolver.resolved import ClientNames, Resolved
 
 A, B = ip_address("192.0.2.1"), ip_address("192.0.2.2")
@@ -111,16 +111,16 @@ def test_another_configuration_forgets_other_names(clock: Clock) -> None:
     assert [bool(known.addresses(f"{name}.test")) for name in "abc"] == [False, True, False]
 
 
-def waiter(port: int = 1, name: str = "srv.test", *, deadline: float = 1.0) -> Waiter:
-    wait = Wait("server", name, 0, 1, "rule", SessionType.NORMAL, 9)
+def waiter(port: int = 1, name: str = "srv.test", *, deadline: float = 1.0) -> PendingSession:
+    wait = PendingName("server", name, 0, 1, "rule", SessionType.NORMAL, 9)
     with socket.socket() as sock:
         listener = ListenerSocket(1, sock, A, 53)
-    way = Way(A.packed, A.packed, 0)
-    return Waiter(wait, listener, ("192.0.2.9", port), way, 0.0, deadline)
+    arrival = Arrival(A.packed, A.packed, 0)
+    return PendingSession(wait, listener, ("192.0.2.9", port), arrival, 0.0, deadline)
 
 
 def test_the_youngest_datagrams_of_a_session_wait() -> None:
-    room = WaitingRoom()
+    room = PendingSessions()
     for number in range(MOST_OF_SESSION + 3):
         assert room.add(waiter(), bytes([number]))
     (found,) = room.needing(("server", "srv.test"))
@@ -131,7 +131,7 @@ def test_the_youngest_datagrams_of_a_session_wait() -> None:
 
 
 def test_who_is_due_leaves() -> None:
-    room = WaitingRoom()
+    room = PendingSessions()
     for port, deadline in ((1, 3.0), (2, 1.0), (3, 2.0)):
         room.add(waiter(port, deadline=deadline), b"x")
     assert room.deadline == 1.0
@@ -142,7 +142,7 @@ def test_who_is_due_leaves() -> None:
 
 
 def test_only_those_who_need_it_are_given() -> None:
-    room = WaitingRoom()
+    room = PendingSessions()
     room.add(waiter(1, "a.test"), b"x")
     room.add(waiter(2, "b.test"), b"x")
     assert [each.client[1] for each in room.needing(("server", "b.test"))] == [2]
@@ -152,7 +152,7 @@ def test_only_those_who_need_it_are_given() -> None:
 
 
 def test_a_session_that_comes_back_has_its_own_deadline() -> None:
-    room = WaitingRoom()
+    room = PendingSessions()
     room.add(waiter(deadline=1.0), b"x")
     room.needing(("server", "srv.test"))
     room.add(waiter(deadline=2.0), b"y")
@@ -162,9 +162,9 @@ def test_a_session_that_comes_back_has_its_own_deadline() -> None:
 
 
 def test_sessions_and_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "MOST_SESSIONS", 3)
-    monkeypatch.setattr(waiting, "MOST_BYTES", 100)
-    room = WaitingRoom()
+    monkeypatch.setattr(pending, "MOST_SESSIONS", 3)
+    monkeypatch.setattr(pending, "MOST_BYTES", 100)
+    room = PendingSessions()
     assert [room.add(waiter(port), bytes(40)) for port in range(1, 6)] == [
         *(True, True, False, False, False)
     ]

@@ -6,8 +6,8 @@ from collections.abc import Hashable
 
 import pytest
 
-from udpproxy.proxy.session import book as book_module
-from udpproxy.proxy.session.book import Book, Session
+from udpproxy.proxy.session import index as index_module
+from udpproxy.proxy.session.index import Session, SessionIndex
 from udpproxy.proxy.session.limits import NEVER, Budget
 from udpproxy.proxy.session.reasons import Reason
 
@@ -18,7 +18,7 @@ class Shelf:
     def __init__(self, slots: int = 4, *, per_client: int = 0, evict: bool = False) -> None:
         self.last: dict[int, int] = {}
         self.owner: dict[Hashable, Session] = {}
-        self.book = Book(
+        self.book = SessionIndex(
             range(slots), per_client=per_client, evict=evict, last=lambda one: self.last[one.id]
         )
 
@@ -181,7 +181,7 @@ def test_a_deadline_that_came_nearer() -> None:
 
 
 def test_stale_entries_are_swept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(book_module, "_STALE_ENTRIES", 8)
+    monkeypatch.setattr(index_module, "_STALE_ENTRIES", 8)
     shelf = Shelf()
     kept = shelf.open(1, idle=50)
     shelf.book.replan(kept)

@@ -21,10 +21,10 @@ from hypothesis.stateful import (
 )
 
 from udpproxy.proxy.config.model import Limits, SessionType
-from udpproxy.proxy.session import book as book_module
+from udpproxy.proxy.session import index as index_module
 from udpproxy.proxy.session import layout
 from udpproxy.proxy.session import table as t
-from udpproxy.proxy.session.book import Book, Session
+from udpproxy.proxy.session.index import Session, SessionIndex
 from udpproxy.proxy.session.layout import Record, State
 from udpproxy.proxy.session.limits import Verdict, budget, judge_download, judge_upload
 from udpproxy.proxy.session.peers import Endpoint, PeerRule, Reply, judge
@@ -112,7 +112,7 @@ class Driver:
     per_client: int
     evict: bool
     table: Table = field(init=False)
-    book: Book = field(init=False)
+    book: SessionIndex = field(init=False)
     owner: dict[Hashable, Session] = field(default_factory=dict)
     ended: dict[int, list[Reason]] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
@@ -124,7 +124,7 @@ class Driver:
 
     def _begin(self) -> None:
         self.owner.clear()
-        self.book = Book(
+        self.book = SessionIndex(
             range(CAPACITY), per_client=self.per_client, evict=self.evict, last=self._last
         )
 
@@ -174,7 +174,7 @@ class Driver:
         assert self.table.state(slot) is State.FREE, "no slot is used twice"
         record = Record(
             id=self.table.new_id(), state=State.OPENING, type=TYPES.index(kind),
-            acl=RULES.index(limits), client=(client[0].encode().ljust(4, b"\0"), client[1]),
+            rule_number=RULES.index(limits), client=(client[0].encode().ljust(4, b"\0"), client[1]),
             server=(ip_address(SERVER[0]).packed, SERVER[1]), opened=now, last=now,
         )  # fmt: skip
         self.table.write(slot, record)
@@ -192,7 +192,7 @@ class Driver:
             owner=self.owner,
             key=(client, record.client[1]),
             client=client,
-            budget=budget(RULES[record.acl]),
+            budget=budget(RULES[record.rule_number]),
             opened=record.opened,
         )
 
@@ -252,7 +252,7 @@ class Sessions(RuleBasedStateMachine):
 
     @initialize(per_client=st.sampled_from([0, 2]), evict=st.booleans())
     def begin(self, per_client: int, *, evict: bool) -> None:
-        self.usual, book_module._STALE_ENTRIES = book_module._STALE_ENTRIES, STALE
+        self.usual, index_module._STALE_ENTRIES = index_module._STALE_ENTRIES, STALE
         self.driver = Driver(per_client, evict)
         self.now = SECOND
         self.live: list[Expected] = []
@@ -269,7 +269,7 @@ class Sessions(RuleBasedStateMachine):
                 self.driver.close(session, Reason.TERMINATED)
             self.nothing_is_left()
         finally:
-            book_module._STALE_ENTRIES = self.usual
+            index_module._STALE_ENTRIES = self.usual
 
     def nothing_is_left(self) -> None:
         book, table = self.driver.book, self.driver.table

@@ -36,7 +36,7 @@ def records(draw: st.DrawFn) -> Record:
         id=draw(COUNTERS),
         state=draw(st.sampled_from([State.OPENING, State.OPEN, State.UPLOAD_CLOSED])),
         type=draw(st.integers(0, 4)),
-        acl=draw(NUMBERS),
+        rule_number=draw(NUMBERS),
         generation=draw(COUNTERS),
         listener=draw(NUMBERS),
         client=(client, draw(PORTS)),
@@ -87,7 +87,11 @@ def test_the_steps_of_a_session() -> None:
     table.set_rule(1, 3, 1 << 60)
     table.set_state(1, State.UPLOAD_CLOSED)
     assert table.read(1) == replace(
-        opened, state=State.UPLOAD_CLOSED, peer=(b"\x0a\0\0\5", 69), acl=3, generation=1 << 60
+        opened,
+        state=State.UPLOAD_CLOSED,
+        peer=(b"\x0a\0\0\5", 69),
+        rule_number=3,
+        generation=1 << 60,
     )
     table.free(1)
     assert table.read(1) is None
@@ -326,7 +330,7 @@ def test_another_server_is_another_end_of_ours_and_no_peer() -> None:
 def test_the_sessions_of_some_rules() -> None:
     table = fresh()
     for slot, acl in ((0, 1), (1, 2), (3, 1)):
-        table.write(slot, replace(RECORD, acl=acl, generation=slot))
+        table.write(slot, replace(RECORD, rule_number=acl, generation=slot))
     assert table.of_rules({1}) == [0, 3]
     assert table.of_rules({1, 2}) == [0, 1, 3]
     assert table.of_rules({0}) == []

@@ -8,7 +8,7 @@ from udpproxy.proxy.session.layout import Record, State
 from udpproxy.proxy.session.table import Table, size
 
 RECORD = Record(
-    id=1, state=State.OPEN, acl=3, generation=9, listener=1, client=(b"\x0a\0\0\1", 99),
+    id=1, state=State.OPEN, rule_number=3, generation=9, listener=1, client=(b"\x0a\0\0\1", 99),
     addressed=b"\x0a\0\0\2", local=b"\x0a\0\0\2", server=(b"\x0a\0\0\3", 53),
     source=(b"\x0a\0\0\4", 50000), last=5,
 )  # fmt: skip
@@ -22,8 +22,8 @@ def test_the_sessions_of_some_rules() -> None:
     given = table()
     assert given.of_rules({0, 3}) == []
     given.write(2, RECORD)
-    given.write(5, replace(RECORD, id=2, acl=0, type=4))
-    given.write(7, replace(RECORD, id=3, acl=70_000, state=State.UPLOAD_CLOSED))
+    given.write(5, replace(RECORD, id=2, rule_number=0, type=4))
+    given.write(7, replace(RECORD, id=3, rule_number=70_000, state=State.UPLOAD_CLOSED))
     assert given.of_rules({3}) == [2]
     assert given.of_rules({0, 70_000}) == [5, 7]
     assert given.of_rules({1}) == []

@@ -18,7 +18,7 @@ from udpproxy.proxy.config.model import Config
 from udpproxy.proxy.config.names import names, needed
 from udpproxy.proxy.identity import IDENTITY
 from udpproxy.proxy.policy import explain as asked
-from udpproxy.proxy.policy.acl import NameView, Unresolved
+from udpproxy.proxy.policy.rules import NameView, Unresolved
 from udpproxy.proxy.reg import installed
 
 _DONE = 0

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from udpproxy.daemon import leftover_children
-from udpproxy.daemon.pidfile import STARTING, Guard, Look, PidFile, State
+from udpproxy.daemon.pidfile import STARTING, Guard, PidFile, PidFileStatus, State
 from udpproxy.errors import UnitError
 from udpproxy.identity import Identity
 
@@ -80,7 +80,7 @@ class DaemonCommands:
     def stop(self, limit: float, *, force: bool) -> Outcome:
         """Told to terminate, and waited for; with `force` it is killed after `limit` seconds."""
         with self._file(create=False) as file:
-            look = file.look() if file else Look(State.FREE, 0)
+            look = file.look() if file else PidFileStatus(State.FREE, 0)
             if look.state in (State.RUNNING, State.UNDER_WAY):
                 assert file
                 return self._end(file, limit, force=force)
@@ -146,16 +146,16 @@ class DaemonCommands:
                     file.close()
 
     @contextlib.contextmanager
-    def _running(self, file: PidFile | None) -> Iterator[tuple[Look, int]]:
+    def _running(self, file: PidFile | None) -> Iterator[tuple[PidFileStatus, int]]:
         """What the file tells, and where it is a daemon's number that daemon's pidfd, else -1."""
-        look, pidfd = self._checked(file) if file else (Look(State.FREE, 0), -1)
+        look, pidfd = self._checked(file) if file else (PidFileStatus(State.FREE, 0), -1)
         try:
             yield look, pidfd
         finally:
             if pidfd >= 0:
                 os.close(pidfd)
 
-    def _checked(self, file: PidFile) -> tuple[Look, int]:
+    def _checked(self, file: PidFile) -> tuple[PidFileStatus, int]:
         settled, doubted = time.monotonic() + SETTLE_LIMIT, 0.0
         while True:
             look, now = file.look(), time.monotonic()
@@ -176,13 +176,13 @@ class DaemonCommands:
                     )
             time.sleep(_STEP)
 
-    def _not_running(self, look: Look) -> Outcome:
+    def _not_running(self, look: PidFileStatus) -> Outcome:
         if look.state is State.STALE:
             return Outcome(STALE, f"{self._name} has crashed: its PID file is stale")
         return Outcome(NOT_RUNNING, f"{self._name} is not running")
 
 
-def _opened(file: PidFile, look: Look) -> int:
+def _opened(file: PidFile, look: PidFileStatus) -> int:
     """A pidfd that is the daemon's for sure, or -1: it is gone, or another process holds on."""
     try:
         pidfd = os.pidfd_open(look.pid)

@@ -40,7 +40,7 @@ class State(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class PidFileStatus:
     """`pid` is what the file says, 0 where it says none."""
 
     state: State
@@ -70,7 +70,7 @@ class PidFile:
             raise UnitError("PID file", f"{path} is no regular file")
         return file
 
-    def look(self) -> Look:
+    def look(self) -> PidFileStatus:
         """What it tells now; UnitError where its content is not of our making."""
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(self.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -78,9 +78,9 @@ class PidFile:
                 pid, empty = self._read()
             finally:
                 fcntl.flock(self.descriptor, fcntl.LOCK_UN)
-            return Look(State.FREE if empty else State.STALE, pid)
+            return PidFileStatus(State.FREE if empty else State.STALE, pid)
         pid, _ = self._read()
-        return Look(State.RUNNING if pid else State.UNDER_WAY, pid)
+        return PidFileStatus(State.RUNNING if pid else State.UNDER_WAY, pid)
 
     def hold(self) -> bool:
         """Lock it, for as long as this descriptor or an inherited one is open. False: it is."""

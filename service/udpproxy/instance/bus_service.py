@@ -12,7 +12,7 @@ from udpproxy.instance.commands import PARENT
 from udpproxy.instance.service import Product, Service
 from udpproxy.instance.state import State
 from udpproxy.process import messages
-from udpproxy.process.logs import Damper, Logs
+from udpproxy.process.logs import Logs, RateLimit
 from udpproxy.process.verbs import Arguments, Verb
 from udpproxy.process.wire import Plain
 
@@ -65,7 +65,7 @@ class BusService:
         self._service = service
         self._state = state
         self._performer = performer
-        self._damper = Damper()
+        self._rate_limit = RateLimit()
 
     def properties(
         self, path: str, interface: str, names: Collection[str] | None = None
@@ -124,24 +124,24 @@ class BusService:
 
     def refused(self, what: str, uid: int, why: str) -> None:
         """One line, at most once a second for each caller."""
-        held = self._damper.passes(uid)
+        held = self._rate_limit.allow(uid)
         if held is not None:
             self._logs.say(messages.CALL_REFUSED, what, uid, why, held, CALLER_UID=uid)
 
     def failed(self, what: str, uid: int, why: str) -> None:
         """The same for what could not be done."""
-        held = self._damper.passes(uid)
+        held = self._rate_limit.allow(uid)
         if held is not None:
             self._logs.say(messages.CALL_FAILED, what, uid, why, held, CALLER_UID=uid)
 
     def broken(self, problem: Exception) -> None:
         """A mistake of ours, at most one a second: callers can repeat it at will."""
-        if self._damper.passes("broken") is not None:
+        if self._rate_limit.allow("broken") is not None:
             self._logs.failure(problem)
 
     def ignored(self, why: str) -> None:
         """One line a second, with how many there were."""
-        held = self._damper.passes("ignored")
+        held = self._rate_limit.allow("ignored")
         if held is not None:
             self._logs.say(messages.BUS_IGNORED, why[:200], held)
 

@@ -19,7 +19,7 @@ from udpproxy.process.logs import Logs
 from udpproxy.process.verbs import Arguments
 from udpproxy.supervisor.fork import ForkSupervisor
 from udpproxy.supervisor.forked import Forked
-from udpproxy.supervisor.lifecycle import Life
+from udpproxy.supervisor.lifecycle import RestartPolicy
 from udpproxy.supervisor.roles import Role
 from udpproxy.supervisor.single import Inner, SingleSupervisor
 from udpproxy.supervisor.units import Unit, UnitSupervisor
@@ -115,18 +115,18 @@ class Children:
         for name, role in wanted.items():
             known, self._wanted[name] = name in self._wanted, role
             if not known:
-                life = Life(
+                policy = RestartPolicy(
                     limit=config.crash_limit,
                     window=config.crash_window,
                     stop_on_death=config.stop_on_child_death,
                 )
-                self._supervisor.start(name, life)
+                self._supervisor.start(name, policy)
 
     def judge(self) -> None:
         """By the limits of the configuration that holds, from the next end on."""
         config = self._service.config
         for child in self.all().values():
-            child.life.judge_by(
+            child.policy.judge_by(
                 config.crash_limit, config.crash_window, stop=config.stop_on_child_death
             )
 
@@ -249,9 +249,9 @@ class Children:
 
     def ended_unasked(self, role: str, *, killed: bool | None) -> None:
         """See ChildEvents."""
-        life = self.all()[role].life
-        self._service.ended(role, life.limit - life.recent, killed=killed)
-        self._watcher.child_ended(role, life.ends_counted)
+        policy = self.all()[role].policy
+        self._service.ended(role, policy.limit - policy.recent, killed=killed)
+        self._watcher.child_ended(role, policy.ends_counted)
 
     def dismiss(self, role: str) -> None:
         """See ChildEvents."""
@@ -262,7 +262,7 @@ class Children:
 
     def given_up(self, role: str) -> None:
         """See ChildEvents."""
-        life = self.all()[role].life
-        self._logs.say(messages.TOO_MANY_ENDS, role, life.recent, life.window, PROCESS=role)
+        policy = self.all()[role].policy
+        self._logs.say(messages.TOO_MANY_ENDS, role, policy.recent, policy.window, PROCESS=role)
         if self._wanted[role].essential:
             self._watcher.cannot_go_on(f"{role} cannot be kept alive")

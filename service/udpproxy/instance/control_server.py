@@ -20,7 +20,7 @@ from udpproxy.instance.connection import ChildConnection
 from udpproxy.instance.gate import Gate
 from udpproxy.process import messages, wire
 from udpproxy.process.link import RATE, Link, is_there
-from udpproxy.process.logs import Damper, Logs
+from udpproxy.process.logs import Logs, RateLimit
 
 _PART = 100
 """Items of a long answer in one message."""
@@ -76,7 +76,7 @@ class ControlServer:
         self._commanding: collections.Counter[Link] = collections.Counter()
         """Of the others: how many commands are under way."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._damper = Damper()
+        self._rate_limit = RateLimit()
         self._refusals: collections.deque[float] = collections.deque()
         self._unsaid = 0
         mode = 0o660 if shared else 0o600
@@ -253,13 +253,13 @@ class ControlServer:
     def _failed(self, link: Link, what: str) -> None:
         """Of a child, always; of whoever commands, at most one line a second."""
         if link in self._commanding:
-            held = self._damper.passes("ctl")
+            held = self._rate_limit.allow("ctl")
             if held is not None:
                 name = f"ctl (process {link.peer[0]}, uid {link.peer[1]})"
                 self._logs.say(messages.LINK_FAULT, name, what, held)
         else:
             name = self._roles.get(link, "nobody")
-            held = self._damper.passes(name)
+            held = self._rate_limit.allow(name)
             if held is not None:
                 self._logs.say(messages.LINK_FAULT, name, what, held)
 

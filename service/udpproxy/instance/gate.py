@@ -15,7 +15,7 @@ from pathlib import Path
 from udpproxy.errors import UnitError
 from udpproxy.process import messages
 from udpproxy.process.link import Link
-from udpproxy.process.logs import Damper, Logs
+from udpproxy.process.logs import Logs, RateLimit
 
 MOST = 64
 """Connections at once that are no child's."""
@@ -42,7 +42,7 @@ class Gate:
         self._links: set[Link] = set()
         self._silent: dict[Link, float] = {}
         """Since when, the longest first."""
-        self._damper = Damper()
+        self._rate_limit = RateLimit()
         self.refused = 0
         self._socket = _listen(path, mode)
         self._again: asyncio.TimerHandle | None = None
@@ -66,7 +66,7 @@ class Gate:
     def refuse(self, why: str) -> None:
         """Counted, and one line a second."""
         self.refused += 1
-        held = self._damper.passes("refused")
+        held = self._rate_limit.allow("refused")
         if held is not None:
             self._logs.say(messages.LINK_REFUSED, f"{why}{held}")
 

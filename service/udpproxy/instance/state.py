@@ -64,7 +64,7 @@ class State:
         child = self._children.all().get(role)
         if child is None:
             return 0, "stopped", 0
-        return child.pid, child.life.state.value, child.life.ends_counted
+        return child.pid, child.policy.state.value, child.policy.ends_counted
 
     def line(self) -> str:
         """For `systemctl status`."""

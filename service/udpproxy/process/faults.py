@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 from udpproxy.process import messages
 from udpproxy.process.link import Link
-from udpproxy.process.logs import Damper, Logs
+from udpproxy.process.logs import Logs, RateLimit
 
 
 def said_by(logs: Logs, name: str) -> Callable[[Link, str], None]:
     """`failed` of a link to that process."""
-    damper = Damper()
+    rate_limit = RateLimit()
 
     def failed(link: Link, what: str) -> None:
-        held = damper.passes(name)
+        held = rate_limit.allow(name)
         if held is not None:
             logs.say(messages.LINK_FAULT, name, what, held)
 

@@ -1,7 +1,7 @@
 """The log of one process: a level, a sink, and the messages that are seen.
 
 Session records are seen at every level and can have a file of their own. What a client can
-provoke goes through a Damper: one line a second and key, with the count of those held back.
+provoke goes through a RateLimit: one line a second and key, with the count of those held back.
 The last lines are remembered, whatever became of them.
 """
 
@@ -296,7 +296,7 @@ class Logs:
             self._alarms.emit(entry)
 
 
-class Damper:
+class RateLimit:
     """At most one line a second for each key; how many were held back comes with the next."""
 
     def __init__(self, interval: float = 1.0) -> None:
@@ -304,7 +304,7 @@ class Damper:
         self._last: dict[object, float] = {}
         self._held: dict[object, int] = {}
 
-    def passes(self, key: object, count: int = 1, *, always: bool = False) -> str | None:
+    def allow(self, key: object, count: int = 1, *, always: bool = False) -> str | None:
         """`count` lines; None: hold them back. Else what to append: "" or " (N more held back)"."""
         now = time.monotonic()
         if not always and now - self._last.get(key, -1e9) < self._interval:

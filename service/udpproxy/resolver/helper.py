@@ -18,7 +18,7 @@ from udpproxy.process import messages, wire
 from udpproxy.process.commands import Figures, ProcessCommands
 from udpproxy.process.faults import said_by
 from udpproxy.process.link import Link
-from udpproxy.process.logs import SOON, Damper, Logs
+from udpproxy.process.logs import SOON, Logs, RateLimit
 from udpproxy.process.notify import Notifier
 from udpproxy.resolver.assignment import Assignment, Read
 from udpproxy.resolver.resolved import Resolved, read
@@ -55,12 +55,12 @@ class Helper(ABC):
         self._born = time.monotonic()
         self._lent: Assignment | None = None
         self._known: dict[str, Resolved] = {}
-        self._way: Link | None = None
+        self._channel: Link | None = None
         self._transport: Transport | None = None
         self._servers: tuple[Resolver | None, int] = (None, 0)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ignored = 0
-        self._damper = Damper()
+        self._rate_limit = RateLimit()
         self.assignment: Assignment | None = None
         self.control = ProcessCommands(logs, figures=self._figures, leave=self._leave)
         self._link = Link(
@@ -118,8 +118,8 @@ class Helper(ABC):
 
     def tell_reg(self, news: Sequence[wire.Tell]) -> None:
         """As far as there is a way."""
-        if self._way:
-            self._way.pour((each, ()) for each in news)
+        if self._channel:
+            self._channel.pour((each, ()) for each in news)
 
     def tell_parent(self, news: Sequence[wire.Tell]) -> None:
         """News for whoever comes after us."""
@@ -134,8 +134,8 @@ class Helper(ABC):
 
     async def close(self) -> None:
         """Nothing of ours stays open."""
-        if self._way:
-            self._way.close()
+        if self._channel:
+            self._channel.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -186,7 +186,7 @@ class Helper(ABC):
                 with os.fdopen(descriptors[0], "rb") as file:
                     file.seek(0)
                     self._lent = self._read(file.read().decode(), origin)
-            case wire.Lend("way", _) if len(descriptors) == 1:
+            case wire.Lend("channel", _) if len(descriptors) == 1:
                 self._connect(socket.socket(fileno=descriptors[0]))
             case wire.Tell("known", {"found": found}):
                 self._known |= read(found).words
@@ -228,18 +228,18 @@ class Helper(ABC):
         self._logs.say(messages.CHILD_READY)
 
     def _connect(self, sock: socket.socket) -> None:
-        before = self._way
+        before = self._channel
         failed = said_by(self._logs, "reg")
-        self._way = Link(
+        self._channel = Link(
             self._loop, sock, received=self._from_reg, closed=self._lost, failed=failed
         )
         if before:
             before.close()
-        self.connected(self._way)
+        self.connected(self._channel)
 
     def _lost(self, link: Link, reason: str) -> None:
-        if link is self._way:
-            self._way = None
+        if link is self._channel:
+            self._channel = None
 
     def _from_reg(self, link: Link, message: wire.Message, descriptors: list[int]) -> None:
         for fd in descriptors:
@@ -253,7 +253,7 @@ class Helper(ABC):
             if isinstance(message, wire.Ask):
                 link.send(wire.Answer(message.number, error=Failure.MALFORMED.value))
             self._ignored += 1
-            held = self._damper.passes("reg")
+            held = self._rate_limit.allow("reg")
             if held is not None:
                 self._logs.say(messages.WORD_IGNORED, "reg", problem, held, PROCESS="reg")
 

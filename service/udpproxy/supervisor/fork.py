@@ -20,7 +20,7 @@ from udpproxy.process import messages
 from udpproxy.process.ends import describe, in_order, was_killed
 from udpproxy.process.logs import Logs
 from udpproxy.supervisor.forked import Forked, NoRoom
-from udpproxy.supervisor.lifecycle import Do, Life, State
+from udpproxy.supervisor.lifecycle import NextStep, RestartPolicy, State
 from udpproxy.supervisor.roles import ChildEvents
 
 WATCHDOG = 5.0
@@ -60,12 +60,12 @@ class ForkSupervisor:
         self._loop.add_reader(self._notify.fileno(), self._notified)
         self._timer = self._loop.call_later(1.0, self._look)
 
-    def start(self, role: str, life: Life) -> None:
+    def start(self, role: str, policy: RestartPolicy) -> None:
         """Have a child in that role from now on."""
         if self._stopping:
             return
-        child = self._children[role] = Forked(self._child, role, life)
-        self._do(life.start(), child)
+        child = self._children[role] = Forked(self._child, role, policy)
+        self._do(policy.start(), child)
 
     def vouch(self, pid: int, uid: int) -> str:
         """The role of that process, "" where it is none of ours. As long as a child is not reaped
@@ -98,7 +98,7 @@ class ForkSupervisor:
     def drop(self, role: str, limit: float) -> None:
         """Have no child in that role any more: asked to leave, killed after `limit` seconds."""
         child = self._children.pop(role)
-        child.life.stop()
+        child.policy.stop()
         if not child.pid:
             return
         self._leaving.append(child)
@@ -118,7 +118,7 @@ class ForkSupervisor:
         one left by itself and in order."""
         self._stopping = True
         for child in self._children.values():
-            child.life.stop()
+            child.policy.stop()
             child.signal(signal.SIGTERM)
         await self._all_gone(limit)
         for child in self._running():
@@ -195,8 +195,8 @@ class ForkSupervisor:
     def _exited(self, child: Forked) -> None:
         self._loop.remove_reader(child.pidfd)
         pid, end = child.pid, child.reap()
-        asked = child.life.state is State.STOPPING
-        what = child.life.exited(self._loop.time())
+        asked = child.policy.state is State.STOPPING
+        what = child.policy.exited(self._loop.time())
         if child in self._leaving:
             self._leaving.remove(child)
         if asked:
@@ -210,17 +210,17 @@ class ForkSupervisor:
         self._do(what, child)
 
     def _again(self, child: Forked) -> None:
-        if child.life.state is State.STARTING:
+        if child.policy.state is State.STARTING:
             self._spawn(child)
 
     def _replace(self, child: Forked) -> None:
         """A start that failed for good counts like an end."""
-        self._do(child.life.exited(self._loop.time()), child)
+        self._do(child.policy.exited(self._loop.time()), child)
 
-    def _do(self, what: Do, child: Forked) -> None:
-        if what is Do.SPAWN:
+    def _do(self, what: NextStep, child: Forked) -> None:
+        if what is NextStep.SPAWN:
             self._spawn(child)
-        elif what is Do.GIVE_UP:
+        elif what is NextStep.GIVE_UP:
             self._events.given_up(child.role)
 
     def _notified(self) -> None:
@@ -236,8 +236,8 @@ class ForkSupervisor:
 
     def _heard(self, child: Forked, lines: list[str]) -> None:
         child.looks = 0
-        if "READY=1" in lines and child.life.state is State.STARTING:
-            child.life.ready()
+        if "READY=1" in lines and child.policy.state is State.STARTING:
+            child.policy.ready()
 
     def _look(self) -> None:
         """Kill who is silent; his end is then seen like any other. Looks are counted, not seconds:
@@ -245,9 +245,9 @@ class ForkSupervisor:
         self._timer = self._loop.call_later(1.0, self._look)
         self._notified()  # whoever has spoken meanwhile
         for child in self._running():
-            if child.life.state is State.STOPPING:
+            if child.policy.state is State.STOPPING:
                 continue  # stop() has a limit of its own
-            patience = START_LIMIT if child.life.state is State.STARTING else WATCHDOG
+            patience = START_LIMIT if child.policy.state is State.STARTING else WATCHDOG
             child.looks += 1
             if child.looks > patience:
                 self._logs.say(messages.CHILD_SILENT, child.role, child.pid)

@@ -17,7 +17,7 @@ import sys
 
 from udpproxy.errors import UnitError
 from udpproxy.process.privileges import PARENT
-from udpproxy.supervisor.lifecycle import Life
+from udpproxy.supervisor.lifecycle import RestartPolicy
 
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 
@@ -29,11 +29,11 @@ class NoRoom(UnitError):
 class Forked:
     """A role, and what is known of its present process; `pid` is 0 while there is none."""
 
-    def __init__(self, module: str, role: str, life: Life) -> None:
+    def __init__(self, module: str, role: str, policy: RestartPolicy) -> None:
         """`module` is what runs in it."""
         self._module = module
         self.role = role
-        self.life = life
+        self.policy = policy
         self.pid = 0
         self.pidfd = -1
         self.killed = False

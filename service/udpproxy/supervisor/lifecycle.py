@@ -20,7 +20,7 @@ class State(enum.Enum):
     FAILED = "failed"
 
 
-class Do(enum.Enum):
+class NextStep(enum.Enum):
     """What the supervisor does now."""
 
     NOTHING = "nothing"
@@ -28,7 +28,7 @@ class Do(enum.Enum):
     GIVE_UP = "give up"
 
 
-class Life:
+class RestartPolicy:
     """One child; every event returns what to do. `now` in seconds of any steady clock."""
 
     def __init__(self, *, limit: int, window: float, stop_on_death: bool) -> None:
@@ -49,36 +49,36 @@ class Life:
         """The rules that hold from the next end on."""
         self.limit, self.window, self.stop_on_death = limit, window, stop
 
-    def start(self) -> Do:
+    def start(self) -> NextStep:
         """The proxy wants the child."""
         if self.state is not State.STOPPED:
-            return Do.NOTHING
+            return NextStep.NOTHING
         self.state = State.STARTING
-        return Do.SPAWN
+        return NextStep.SPAWN
 
-    def ready(self) -> Do:
+    def ready(self) -> NextStep:
         """The child says that it works."""
         if self.state is State.STARTING:
             self.state = State.READY
-        return Do.NOTHING
+        return NextStep.NOTHING
 
-    def stop(self) -> Do:
+    def stop(self) -> NextStep:
         """The proxy ends."""
         if self.state in (State.STARTING, State.READY):
             self.state = State.STOPPING
-        return Do.NOTHING
+        return NextStep.NOTHING
 
-    def exited(self, now: float) -> Do:
+    def exited(self, now: float) -> NextStep:
         """The child has ended."""
         if self.state not in (State.STARTING, State.READY):
             self.state = State.FAILED if self.state is State.FAILED else State.STOPPED
-            return Do.NOTHING
+            return NextStep.NOTHING
         self.ends_counted += 1
         self._ends.append(now)
         while self._ends[0] <= now - self.window:
             self._ends.popleft()
         if self.stop_on_death or len(self._ends) >= self.limit:
             self.state = State.FAILED
-            return Do.GIVE_UP
+            return NextStep.GIVE_UP
         self.state = State.STARTING
-        return Do.SPAWN
+        return NextStep.SPAWN

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from udpproxy.process.notify import Notifier
-from udpproxy.supervisor.lifecycle import Life
+from udpproxy.supervisor.lifecycle import RestartPolicy
 from udpproxy.supervisor.roles import ChildEvents
 
 
@@ -28,8 +28,8 @@ reason when it has ended."""
 class Inner:
     """A part of us; it has our process number."""
 
-    def __init__(self, life: Life) -> None:
-        self.life = life
+    def __init__(self, policy: RestartPolicy) -> None:
+        self.policy = policy
         self.pid = os.getpid()
 
 
@@ -47,13 +47,13 @@ class SingleSupervisor:
         self._inner: dict[str, Inner] = {}
         self._parts: dict[str, Part] = {}
 
-    def start(self, role: str, life: Life) -> None:
+    def start(self, role: str, policy: RestartPolicy) -> None:
         """Here."""
-        life.start()
-        self._inner[role] = Inner(life)
+        policy.start()
+        self._inner[role] = Inner(policy)
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._take(ours, role)
-        self._parts[role] = self._make(role, its, _Told(life), lambda reason: self._left(role))
+        self._parts[role] = self._make(role, its, _Told(policy), lambda reason: self._left(role))
 
     def drop(self, role: str, limit: float) -> None:
         """Have no such part any more."""
@@ -90,7 +90,7 @@ class SingleSupervisor:
     async def stop(self, limit: float) -> bool:
         """At once: there is no process to wait for."""
         for inner in self._inner.values():
-            inner.life.stop()
+            inner.policy.stop()
         for part in self._parts.values():
             part.leave("the instance ends")
         return True
@@ -102,17 +102,17 @@ class SingleSupervisor:
     def _left(self, role: str) -> None:
         if role not in self._inner:
             return  # it was dropped
-        life = self._inner[role].life
-        life.exited(self._loop.time())
-        if life.ends_counted:
+        policy = self._inner[role].policy
+        policy.exited(self._loop.time())
+        if policy.ends_counted:
             self._events.given_up(role)
 
 
 class _Told(Notifier):
     """Its readiness reaches us without a socket."""
 
-    def __init__(self, life: Life) -> None:
-        self._life = life
+    def __init__(self, policy: RestartPolicy) -> None:
+        self._life = policy
         self.watchdog_interval = None
 
     def ready(self, status: str) -> None:

@@ -15,7 +15,7 @@ from udpproxy.process import messages
 from udpproxy.process.lasting import lasting
 from udpproxy.process.logs import Logs
 from udpproxy.supervisor import groups
-from udpproxy.supervisor.lifecycle import Do, Life, State
+from udpproxy.supervisor.lifecycle import NextStep, RestartPolicy, State
 from udpproxy.supervisor.roles import ChildEvents
 
 STOP_DELAY = 0.5
@@ -27,9 +27,9 @@ PATIENCE = 10.0
 class Unit:
     """One child as a unit."""
 
-    def __init__(self, role: str, life: Life) -> None:
+    def __init__(self, role: str, policy: RestartPolicy) -> None:
         self.role = role
-        self.life = life
+        self.policy = policy
         self.pid = 0
         self.last_pid = 0
         self.restarts: int | None = None
@@ -65,12 +65,12 @@ class UnitSupervisor:
         self._gone = asyncio.Event()
         self._watch = asyncio.ensure_future(lasting(logs, self._look))
 
-    def start(self, role: str, life: Life) -> None:
+    def start(self, role: str, policy: RestartPolicy) -> None:
         """The unit was started with ours, or will be."""
         if self._stopping:
             return
-        life.start()
-        unit = self._units[role] = Unit(role, life)
+        policy.start()
+        unit = self._units[role] = Unit(role, policy)
         unit.missed_since = self._loop.time()
 
     def vouch(self, pid: int, uid: int) -> str:
@@ -89,7 +89,7 @@ class UnitSupervisor:
         unit = self._units.get(role)
         if unit is not None and unit.verdict is not None:
             self._judge(unit)  # it is back, so it was not stopped
-        return unit is not None and unit.pid == 0 and unit.life.state is State.STARTING
+        return unit is not None and unit.pid == 0 and unit.policy.state is State.STARTING
 
     def children(self) -> dict[str, Unit]:
         """By role."""
@@ -103,7 +103,7 @@ class UnitSupervisor:
     def ready(self, role: str) -> None:
         """It works."""
         if role in self._units:
-            self._units[role].life.ready()
+            self._units[role].policy.ready()
 
     def left(self, role: str) -> None:
         """Its link is closed."""
@@ -113,7 +113,7 @@ class UnitSupervisor:
         unit.last_pid, unit.pid = unit.pid, 0
         unit.missed_since = self._loop.time()
         self._gone.set()
-        if unit.life.state in (State.STARTING, State.READY):
+        if unit.policy.state in (State.STARTING, State.READY):
             unit.verdict = self._loop.call_later(STOP_DELAY, self._judge, unit)
 
     def discard(self, role: str) -> None:
@@ -123,7 +123,7 @@ class UnitSupervisor:
         """Have no child in that role any more: it is told to leave, and its unit is not started
         again; if it hangs, its unit's watchdog sees to it."""
         unit = self._units[role]
-        unit.life.stop()
+        unit.policy.stop()
         if unit.pid:
             self._events.dismiss(role)
         if unit.verdict is not None:
@@ -134,7 +134,7 @@ class UnitSupervisor:
         if unit.verdict is not None:
             unit.verdict.cancel()
             unit.verdict = None
-        if unit.life.state in (State.STARTING, State.READY):
+        if unit.policy.state in (State.STARTING, State.READY):
             self._logs.say(
                 messages.CHILD_ENDED,
                 unit.role,
@@ -148,7 +148,7 @@ class UnitSupervisor:
         """stop() follows: whoever goes from now on goes with us, and nobody comes."""
         self._stopping = True
         for unit in self._units.values():
-            unit.life.stop()
+            unit.policy.stop()
 
     async def stop(self, limit: float) -> bool:
         """Wait until each child has closed its link. systemd stops the units with or after ours,
@@ -156,7 +156,7 @@ class UnitSupervisor:
         self._stopping = True
         deadline = self._loop.time() + limit
         for unit in self._units.values():
-            unit.life.stop()
+            unit.policy.stop()
             if unit.pid:
                 self._events.dismiss(unit.role)
         while any(unit.pid for unit in self._units.values()):
@@ -178,9 +178,9 @@ class UnitSupervisor:
                 unit.verdict.cancel()
 
     def _count(self, unit: Unit) -> None:
-        what = unit.life.exited(self._loop.time())
+        what = unit.policy.exited(self._loop.time())
         self._events.ended_unasked(unit.role, killed=None)  # only systemd knows how
-        if what is Do.GIVE_UP:
+        if what is NextStep.GIVE_UP:
             self._events.given_up(unit.role)
 
     async def _look(self) -> None:
@@ -216,12 +216,12 @@ class UnitSupervisor:
 
     def _compare(self, unit: Unit, told: int | None) -> None:
         """What systemd says with what we know."""
-        away = unit.pid == 0 and unit.life.state is State.STARTING
+        away = unit.pid == 0 and unit.policy.state is State.STARTING
         known = unit.restarts
         if told is not None:
             if away and known is not None:
                 # The end that we saw ourselves, by its link, is among the restarts.
-                for _ in range(max(0, min(told - known - 1, unit.life.limit))):
+                for _ in range(max(0, min(told - known - 1, unit.policy.limit))):
                     self._count(unit)
                 told = max(known, told - 1)
             unit.restarts = told

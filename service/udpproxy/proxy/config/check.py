@@ -13,13 +13,13 @@ from udpproxy.config.addresses import endpoint
 from udpproxy.config.lines import Path
 from udpproxy.config.model import Address, Name, Ports
 from udpproxy.config.table import Notes
-from udpproxy.proxy.config.model import Acl, Config, Destination, Listen
+from udpproxy.proxy.config.model import Config, Destination, Listen, Rule
 
 SHARE = 90
 """Per cent of the ephemeral ports that sessions may have."""
 
 Listens = list[tuple[Path, Listen]]
-Acls = list[tuple[Path, Acl]]
+Rules = list[tuple[Path, Rule]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class KernelPorts:
 def together(
     config: Config,
     listens: Listens,
-    acls: Acls,
+    rules: Rules,
     kernel: KernelPorts,
     is_own: Callable[[Address], bool],
     notes: Notes,
@@ -71,13 +71,13 @@ def together(
     """Every check over more than one table."""
     _overlaps(listens, notes)
     _ephemeral_ranges(listens, kernel, notes)
-    _names(acls, notes)
+    _names(rules, notes)
     if config.workers > 1 and config.engine == "python":
         notes.wrong(("workers",), 'more than one needs the native engine: engine is "python"')
-    for path, acl in acls:
-        if acl.accept and acl.server is not None:
-            _at_itself(path, acl, [listener for _, listener in listens], is_own, notes)
-    _remarks(config, listens, acls, kernel, notes)
+    for path, rule in rules:
+        if rule.accept and rule.server is not None:
+            _at_itself(path, rule, [listener for _, listener in listens], is_own, notes)
+    _remarks(config, listens, rules, kernel, notes)
 
 
 def overlap(one: Ports, other: Ports) -> Ports | None:
@@ -110,30 +110,30 @@ def _ephemeral_ranges(listens: Listens, kernel: KernelPorts, notes: Notes) -> No
             )
 
 
-def _names(acls: Acls, notes: Notes) -> None:
+def _names(rules: Rules, notes: Notes) -> None:
     seen: dict[str, int] = {}
-    for path, acl in acls:
-        if acl.name in seen:
+    for path, rule in rules:
+        if rule.name in seen:
             notes.wrong(
-                (*path, "name"), f'"{acl.name}" is already the name of line {seen[acl.name]}'
+                (*path, "name"), f'"{rule.name}" is already the name of line {seen[rule.name]}'
             )
-        elif acl.name:
-            seen[acl.name] = acl.line
+        elif rule.name:
+            seen[rule.name] = rule.line
 
 
 def _at_itself(
     path: Path,
-    acl: Acl,
+    rule: Rule,
     listeners: list[Listen],
     is_own: Callable[[Address], bool],
     notes: Notes,
 ) -> None:
     """A datagram sent to one of our own sockets would come round again and again."""
-    assert acl.server is not None
-    target, port = acl.server.host, acl.server.port
+    assert rule.server is not None
+    target, port = rule.server.host, rule.server.port
     if isinstance(target, Name):
         return  # what it resolves to will be seen; the engine refuses what comes from ourselves
-    targets = [Ports(first=port, last=port)] if port else list(_addressed(acl, listeners))
+    targets = [Ports(first=port, last=port)] if port else list(_addressed(rule, listeners))
     for listener in listeners:
         shared = next(filter(None, (overlap(ports, listener.ports) for ports in targets)), None)
         if shared is not None and _reaches(target, listener.address, is_own):
@@ -153,13 +153,13 @@ def _reaches(target: Address, listening: Address, is_own: Callable[[Address], bo
     return target == listening
 
 
-def _addressed(acl: Acl, listeners: list[Listen]) -> Iterator[Ports]:
+def _addressed(rule: Rule, listeners: list[Listen]) -> Iterator[Ports]:
     """The ports that a client of this ACL may have written to."""
     for listener in listeners:
-        if acl.destinations is None:
+        if rule.destinations is None:
             yield listener.ports
             continue
-        for item in acl.destinations:
+        for item in rule.destinations:
             ports = listener.ports if item.ports is None else overlap(listener.ports, item.ports)
             if ports is not None and _may_be_addressed(listener.address, item):
                 yield ports
@@ -174,7 +174,7 @@ def _may_be_addressed(listening: Address, item: Destination) -> bool:
 
 
 def _remarks(
-    config: Config, listens: Listens, acls: Acls, kernel: KernelPorts, notes: Notes
+    config: Config, listens: Listens, rules: Rules, kernel: KernelPorts, notes: Notes
 ) -> None:
     """What is allowed but will surprise."""
     available = f"the kernel's {kernel.count} ephemeral ports ({kernel.ephemeral})"
@@ -191,7 +191,7 @@ def _remarks(
             f"{config.max_sessions} is more than {available}; "
             "sessions that get no port are refused",
         )
-    if not acls:
+    if not rules:
         notes.warn(("session-acl",), "there is none: every datagram is refused")
     for path, listener in listens:
         if listener.address.is_multicast:

@@ -52,7 +52,7 @@ def _config(table: Table, kernel: check.KernelPorts, is_own: Callable[[Address],
     notes = table.notes
     base = table.table("limits")
     resolver, log = table.table("resolver"), table.table("log")
-    listen_tables, acl_tables = table.tables("listen"), table.tables("session-acl")
+    listen_tables, rule_tables = table.tables("listen"), table.tables("session-acl")
     if not listen_tables and table.sound("listen"):
         table.wrong("listen", "at least one [[listen]] must be given")
     config = sections.top(table)
@@ -60,13 +60,13 @@ def _config(table: Table, kernel: check.KernelPorts, is_own: Callable[[Address],
 
     limits = sections.limits(base, Limits())
     listens = [(each.path, found) for each in listen_tables if (found := sections.listen(each))]
-    acls = [(each.path, rules.session_acl(each, limits)) for each in acl_tables]
+    judged = [(each.path, rules.session_rule(each, limits)) for each in rule_tables]
     config = replace(
         config,
         listen=tuple(listener for _, listener in listens),
-        acls=tuple(acl for _, acl in acls),
+        rules=tuple(rule for _, rule in judged),
         resolver=common.resolver(resolver),
         log=common.log(log),
     )
-    check.together(config, listens, acls, kernel, is_own, notes)
+    check.together(config, listens, judged, kernel, is_own, notes)
     return config

@@ -110,7 +110,7 @@ class ExtensionName:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Acl:
+class Rule:
     """One `[[session-acl]]`: conditions (None: any), then what is done with the session."""
 
     name: str
@@ -137,7 +137,7 @@ class Config(InstanceConfig):
 
     max_sessions: int
     listen: tuple[Listen, ...]
-    acls: tuple[Acl, ...] = ()
+    rules: tuple[Rule, ...] = ()
     max_sessions_per_client: int = 0
     evict_idlest: bool = False
     singleproc: bool = False

@@ -13,7 +13,7 @@ from udpproxy.config import addresses, values
 from udpproxy.config.model import Address, Name, Network
 from udpproxy.config.table import Table
 from udpproxy.proxy.config import endpoints, periods, sections
-from udpproxy.proxy.config.model import Acl, ExtensionName, Limits, Server, SessionType
+from udpproxy.proxy.config.model import ExtensionName, Limits, Rule, Server, SessionType
 
 _TYPES = {kind.value: kind for kind in SessionType}
 _REPLY_PORTS = values.choice({"same": False, "any": True})
@@ -21,13 +21,13 @@ _UNREACHABLE = values.choice({"ignore": False, "close": True})
 _EVERYWHERE = IPv4Address("255.255.255.255")
 
 
-def session_acl(table: Table, base: Limits) -> Acl:
+def session_rule(table: Table, base: Limits) -> Rule:
     take = table.take
     accept = take("action", values.choice({"accept": True, "deny": False}), default=True)
     take("transparent", sections.only_false("transparent"), None)
     for key, syntax in (("source-address", _source_addresses), ("source-port", _source_port)):
         take(key, _unbuilt(key, syntax) if accept else syntax, None)
-    acl = Acl(
+    rule = Rule(
         name=table.need("name", values.label, ""),
         source=table.many("from", endpoints.source),
         destinations=table.many("to", endpoints.destination),
@@ -46,9 +46,9 @@ def session_acl(table: Table, base: Limits) -> Acl:
         line=table.line,
     )
     if accept and table.sound("action", "type", "plug-to"):
-        _accepted(table, acl)
+        _accepted(table, rule)
     table.done()
-    return acl
+    return rule
 
 
 def _extension(table: Table) -> ExtensionName | None:
@@ -62,21 +62,21 @@ def _extension(table: Table) -> ExtensionName | None:
     )
 
 
-def _accepted(table: Table, acl: Acl) -> None:
+def _accepted(table: Table, rule: Rule) -> None:
     """What an ACL that accepts must have."""
-    if acl.server is None:
+    if rule.server is None:
         table.wrong("plug-to", "must be given: an ACL that accepts needs a server")
-    if acl.type is SessionType.BROADCAST:
-        _broadcast(table, acl.server, acl.broadcast_network)
+    if rule.type is SessionType.BROADCAST:
+        _broadcast(table, rule.server, rule.broadcast_network)
         return
     for key in ("broadcast-network", "reply-port"):
         if table.has(key) and table.sound(key):
-            table.wrong(key, f'is only used with type = "broadcast", which is "{acl.type.value}"')
-    host = acl.server.host if acl.server is not None else None
+            table.wrong(key, f'is only used with type = "broadcast", which is "{rule.type.value}"')
+    host = rule.server.host if rule.server is not None else None
     if host is not None and not isinstance(host, Name) and _for_many(host):
         table.wrong(
             "plug-to",
-            f'{host} is not one host: it needs type = "broadcast", which is "{acl.type.value}"',
+            f'{host} is not one host: it needs type = "broadcast", which is "{rule.type.value}"',
         )
 
 

@@ -1,6 +1,6 @@
 """A Config as TOML that reads back as the same Config.
 
-`[limits]` has gone into each ACL when it was read, so it is shown there.
+`[limits]` has gone into each rule when it was read, so it is shown there.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from udpproxy.config.addresses import endpoint
 from udpproxy.config.model import InstanceConfig, Log, Name, Network, Ports
 from udpproxy.config.writer import Entry
 from udpproxy.proxy.config.model import (
-    Acl,
     Config,
     Destination,
     Limits,
     Listen,
     Pattern,
+    Rule,
     Server,
     SessionType,
 )
@@ -29,11 +29,11 @@ def render(config: Config, *, defaults: bool) -> str:
     blocks += [
         writer.block("[[listen]]", _listen(listener), defaults=True) for listener in config.listen
     ]
-    for acl in config.acls:
-        blocks.append(writer.block("[[session-acl]]", _acl(acl), defaults=defaults))
+    for rule in config.rules:
+        blocks.append(writer.block("[[session-acl]]", _acl(rule), defaults=defaults))
         blocks.append(
             writer.block(
-                "[session-acl.limits]", writer.plain(acl.limits, Limits()), defaults=defaults
+                "[session-acl.limits]", writer.plain(rule.limits, Limits()), defaults=defaults
             )
         )
     blocks.append(writer.block("[resolver]", writer.resolver(config.resolver), defaults=defaults))
@@ -63,7 +63,7 @@ def _top(config: Config) -> list[Entry]:
     names = {field.name for field in common}
     for field in (*(each for each in fields(config) if each.name not in names), *common):
         value, usual = getattr(config, field.name), getattr(default, field.name)
-        if field.name in ("listen", "acls", "resolver", "log", "warnings", "ports"):
+        if field.name in ("listen", "rules", "resolver", "log", "warnings", "ports"):
             continue
         if field.name in special:
             key, words_of = special[field.name]
@@ -81,24 +81,24 @@ def _ports(ports: Ports) -> int | str:
     return ports.first if ports.first == ports.last else str(ports)
 
 
-def _acl(acl: Acl) -> list[Entry]:
-    broadcast = acl.type is SessionType.BROADCAST or acl.reply_any_port
+def _acl(rule: Rule) -> list[Entry]:
+    broadcast = rule.type is SessionType.BROADCAST or rule.reply_any_port
     return [
-        ("name", acl.name, None),
-        ("from", acl.source and tuple(map(_network, acl.source)), None),
-        ("to", acl.destinations and tuple(map(_destination, acl.destinations)), None),
-        ("time", acl.time and tuple(period.text for period in acl.time), None),
-        ("not-time", acl.not_time and tuple(period.text for period in acl.not_time), None),
-        ("action", "accept" if acl.accept else "deny", "accept"),
-        ("type", acl.type.value, SessionType.NORMAL.value),
-        ("plug-to", acl.server and _server(acl.server), None),
-        ("broadcast-network", acl.broadcast_network and str(acl.broadcast_network), None),
+        ("name", rule.name, None),
+        ("from", rule.source and tuple(map(_network, rule.source)), None),
+        ("to", rule.destinations and tuple(map(_destination, rule.destinations)), None),
+        ("time", rule.time and tuple(period.text for period in rule.time), None),
+        ("not-time", rule.not_time and tuple(period.text for period in rule.not_time), None),
+        ("action", "accept" if rule.accept else "deny", "accept"),
+        ("type", rule.type.value, SessionType.NORMAL.value),
+        ("plug-to", rule.server and _server(rule.server), None),
+        ("broadcast-network", rule.broadcast_network and str(rule.broadcast_network), None),
         # Where it has no meaning it may not even be written.
-        ("reply-port", ("any" if acl.reply_any_port else "same") if broadcast else None, "same"),
-        ("unreachable", "close" if acl.unreachable_close else "ignore", "ignore"),
-        ("resolve-policy", acl.resolve_policy, "pin"),
-        ("reload-policy", acl.reload_policy, "close"),
-        ("extension", acl.extension and str(acl.extension), None),
+        ("reply-port", ("any" if rule.reply_any_port else "same") if broadcast else None, "same"),
+        ("unreachable", "close" if rule.unreachable_close else "ignore", "ignore"),
+        ("resolve-policy", rule.resolve_policy, "pin"),
+        ("reload-policy", rule.reload_policy, "close"),
+        ("extension", rule.extension and str(rule.extension), None),
     ]
 
 

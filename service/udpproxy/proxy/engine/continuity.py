@@ -11,7 +11,7 @@ from typing import cast
 
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.engine.adopting import Stock
-from udpproxy.proxy.engine.interface import Way
+from udpproxy.proxy.engine.interface import Arrival
 from udpproxy.proxy.engine.reachability import Reachability
 from udpproxy.proxy.engine.relayed import Relayed
 from udpproxy.proxy.session import layout
@@ -48,23 +48,23 @@ class Continuity(Reachability):
                 continue
             session.judge_by(verdict)
             session.be_careful(watched=self._watched)
-            self._table.set_rule(session.slot, verdict.acl, verdict.generation)
+            self._table.set_rule(session.slot, verdict.rule_number, verdict.generation)
             self._book.replan(session)
             self._plan(time.monotonic_ns())
         return ended
 
     def inject(
-        self, listener: int, client: tuple[str, int], way: Way, datagrams: list[bytes]
+        self, listener: int, client: tuple[str, int], arrival: Arrival, datagrams: list[bytes]
     ) -> None:
         """Datagrams that waited for a name, as if they came now."""
         listening = self._listeners.get(listener)
         now = time.monotonic_ns()
         for data in datagrams if listening else ():
             assert listening
-            key = (client, way.addressed) if listening.wildcard else client
+            key = (client, arrival.addressed) if listening.wildcard else client
             session = cast("Relayed | None", listening.sessions.get(key)) or self._open(
-                listening, key, client, now, data, way.addressed, way.local, way.interface,
-                waited=True,
+                listening, key, client, now, data,
+                arrival.addressed, arrival.local, arrival.interface, waited=True,
             )  # fmt: skip
             if session is not None:
                 self._upload(session, data, now)
@@ -149,7 +149,7 @@ class Continuity(Reachability):
         session.be_careful(watched=False)
         if record.peer is not None:
             session.pin((sockets.unpack(record.peer[0]), record.peer[1]))
-        self._table.set_rule(slot, verdict.acl, verdict.generation)
+        self._table.set_rule(slot, verdict.rule_number, verdict.generation)
         self._start(session, keyed=record.state is State.OPEN)
 
     def _reconnect(self, session: Relayed, problem: OSError) -> OSError | None:

@@ -40,7 +40,7 @@ class ListenerSocket:
 class Verdict:
     """An accepted session: where to, and under which rules."""
 
-    acl: int
+    rule_number: int
     generation: int
     """Which configuration the ACL's number belongs to."""
     rule: str
@@ -55,14 +55,14 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class PendingName:
     """The third answer of Host.decide: a name is not known yet. To an engine all of it is opaque:
     it hands the object back with the datagram, in Host.wait."""
 
     kind: str
     """"client": the client's name is asked for; "server": the server's address."""
     name: str
-    acl: int
+    rule_number: int
     generation: int
     rule: str
     type: SessionType
@@ -70,7 +70,7 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Arrival:
     """How a client's datagram came in, as an engine needs it back in Engine.inject. The address
     written to, the one to answer from (both packed) and the receiving interface's number."""
 
@@ -79,7 +79,7 @@ class Way:
     interface: int
 
 
-Treatment = tuple[str, bytes] | Reason | None
+ExtensionResult = tuple[str, bytes] | Reason | None
 """What becomes of a datagram that was handed over: a payload leaves ("upload": to the server,
 "download": to the client) if the limits let it, the session ends, or nothing leaves."""
 
@@ -89,16 +89,16 @@ class Host(Protocol):
 
     def decide(
         self, listener: ListenerSocket, client: str, addressed: str
-    ) -> Verdict | Wait | None:
-        """None: refused, and the host has counted and logged it. Wait: hand the datagram to
+    ) -> Verdict | PendingName | None:
+        """None: refused, and the host has counted and logged it. PendingName: hand the datagram to
         wait() and forget it; nothing of the session exists so far."""
 
     def wait(
         self,
-        waiting: Wait,
+        waiting: PendingName,
         listener: ListenerSocket,
         client: tuple[str, int],
-        way: Way,
+        arrival: Arrival,
         data: bytes,
     ) -> None:
         """A datagram for which decide() has just said `waiting`. The host keeps it (or drops and
@@ -109,7 +109,7 @@ class Host(Protocol):
 
     def handed(
         self, verdict: Verdict, slot: int, number: int, direction: str, payload: bytes
-    ) -> Treatment:
+    ) -> ExtensionResult:
         """A datagram of a session whose verdict says so, from somebody who may send it; those of
         one session come in order. `slot` is where its record stands."""
 
@@ -159,7 +159,7 @@ class Host(Protocol):
         """Called for each datagram, but only while the host has asked for it (level full)."""
 
 
-class Lasting(Protocol):
+class DecisionCacheHost(Protocol):
     """A host that spares an engine questions and answers: for whom else and how long a decision
     holds, and many records at a time."""
 
@@ -252,7 +252,7 @@ class Engine(Protocol):
         """The same as killed, of the session whose slot is known: one of many."""
 
     def inject(
-        self, listener: int, client: tuple[str, int], way: Way, datagrams: list[bytes]
+        self, listener: int, client: tuple[str, int], arrival: Arrival, datagrams: list[bytes]
     ) -> None:
         """Treat these, which Host.wait got, as if they came now, in this order: known session,
         else decide() (which may say Wait again). A listener that is gone: they are dropped."""

@@ -16,18 +16,18 @@ from typing import cast
 from udpproxy.proxy.config.model import SessionType
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.engine.interface import (
+    Arrival,
     Host,
     ListenerSocket,
+    PendingName,
     Reactor,
     Timer,
     Verdict,
-    Wait,
-    Way,
 )
 from udpproxy.proxy.engine.pool import Pool
 from udpproxy.proxy.engine.relayed import Listening, Relayed
 from udpproxy.proxy.session import layout
-from udpproxy.proxy.session.book import Book, Session
+from udpproxy.proxy.session.index import Session, SessionIndex
 from udpproxy.proxy.session.layout import Record, State
 from udpproxy.proxy.session.limits import (
     CHANCES_AT_ONCE,
@@ -68,7 +68,7 @@ class Lifecycle(ABC):
         self._words = table.words
         self._pool = pool
         self._host = host
-        self._book = Book(
+        self._book = SessionIndex(
             range(table.capacity), per_client=per_client, evict=evict, last=self._last
         )
         self._evictions = Rate(EVICTIONS_AT_ONCE, NS_PER_EVICTION)
@@ -165,8 +165,8 @@ class Lifecycle(ABC):
             self._refuse(room, client, listening)
             return None
         verdict = self._host.decide(given, client[0], sockets.unpack(addressed))
-        if isinstance(verdict, Wait):
-            self._host.wait(verdict, given, client, Way(addressed, local, interface), data)
+        if isinstance(verdict, PendingName):
+            self._host.wait(verdict, given, client, Arrival(addressed, local, interface), data)
         if not isinstance(verdict, Verdict):
             return None
         if room is not None:
@@ -176,7 +176,7 @@ class Lifecycle(ABC):
         record = Record(
             state=State.OPENING,
             type=TYPES.index(verdict.type),
-            acl=verdict.acl,
+            rule_number=verdict.rule_number,
             generation=verdict.generation,
             listener=given.number,
             client=(sockets.pack(client[0]), client[1]),

@@ -1,6 +1,12 @@
 import socket
 
-from udpproxy.proxy.engine.interface import Host, Lasting, ListenerSocket, Reactor, Way
+from udpproxy.proxy.engine.interface import (
+    Arrival,
+    DecisionCacheHost,
+    Host,
+    ListenerSocket,
+    Reactor,
+)
 from udpproxy.proxy.engine.pool import Pool
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.proxy.session.table import Table
@@ -19,7 +25,7 @@ class NativeEngine:
         evict: bool,
         workers: int,
         threads: bool,
-        lasting: Lasting | None,
+        lasting: DecisionCacheHost | None,
     ) -> None: ...
     def settle(self) -> None: ...
     def watch(self, *, on: bool) -> None: ...
@@ -38,7 +44,7 @@ class NativeEngine:
     def kill(self, number: int, reason: Reason = ...) -> bool: ...
     def end(self, slot: int, number: int) -> bool: ...
     def inject(
-        self, listener: int, client: tuple[str, int], way: Way, datagrams: list[bytes]
+        self, listener: int, client: tuple[str, int], arrival: Arrival, datagrams: list[bytes]
     ) -> None: ...
     def redirect(self, number: int, server: tuple[str, int]) -> bool: ...
     def work(self, now: int) -> int | None: ...

@@ -25,7 +25,7 @@ import time
 from udpproxy.proxy.config.model import SessionType
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.engine.adopting import Stock
-from udpproxy.proxy.engine.interface import SEGMENTATION_REST, Wait, Way
+from udpproxy.proxy.engine.interface import SEGMENTATION_REST, PendingName, Arrival
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.proxy.session.sense import Damaged
 from udpproxy.proxy.session.layout import Record, of_session
@@ -281,10 +281,10 @@ cdef class NativeEngine(_News):
         self._tell()
         return bool(found)
 
-    def inject(self, listener, client, way, datagrams):
+    def inject(self, listener, client, arrival, datagrams):
         """Treat these, which the host kept, as if they came now."""
         for data in datagrams:
-            self._inject(listener, client, way, data)
+            self._inject(listener, client, arrival, data)
         if self._threads:
             # Their question comes first, and is the only one to be answered now: whoever lets many
             # go on would otherwise answer every stranger's besides. The worker hears of the answer.

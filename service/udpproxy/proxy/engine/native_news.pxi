@@ -162,7 +162,7 @@ cdef class _News(_Verdicts):
                 client = _endpoint(&one.client)[0]
                 addressed = sockets.unpack(one.addressed[:one.addressed_size])
                 decided = self._host.decide(listener, client, addressed)
-                if isinstance(decided, Wait):
+                if isinstance(decided, PendingName):
                     self._hand_over(listener, one, decided)
                     one = one.next
                     continue
@@ -184,32 +184,32 @@ cdef class _News(_Verdicts):
         came = []
         while rest != NULL:
             size = 16 if rest.client.any.sa_family == _INET6 else 4
-            way = Way(rest.addressed[:size], rest.local[:size], rest.interface)
-            came.append((_endpoint(&rest.client), way, rest.data[:rest.size]))
+            arrival = Arrival(rest.addressed[:size], rest.local[:size], rest.interface)
+            came.append((_endpoint(&rest.client), arrival, rest.data[:rest.size]))
             rest = rest.next
         while held != NULL:
             rest = held.next
             free(held)
             held = rest
-        for client, way, data in came:
+        for client, arrival, data in came:
             if waiting is None:
-                waiting = self._host.decide(listener, client[0], sockets.unpack(way.addressed))
-            if isinstance(waiting, Wait):
-                self._host.wait(waiting, listener, client, way, data)
+                waiting = self._host.decide(listener, client[0], sockets.unpack(arrival.addressed))
+            if isinstance(waiting, PendingName):
+                self._host.wait(waiting, listener, client, arrival, data)
                 waiting = None  # the next one asks for itself
             else:
-                self._inject(listener.number, client, way, data)
+                self._inject(listener.number, client, arrival, data)
 
-    cdef _inject(self, uint32_t number, client, way, data):
+    cdef _inject(self, uint32_t number, client, arrival, data):
         cdef address where
         cdef uint8_t[16] addressed
         cdef uint8_t[16] local
-        cdef uint32_t interface = way.interface, size = len(data)
+        cdef uint32_t interface = arrival.interface, size = len(data)
         cdef const uint8_t *payload = data
         memset(addressed, 0, 16)
         memset(local, 0, 16)
-        memcpy(addressed, <const uint8_t *>way.addressed, len(way.addressed))
-        memcpy(local, <const uint8_t *>way.local, len(way.local))
+        memcpy(addressed, <const uint8_t *>arrival.addressed, len(arrival.addressed))
+        memcpy(local, <const uint8_t *>arrival.local, len(arrival.local))
         _to_address(&where, client)
         with nogil:
             relay_inject(self._relay, number, &where, addressed, local, interface, payload, size)

@@ -29,7 +29,7 @@ cdef class _Verdicts:
         made = relay_verdict(self._relay)
         if made == NULL:
             raise MemoryError("a verdict")
-        made.acl = decided.acl
+        made.acl = decided.rule_number
         made.generation = decided.generation
         made.type = _TYPES.index(decided.type)
         made.any_port = decided.any_port

@@ -187,13 +187,13 @@ class PythonEngine(Handing):
 
     def _reopen(self, session: Relayed, data: bytes, now: int) -> None:
         """The session ends before this datagram, which is the first of another."""
-        way = self._table.read(session.slot)
+        arrival = self._table.read(session.slot)
         self._unreachable(session)
-        if way is None:
+        if arrival is None:
             return
         another = self._open(
             session.listener, session.key, session.address, now, data,
-            way.addressed, way.local, way.interface,
+            arrival.addressed, arrival.local, arrival.interface,
         )  # fmt: skip
         if another is not None:
             self._upload(another, data, now)

@@ -10,7 +10,7 @@ from udpproxy.proxy.config.model import SessionType
 from udpproxy.proxy.engine.interface import ListenerSocket, Verdict
 from udpproxy.proxy.engine.sockets import Ancillary, answer_from
 from udpproxy.proxy.session import layout
-from udpproxy.proxy.session.book import Session
+from udpproxy.proxy.session.index import Session
 from udpproxy.proxy.session.peers import Endpoint, PeerRule
 
 CONNECTED = (SessionType.NORMAL, SessionType.ONE_WAY)

@@ -15,7 +15,7 @@ from udpproxy.proxy.config.model import SEGMENTATION, Config
 from udpproxy.proxy.config.names import needed
 from udpproxy.proxy.parent.sessions import Sessions
 from udpproxy.proxy.policy import explain
-from udpproxy.proxy.policy.acl import NameView
+from udpproxy.proxy.policy.rules import NameView
 
 MOST_KILLED = 64
 """Sessions that end in one go: some milliseconds, each with a record."""

@@ -19,13 +19,13 @@ _SAME = {"acl": "rule"}
 """Another word for it."""
 _MOST_NAMED = 8
 
-Place = tuple[Address, int]
+ListenAddress = tuple[Address, int]
 Test = Callable[[Record, str, int], bool]
 """Of a record, its rule's name and its listener's port."""
 
 
 def tests(
-    wanted: dict[str, Plain], rules: Sequence[str], listeners: Collection[Place]
+    wanted: dict[str, Plain], rules: Sequence[str], listeners: Collection[ListenAddress]
 ) -> list[Test]:
     """What a session must pass, one for each key; InvalidArgument, which says what to give."""
     found: dict[str, Test] = {}
@@ -94,7 +94,7 @@ def _place(key: str, value: str) -> tuple[bytes, int, int]:
         ) from None
 
 
-def _refuse_absent(value: str, listeners: Collection[Place]) -> None:
+def _refuse_absent(value: str, listeners: Collection[ListenAddress]) -> None:
     packed, bits, port = _place("listener", value)
     for address, listening in listeners:
         same = len(address.packed) == len(packed) and (

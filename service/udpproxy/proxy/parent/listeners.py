@@ -23,7 +23,7 @@ from udpproxy.proxy.parent.mending import DEAF, Spoilt, empty, mend
 from udpproxy.proxy.parent.shelves import Shelves
 from udpproxy.proxy.parent.store import Store
 
-Place = tuple[Address, int]
+ListenAddress = tuple[Address, int]
 
 
 class Listeners:
@@ -35,9 +35,9 @@ class Listeners:
         self._key = key
         self._shelves = Shelves(store) if store else None
         self._last = 0
-        self._lost: dict[Place, ListenerSocket] = {}
+        self._lost: dict[ListenAddress, ListenerSocket] = {}
         """Spoilt, and their places taken: tried again with the next REG."""
-        self.by_place: dict[Place, ListenerSocket] = {}
+        self.by_address: dict[ListenAddress, ListenerSocket] = {}
         self.came_back: set[int] = set()
         """The numbers of those that the store had."""
 
@@ -46,7 +46,7 @@ class Listeners:
         """How many descriptors of the store they need."""
         return 0 if self._shelves is None else len(self._shelves)
 
-    def adopt(self, wanted: Collection[Place]) -> None:
+    def adopt(self, wanted: Collection[ListenAddress]) -> None:
         """What the store has of these, as good as new. The rest of it is let go. UnitError where
         the system has no descriptors for them."""
         try:
@@ -59,24 +59,24 @@ class Listeners:
             name = each[0].getsockname()
             place = ip_address(name[0].partition("%")[0]), name[1]
             listener = ListenerSocket(number, each[0], *place, tuple(each[1:]))
-            if place not in wanted or place in self.by_place:
+            if place not in wanted or place in self.by_address:
                 self._forget(listener)
                 continue
-            self.by_place[place] = listener
+            self.by_address[place] = listener
             if len(each) != self._workers:
                 # Another number of workers: the place keeps its number, and so its sessions.
                 self._bind_again(listener)
             elif DEAF in self._mend(listener):
                 # An end of the proxy has made it so: nobody waits for an answer any more.
-                empty(self.by_place[place])
-        self._warn_of_absent(self.by_place)
+                empty(self.by_address[place])
+        self._warn_of_absent(self.by_address)
 
-    def bind(self, wanted: Iterable[Place]) -> list[Place]:
+    def bind(self, wanted: Iterable[ListenAddress]) -> list[ListenAddress]:
         """Listen there, too; all or none. UnitError names the one that failed."""
-        made: list[Place] = []
+        made: list[ListenAddress] = []
         try:
-            by_port: dict[int, list[Place]] = defaultdict(list)
-            for place in self.by_place:
+            by_port: dict[int, list[ListenAddress]] = defaultdict(list)
+            for place in self.by_address:
                 by_port[place[1]].append(place)
             for place in wanted:
                 self._last += 1
@@ -92,15 +92,15 @@ class Listeners:
             raise
         return made
 
-    def _warn_of_absent(self, places: Iterable[Place]) -> None:
+    def _warn_of_absent(self, places: Iterable[ListenAddress]) -> None:
         for address in dict.fromkeys(address for address, _ in places):
             if not is_here(address):
                 self._logs.say(messages.ABSENT, address)
 
-    def unbind(self, unwanted: Iterable[Place]) -> None:
+    def unbind(self, unwanted: Iterable[ListenAddress]) -> None:
         """Listen there no longer."""
         for place in unwanted:
-            self._forget(self.by_place.pop(place))
+            self._forget(self.by_address.pop(place))
         self.store_or_say()
 
     def store(self) -> None:
@@ -120,14 +120,14 @@ class Listeners:
 
     def mend(self) -> None:
         """The last REG may have left them in any state."""
-        for listener in [*self.by_place.values(), *self._lost.values()]:
+        for listener in [*self.by_address.values(), *self._lost.values()]:
             self._mend_or_lose(listener)
         self.store_or_say()
 
     def renew(self) -> int:
         """Other sockets in the same places, as far as we may have them again; how many."""
         renewed = 0
-        for listener in list(self.by_place.values()):
+        for listener in list(self.by_address.values()):
             try:
                 self._bind_again(listener)
             except UnitError as problem:
@@ -142,12 +142,12 @@ class Listeners:
         """Another configuration holds: their places may be wanted no longer."""
         self._lost.clear()
 
-    def lend(self, wanted: Iterable[Place]) -> Iterator[Item]:
+    def lend(self, wanted: Iterable[ListenAddress]) -> Iterator[Item]:
         """A message for each of so many sockets, as the other side has room; what is removed before
         its turn is not lent."""
         items: list[wire.Plain] = []
         descriptors: list[int] = []
-        for one in (self.by_place[place] for place in wanted if place in self.by_place):
+        for one in (self.by_address[place] for place in wanted if place in self.by_address):
             where: wire.Plain = {
                 "number": one.number, "address": str(one.address), "port": one.port,
             }  # fmt: skip
@@ -176,7 +176,7 @@ class Listeners:
             sock.close()
 
     def _all(self) -> Iterator[socket.socket]:
-        return itertools.chain.from_iterable(map(_sockets, self.by_place.values()))
+        return itertools.chain.from_iterable(map(_sockets, self.by_address.values()))
 
     def _mend(self, listener: ListenerSocket) -> list[str]:
         """As good as new, and if only by a new one; what was wrong with it."""
@@ -200,7 +200,7 @@ class Listeners:
             self._mend(listener)
         except UnitError as problem:
             self._logs.say(messages.LISTENER_REMADE, _where(listener), problem)
-            self._forget(self.by_place.pop(place))
+            self._forget(self.by_address.pop(place))
             self._lost[place] = listener
 
     def _bind_again(self, listener: ListenerSocket) -> None:
@@ -218,8 +218,8 @@ class Listeners:
         self._forget(listener)
         self._take_up(place, new)
 
-    def _take_up(self, place: Place, listener: ListenerSocket) -> None:
-        self.by_place[place] = listener
+    def _take_up(self, place: ListenAddress, listener: ListenerSocket) -> None:
+        self.by_address[place] = listener
         if self._shelves is not None:
             self._shelves.put(listener.number, _sockets(listener))
 
@@ -229,7 +229,9 @@ class Listeners:
         if self._shelves is not None:
             self._shelves.remove(listener.number)
 
-    def _listen(self, place: Place, number: int, beside: Sequence[socket.socket]) -> ListenerSocket:
+    def _listen(
+        self, place: ListenAddress, number: int, beside: Sequence[socket.socket]
+    ) -> ListenerSocket:
         address, port = place
         first, *others = listening_sockets(address, port, self._workers, self._key, beside)
         size = first.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
@@ -237,13 +239,13 @@ class Listeners:
             self._logs.say(messages.RECEIVE_BUFFER, f"{address} port {port}", size, RECEIVE_BUFFER)
         return ListenerSocket(number, first, address, port, tuple(others))
 
-    def _in_the_way(self, place: Place, other: Place) -> Sequence[socket.socket]:
+    def _in_the_way(self, place: ListenAddress, other: ListenAddress) -> Sequence[socket.socket]:
         """Those of ours on the same port that a wildcard excludes, or that are one."""
         mine, its = place[0], other[0]
         excludes = its.is_unspecified or mine.is_unspecified
         if its.version != mine.version or its == mine or not excludes:
             return ()
-        return _sockets(self.by_place[other])
+        return _sockets(self.by_address[other])
 
 
 def _where(listener: ListenerSocket) -> str:

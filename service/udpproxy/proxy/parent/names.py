@@ -18,11 +18,11 @@ from udpproxy.errors import LinkError
 from udpproxy.instance.connection import ChildConnection
 from udpproxy.process import messages, wire
 from udpproxy.process.link import Link
-from udpproxy.process.logs import Damper, Logs
+from udpproxy.process.logs import Logs, RateLimit
 from udpproxy.proxy.config.model import Config
 from udpproxy.proxy.config.names import names, needed
 from udpproxy.proxy.parent.resources import Resources
-from udpproxy.proxy.policy.acl import Unresolved
+from udpproxy.proxy.policy.rules import Unresolved
 from udpproxy.resolver import resolved, system
 from udpproxy.resolver.resolved import ClientNames, Resolved
 from udpproxy.resolver.result import Failure
@@ -39,7 +39,7 @@ def check_name_servers(config: Config) -> None:
 
 
 class ResolvedNames(Unresolved):
-    """As ACR told last; see policy.acl.NameView. No client's name is known here."""
+    """As ACR told last; see policy.rules.NameView. No client's name is known here."""
 
     def __init__(self) -> None:
         self._words: dict[str, Resolved] = {}
@@ -73,7 +73,7 @@ class NameRegistry:
     def __init__(self, logs: Logs, resources: Resources) -> None:
         self._logs = logs
         self._resources = resources
-        self._damper = Damper()
+        self._rate_limit = RateLimit()
         self._joined: dict[str, tuple[ChildConnection, ChildConnection]] = {}
         """Who had the last way, by the helper's role."""
         self._again: set[str] = set()
@@ -88,7 +88,7 @@ class NameRegistry:
         self.found.put(*heard.words.values())
         if heard.refused:
             self.refused += heard.refused
-            held = self._damper.passes("acr", heard.refused)
+            held = self._rate_limit.allow("acr", heard.refused)
             if held is not None:
                 self._logs.say(messages.WORD_IGNORED, "acr", heard.why, held, PROCESS="acr")
 
@@ -124,7 +124,7 @@ class NameRegistry:
                     # Whoever replaces it is told all of it.
                     link.fail(f"not told of another configuration: {problem}")
 
-    def way_lost(self, role: str, peers: Mapping[str, ChildConnection]) -> None:
+    def channel_lost(self, role: str, peers: Mapping[str, ChildConnection]) -> None:
         """REG says so. Where a side has ended, its successor gets another way as it comes; where
         both live, one of them has broken the protocol, and the way is made anew after a rest."""
         if role in HELPERS and role not in self._again:
@@ -148,7 +148,7 @@ class NameRegistry:
                 self.found.put(Resolved(name, result.addresses, result.ttl))
 
     def _begin(self, link: Link) -> None:
-        self._resources.lend_text(link)
+        self._resources.send_text(link)
         self.resume(link)
         link.send(wire.Tell("resolve", {"level": self._logs.level}))
 
@@ -159,10 +159,10 @@ class NameRegistry:
         try:
             ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError:  # no descriptors: later
-            self.way_lost(role, peers)
+            self.channel_lost(role, peers)
             return
         for peer, end in zip(joined, ends, strict=True):
-            peer.link.send(wire.Lend("way", [{"role": role}]), [end.fileno()])
+            peer.link.send(wire.Lend("channel", [{"role": role}]), [end.fileno()])
             end.close()
 
 

@@ -12,12 +12,12 @@ from udpproxy.config.model import Name
 from udpproxy.errors import UnitError
 from udpproxy.process import messages, wire
 from udpproxy.process.link import Link
-from udpproxy.process.logs import Damper, Logs
+from udpproxy.process.logs import Logs, RateLimit
 from udpproxy.proxy.config.model import Config
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.parent import steering
-from udpproxy.proxy.parent.carriers import Rows
-from udpproxy.proxy.parent.listeners import Listeners, Place
+from udpproxy.proxy.parent.listeners import ListenAddress, Listeners
+from udpproxy.proxy.parent.socket_pool import SocketPool
 from udpproxy.proxy.parent.store import Store
 from udpproxy.proxy.parent.table_memory import TableMemory
 from udpproxy.proxy.session.layout import Record
@@ -32,7 +32,7 @@ def generation(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
-def places(config: Config) -> list[Place]:
+def places(config: Config) -> list[ListenAddress]:
     """Each address and port to listen on, in the order of the file."""
     return [
         (listen.address, port)
@@ -43,7 +43,7 @@ def places(config: Config) -> list[Place]:
 
 def families(config: Config) -> list[socket.AddressFamily]:
     """Towards servers of which families there may be sessions."""
-    hosts = [acl.server.host for acl in config.acls if acl.accept and acl.server]
+    hosts = [rule.server.host for rule in config.rules if rule.accept and rule.server]
     versions = {host.version for host in hosts if not isinstance(host, Name)}
     if any(isinstance(host, Name) for host in hosts):
         # It can come to have addresses of either, as far as this host knows both.
@@ -75,7 +75,7 @@ class Resources:
         """What the store has of it, and the rest made; UnitError, and nothing stays open."""
         self._logs = logs
         self._store = store
-        self._damper = Damper()
+        self._rate_limit = RateLimit()
         # A client stays with its worker as long as its session lives.
         self._key = (store.table_word(STEERING) if store else 0) or steering.new_key()
         self.listeners = Listeners(logs, config.workers, self._key, store)
@@ -86,12 +86,12 @@ class Resources:
         """Sessions that a smaller table had no place for: they end with our start."""
         self.left_over: list[Record] = []
         """The same of those whose listener did not come back from the store."""
-        self._rows = Rows(logs, store)
+        self._rows = SocketPool(logs, store)
         self._memory: TableMemory | None = None
         try:
             wanted = dict.fromkeys(places(config))
             self.listeners.adopt(wanted)
-            self.listeners.bind(one for one in wanted if one not in self.listeners.by_place)
+            self.listeners.bind(one for one in wanted if one not in self.listeners.by_address)
             # What goes into the store first is in it, should it have no room for all: sessions can
             # do with other sockets towards servers, but not without a table.
             back = bool(self.listeners.came_back)
@@ -148,7 +148,7 @@ class Resources:
         self.table.damaged = self._say_damaged
 
     def _say_damaged(self, slot: int, why: str) -> None:
-        held = self._damper.passes("damaged")
+        held = self._rate_limit.allow("damaged")
         if held is not None:
             self._logs.say(messages.RECORD_LOST, slot, why, held)
 
@@ -166,7 +166,7 @@ class Resources:
         finally:
             self._watch_table()
 
-    def bind(self, wanted: list[Place]) -> None:
+    def bind(self, wanted: list[ListenAddress]) -> None:
         """Listen there, too, and store it; all or none. UnitError names the one that failed."""
         self.listeners.bind(wanted)
         try:
@@ -175,7 +175,7 @@ class Resources:
             self.listeners.unbind(wanted)
             raise
 
-    def replace(self, config: Config, text: str, origin: str, removed: list[Place]) -> None:
+    def replace(self, config: Config, text: str, origin: str, removed: list[ListenAddress]) -> None:
         """Another configuration, whose listeners are bound and whose pool is filled."""
         self.set_text(config, text, origin)
         self.listeners.forget_lost()
@@ -189,32 +189,32 @@ class Resources:
         """Sockets for every session and family; which families are new."""
         return self._rows.fill(families(config), config.max_sessions)
 
-    def lend_all(self, link: Link) -> None:
+    def send_all(self, link: Link) -> None:
         """Everything to a child that starts; the last one may have left it in any state. OSError
         before anything was lent."""
         assert self._memory
-        self.lend_text(link)  # first, for this alone can fail
+        self.send_text(link)  # first, for this alone can fail
         self.listeners.mend()
         capacity = self._memory.table.capacity
         self._memory.table.resize(capacity)
         self._memory.table.words[STEERING] = self._key
         link.send(wire.Lend("table", [{"capacity": capacity}]), [self._memory.descriptor])
         self._with_reg, self._families_with_reg = set(), set()
-        self.lend_difference(link)
+        self.send_difference(link)
 
-    def lend_difference(self, link: Link) -> list[int]:
+    def send_difference(self, link: Link) -> list[int]:
         """What is bound and REG does not have; the numbers of what it has and is to let go."""
         families = [one for one in self._rows.families() if one not in self._families_with_reg]
         self._rows.lend(link, families)
         self._families_with_reg |= set(families)
-        bound = {one.number: place for place, one in self.listeners.by_place.items()}
+        bound = {one.number: place for place, one in self.listeners.by_address.items()}
         added = [place for number, place in bound.items() if number not in self._with_reg]
         removed = self._with_reg - bound.keys()
         link.pour(self.listeners.lend(added))
         self._with_reg = set(bound)
         return sorted(removed)
 
-    def lend_text(self, link: Link) -> None:
+    def send_text(self, link: Link) -> None:
         """The configuration, as a file: it may be longer than a message."""
         memory = text_file(self._text)
         try:

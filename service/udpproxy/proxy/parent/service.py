@@ -121,7 +121,7 @@ class ProxyService(Service[Config]):
     def hand_over(self, child: ChildConnection) -> None:
         """Table, sockets, configuration, names."""
         if child.role == REG.name:
-            self._resources.lend_all(child.link)
+            self._resources.send_all(child.link)
             self._inheritance.handed_over()
             self._naming.resume(child.link)
             words: dict[str, Plain] = {
@@ -141,8 +141,8 @@ class ProxyService(Service[Config]):
         """Names from ACR; from REG that it goes, or misses a resolver."""
         if news.what == "names" and child.role == "acr":
             self._naming.heard(news.args.get("found"), self.config)
-        elif news.what == "way" and child.role == REG.name:
-            self._naming.way_lost(str(news.args.get("role")), self._instance.peers)
+        elif news.what == "channel" and child.role == REG.name:
+            self._naming.channel_lost(str(news.args.get("role")), self._instance.peers)
         elif news.what in ("leaving", "failing") and child.role == REG.name:
             self._inheritance.told(news.what)
 
@@ -216,7 +216,7 @@ class ProxyService(Service[Config]):
     def reloaded(self) -> None:
         """With what became of sessions."""
         moved = self._moved
-        self._logs.say(messages.RELOADED, self._listening, len(self.config.acls))
+        self._logs.say(messages.RELOADED, self._listening, len(self.config.rules))
         if moved.ended:
             self._logs.say(messages.SESSIONS_WITHDRAWN, moved.ended)
         if moved.follow or moved.stay:
@@ -234,7 +234,7 @@ class ProxyService(Service[Config]):
 
     @property
     def _listening(self) -> int:
-        return len(self._resources.listeners.by_place)
+        return len(self._resources.listeners.by_address)
 
     @property
     def _live(self) -> int:
@@ -244,7 +244,7 @@ class ProxyService(Service[Config]):
         """Sessions are REG's business, but their number is in the table."""
         return {
             "listening": self._listening,
-            "rules": len(self.config.acls),
+            "rules": len(self.config.rules),
             "sessions": self._live,
             "max-sessions": self.config.max_sessions,
         }

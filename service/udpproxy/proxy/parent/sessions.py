@@ -43,14 +43,14 @@ class Sessions:
         return [(slot, one.id) for slot, one in self._matching(wanted, self._ports())]
 
     def _ports(self) -> dict[int, int]:
-        listeners = self._resources.listeners.by_place
+        listeners = self._resources.listeners.by_address
         return {one.number: port for (_, port), one in listeners.items()}
 
     def _matching(
         self, wanted: dict[str, Plain], ports: dict[int, int]
     ) -> Iterator[tuple[int, Record]]:
-        names = [acl.name for acl in self._config().acls]
-        tests = filters.tests(wanted, names, self._resources.listeners.by_place)
+        names = [rule.name for rule in self._config().rules]
+        tests = filters.tests(wanted, names, self._resources.listeners.by_address)
         for slot, record in self._resources.table.records():
             rule, port = self._rule(record), ports.get(record.listener, 0)
             if all(test(record, rule, port) for test in tests):
@@ -80,9 +80,9 @@ class Sessions:
             yield session_record.fields(record, self._rule(record), Reason.ERROR, now)
 
     def _rule(self, record: Record) -> str:
-        acls = self._config().acls
-        known = record.generation == self._resources.generation and record.acl < len(acls)
-        return acls[record.acl].name if known else "-"
+        rules = self._config().rules
+        known = record.generation == self._resources.generation and record.rule_number < len(rules)
+        return rules[record.rule_number].name if known else "-"
 
     def _row(self, record: Record, now: int, ports: dict[int, int]) -> Row:
         """`ports` of listeners, by number."""

@@ -14,7 +14,7 @@ import os
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs
 from udpproxy.proxy.engine import sockets
-from udpproxy.proxy.parent.carriers import Rows
+from udpproxy.proxy.parent.socket_pool import SocketPool
 from udpproxy.proxy.parent.store import Store
 from udpproxy.proxy.session import table
 from udpproxy.proxy.session.layout import Record
@@ -28,7 +28,7 @@ class TableMemory:
     """`cut_off` are sessions that lived beyond the end of a table that became smaller."""
 
     def __init__(
-        self, logs: Logs, store: Store | None, rows: Rows, capacity: int, *, expected: bool
+        self, logs: Logs, store: Store | None, rows: SocketPool, capacity: int, *, expected: bool
     ) -> None:
         """`expected`: the store had other things of ours."""
         self._logs = logs

@@ -56,7 +56,7 @@ class Change:
                 "its unit, or lower max-sessions",
             )
         # What others can see comes last: from bind() on datagrams may go to the new sockets.
-        wanted, bound = dict.fromkeys(places(new)), self._resources.listeners.by_place
+        wanted, bound = dict.fromkeys(places(new)), self._resources.listeners.by_address
         added = [place for place in wanted if place not in bound]
         self._removed = [place for place in bound if place not in wanted]
         self._resources.bind(added)
@@ -89,8 +89,8 @@ async def hand_over(
     replaced by one that starts with all of it, and so is one that does not do as it should.
     `level`: of its log, where that is another one now."""
     try:
-        resources.lend_text(reg.link)
-        removed: list[Plain] = [*resources.lend_difference(reg.link)]
+        resources.send_text(reg.link)
+        removed: list[Plain] = [*resources.send_difference(reg.link)]
         answer = await reg.ask("reconsider", {"removed": removed}, limit=HAND_OVER_LIMIT)
         if level is not None:
             await reg.ask("loglevel", {"level": str(level)})

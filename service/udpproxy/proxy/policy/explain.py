@@ -11,8 +11,8 @@ from udpproxy.config import addresses
 from udpproxy.config.model import Address, Name
 from udpproxy.errors import InvalidArgument
 from udpproxy.proxy.config import show as shown
-from udpproxy.proxy.config.model import Acl, Config, Listen
-from udpproxy.proxy.policy.acl import NameView, Policy, Question, server_for
+from udpproxy.proxy.config.model import Config, Listen, Rule
+from udpproxy.proxy.policy.rules import NameView, Policy, Question, server_for
 
 T = TypeVar("T")
 
@@ -55,23 +55,23 @@ class Explanation:
 def explanation(config: Config, question: Question, at: datetime, known: NameView) -> Explanation:
     """The answer; `at` is local time."""
     steps = Policy(config).explain(question, at, known)
-    told = [f"{step.acl.name} (line {step.acl.line}): {step.why}" for step in steps]
+    told = [f"{step.rule.name} (line {step.rule.line}): {step.why}" for step in steps]
     if not steps or not steps[-1].holds:
         return Explanation("-", "deny", tuple(told), "no ACL matches, so it is refused")
-    acl = steps[-1].acl
+    rule = steps[-1].rule
     passed, why = tuple(told[:-1]), told[-1]
-    if not acl.accept:
-        return Explanation(acl.name, "deny", passed, why)
-    server = _server(acl, question, known)
-    limits = shown.words(acl.limits)
-    extension = str(acl.extension or "")
-    return Explanation(acl.name, "accept", passed, why, server, acl.type.value, limits, extension)
+    if not rule.accept:
+        return Explanation(rule.name, "deny", passed, why)
+    server = _server(rule, question, known)
+    limits = shown.words(rule.limits)
+    extension = str(rule.extension or "")
+    return Explanation(rule.name, "accept", passed, why, server, rule.type.value, limits, extension)
 
 
-def _server(acl: Acl, question: Question, known: NameView) -> str:
-    assert acl.server is not None
-    found = server_for(acl, question, known)
-    name = acl.server.host.text if isinstance(acl.server.host, Name) else ""
+def _server(rule: Rule, question: Question, known: NameView) -> str:
+    assert rule.server is not None
+    found = server_for(rule, question, known)
+    name = rule.server.host.text if isinstance(rule.server.host, Name) else ""
     if found is None:
         return f"{name}, which is not resolved"
     return addresses.endpoint(*found) + (f" ({name})" if name else "")
@@ -87,13 +87,13 @@ def question(config: Config, client_text: str, to: str | None) -> Question:
     if address is None:
         address = _only({listener.address for listener in found})
         if address is None or address.is_unspecified:
-            _must_not_matter(config.acls, "an address", by_address=True)
+            _must_not_matter(config.rules, "an address", by_address=True)
             address = IPv4Address(0) if client.version == 4 else IPv6Address(0)
     if port is None:
         ranges = {listener.ports for listener in found}
         port = _only({number for each in ranges for number in (each.first, each.last)})
         if port is None:
-            _must_not_matter(config.acls, "a port", by_address=False)
+            _must_not_matter(config.rules, "a port", by_address=False)
     return Question(client, address, port or 0)
 
 
@@ -115,19 +115,19 @@ def _takers(
     ]
 
 
-def _must_not_matter(acls: tuple[Acl, ...], what: str, *, by_address: bool) -> None:
+def _must_not_matter(rules: tuple[Rule, ...], what: str, *, by_address: bool) -> None:
     """Refuse to guess what an ACL looks at."""
-    for acl in acls:
-        items = acl.destinations or ()
+    for rule in rules:
+        items = rule.destinations or ()
         if by_address:
             looks = any(item.host is not None for item in items)
         else:
             looks = any(item.ports is not None for item in items) or (
-                acl.accept and acl.server is not None and acl.server.port is None
+                rule.accept and rule.server is not None and rule.server.port is None
             )
         if looks:
             raise InvalidArgument(
-                f"--to with {what} is needed: ACL {acl.name} depends on it "
+                f"--to with {what} is needed: ACL {rule.name} depends on it "
                 "and the listeners leave it open"
             )
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 from udpproxy.process import messages
-from udpproxy.process.logs import Damper, Logs
+from udpproxy.process.logs import Logs, RateLimit
 from udpproxy.process.loop import Reactor
-from udpproxy.proxy.config.model import Acl
+from udpproxy.proxy.config.model import Rule
 from udpproxy.proxy.config.names import names, rules_with, server_name
 from udpproxy.proxy.engine.interface import Engine
-from udpproxy.proxy.policy.acl import NameView
+from udpproxy.proxy.policy.rules import NameView
 from udpproxy.proxy.reg.host import RelayHost
 from udpproxy.proxy.reg.name_cache import NameChange
+from udpproxy.proxy.reg.pending import PendingSession
 from udpproxy.proxy.reg.verdicts import question
-from udpproxy.proxy.reg.waiting import Waiter
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.proxy.session.table import Table
@@ -60,7 +60,7 @@ class NamedSessions:
         """By name, so that a name that changes all the time takes one place in line."""
         self._sweeping: Iterator[None] | None = None
         self._busy = False
-        self._damper = Damper(_QUIET)
+        self._rate_limit = RateLimit(_QUIET)
         self._closed = False
 
     def changed(self, change: NameChange) -> None:
@@ -82,13 +82,13 @@ class NamedSessions:
             if addresses := self._known.addresses(name):
                 self.changed(NameChange(Resolved(name, addresses), before=None))
 
-    def begin(self, waiter: Waiter) -> None:
+    def begin(self, waiter: PendingSession) -> None:
         """Its name is there, or counts as no match."""
         if not self._closed:
             datagrams = list(waiter.datagrams)
-            self._engine.inject(waiter.listener.number, waiter.client, waiter.way, datagrams)
+            self._engine.inject(waiter.listener.number, waiter.client, waiter.arrival, datagrams)
 
-    def give_up(self, waiter: Waiter) -> None:
+    def give_up(self, waiter: PendingSession) -> None:
         """Its server has no address."""
         if not self._closed:
             self._host.unresolved(waiter)
@@ -112,8 +112,8 @@ class NamedSessions:
 
     def _sweep(self, change: NameChange) -> Iterator[None]:
         counts = _Counts()
-        acls = self._host.verdicts.config.acls
-        numbers = {number for number, acl in enumerate(acls) if server_name(acl) == change.name}
+        rules = self._host.verdicts.config.rules
+        numbers = {number for number, rule in enumerate(rules) if server_name(rule) == change.name}
         slots = self._table.of_rules(numbers) if numbers else []
         for start in range(0, len(slots), _PART):
             for slot in slots[start : start + _PART]:
@@ -128,25 +128,25 @@ class NamedSessions:
         verdicts, port = self._host.verdicts, self._host.port(record.listener)
         if port is None or not verdicts.has_rule(record):
             return
-        acl = verdicts.config.acls[record.acl]
+        rule = verdicts.config.rules[record.rule_number]
         addresses = self._known.addresses(name)
-        if server_name(acl) != name or ip_address(record.server[0]) in addresses:
+        if server_name(rule) != name or ip_address(record.server[0]) in addresses:
             return
-        counts.numbers[self._treat(record, acl, port, gone=not addresses)] += 1
+        counts.numbers[self._treat(record, rule, port, gone=not addresses)] += 1
 
-    def _treat(self, record: Record, acl: Acl, port: int, *, gone: bool) -> str:
+    def _treat(self, record: Record, rule: Rule, port: int, *, gone: bool) -> str:
         """What was done."""
-        if acl.resolve_policy == "close":
+        if rule.resolve_policy == "close":
             self._engine.kill(record.id, Reason.UNRESOLVED if gone else Reason.POLICY)
             return "close"
-        server = self._host.verdicts.server(acl, question(record, port))
-        if acl.resolve_policy == "follow" and server is not None:
+        server = self._host.verdicts.server(rule, question(record, port))
+        if rule.resolve_policy == "follow" and server is not None:
             self._engine.redirect(record.id, server)
             return "follow"
         return "pin"
 
     def _say(self, change: NameChange, counts: _Counts) -> None:
-        held = self._damper.passes(change.name)
+        held = self._rate_limit.allow(change.name)
         if held is None:
             return
         rules = ", ".join(rules_with(self._host.verdicts.config, change.name)) or "-"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from udpproxy.process.logs import Damper
+from udpproxy.process.logs import RateLimit
 from udpproxy.process.loop import Reactor
 
 MOST_OF_TURN = 7
@@ -28,12 +28,12 @@ class Chatter:
     def __init__(self, reactor: Reactor, clock: Callable[[], float] = time.monotonic) -> None:
         self._reactor = reactor
         self._clock = clock
-        self._damper = Damper()
+        self._rate_limit = RateLimit()
         self._in_turn = 0
         self._crowded_until = -1e9
         self._left = BURST
 
-    def passes(self, key: object, *, pressed: bool) -> str | None:
+    def allow(self, key: object, *, pressed: bool) -> str | None:
         """None: hold the line back. Else what to append: "" or " (N more held back)". `pressed`:
         the table is nearly full, so that newcomers are all that it is about."""
         if not self._in_turn:
@@ -49,7 +49,7 @@ class Chatter:
             self._left -= 1
         else:
             always = False
-        return self._damper.passes(key, always=always)
+        return self._rate_limit.allow(key, always=always)
 
     @property
     def crowded(self) -> bool:

@@ -1,7 +1,7 @@
 """The extensions of session ACLs, as REG has them: loaded, called, and kept from doing harm.
 
 Whatever one raises, be it meant to end a process, costs a datagram or a session and a log line,
-never the relay. Sessions of an ACL whose extension cannot be had are refused: a filter that is
+never the relay. Sessions of a rule whose extension cannot be had are refused: a filter that is
 missing lets nothing pass.
 """
 
@@ -24,9 +24,9 @@ from udpproxy.extension import (
 from udpproxy.process import messages
 from udpproxy.process.clean_up import Late
 from udpproxy.process.commands import Figures
-from udpproxy.process.logs import Damper, Logs
+from udpproxy.process.logs import Logs, RateLimit
 from udpproxy.proxy.config.model import Config, ExtensionName, SessionType
-from udpproxy.proxy.engine.interface import Treatment, Verdict
+from udpproxy.proxy.engine.interface import ExtensionResult, Verdict
 from udpproxy.proxy.reg import installed
 from udpproxy.proxy.reg.installed import told
 from udpproxy.proxy.session.layout import Record
@@ -61,7 +61,7 @@ class Extensions:
         self._logs = logs
         self._table = table
         self._port = port
-        self._damper = Damper()
+        self._rate_limit = RateLimit()
         self._wanted: set[str] = set()
         self._loaded: dict[str, _Loaded] = {}
         self._bound: dict[int, _Bound] = {}
@@ -75,7 +75,9 @@ class Extensions:
     def configure(self, config: Config) -> None:
         """Load what is new. What a rule has as before stays; retire() closes the others."""
         before, self._loaded = self._loaded, {}
-        wanted = {acl.name: acl.extension for acl in config.acls if acl.accept and acl.extension}
+        wanted = {
+            rule.name: rule.extension for rule in config.rules if rule.accept and rule.extension
+        }
         self._wanted = set(wanted)
         for rule, name in wanted.items():
             here = before.get(rule)
@@ -130,7 +132,7 @@ class Extensions:
 
     def handed(
         self, verdict: Verdict, slot: int, number: int, direction: str, payload: bytes
-    ) -> Treatment:
+    ) -> ExtensionResult:
         """See engine.interface.Host."""
         bound = self._bound.get(number)
         if bound is None:
@@ -189,7 +191,7 @@ class Extensions:
 
     def _treatment(
         self, bound: _Bound, direction: str, payload: bytes, action: FromClient | FromServer
-    ) -> Treatment:
+    ) -> ExtensionResult:
         """TypeError and ValueError for what it may not ask for."""
         match action:
             case Fate.PASS:
@@ -215,7 +217,7 @@ class Extensions:
     def _say_ended(self, bound: _Bound, why: str) -> None:
         self._totals["ended"] += 1
         number, by = bound.session.number, bound.by
-        held = self._damper.passes(("end", by.rule))
+        held = self._rate_limit.allow(("end", by.rule))
         if held is not None:
             self._logs.say(
                 messages.EXTENSION_ENDED, number, by.name, by.rule, why[:_LONGEST_TEXT], held,
@@ -248,7 +250,7 @@ class Extensions:
 
     def _failed(self, loaded: _Loaded, what: str, problem: BaseException) -> None:
         self._totals["errors"] += 1
-        held = self._damper.passes(("failed", loaded.rule, what))
+        held = self._rate_limit.allow(("failed", loaded.rule, what))
         if held is not None:
             self._logs.say(
                 messages.EXTENSION_FAILED, loaded.name, loaded.rule, what, told(problem), held,

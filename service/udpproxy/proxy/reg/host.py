@@ -8,23 +8,23 @@ import time
 from collections.abc import Callable
 
 from udpproxy.process import messages
-from udpproxy.process.logs import Damper, Logs
+from udpproxy.process.logs import Logs, RateLimit
 from udpproxy.process.loop import Reactor
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.engine.interface import (
     SEGMENTATION_REST,
+    Arrival,
+    ExtensionResult,
     ListenerSocket,
-    Treatment,
+    PendingName,
     Verdict,
-    Wait,
-    Way,
 )
 from udpproxy.proxy.reg.chatter import Chatter
 from udpproxy.proxy.reg.extensions import Extensions
+from udpproxy.proxy.reg.pending import PendingSession
 from udpproxy.proxy.reg.servers import Servers
 from udpproxy.proxy.reg.unanswered import Unanswered
 from udpproxy.proxy.reg.verdicts import Verdicts
-from udpproxy.proxy.reg.waiting import Waiter
 from udpproxy.proxy.session import record as session_record
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.reasons import Reason
@@ -38,7 +38,7 @@ _ROOM = {
 }
 _PRESSURE_ON, _PRESSURE_OFF = 0.90, 0.75
 
-Keep = Callable[[Wait, ListenerSocket, tuple[str, int], Way, bytes], None]
+Keep = Callable[[PendingName, ListenerSocket, tuple[str, int], Arrival, bytes], None]
 
 
 class RelayHost:
@@ -54,7 +54,7 @@ class RelayHost:
         self._keep = keep
         self._logs = logs
         self._table = table
-        self._damper = Damper()
+        self._rate_limit = RateLimit()
         self._chatter = Chatter(reactor)
         self._unanswered = Unanswered(logs)
         self.servers = Servers(logs)
@@ -67,20 +67,20 @@ class RelayHost:
 
     def wait(
         self,
-        waiting: Wait,
+        waiting: PendingName,
         listener: ListenerSocket,
         client: tuple[str, int],
-        way: Way,
+        arrival: Arrival,
         data: bytes,
     ) -> None:
         """A datagram whose session needs a name."""
-        self._keep(waiting, listener, client, way, data)
+        self._keep(waiting, listener, client, arrival, data)
 
     def port(self, listener: int) -> int | None:
         """Of a listener that there is."""
         return self._ports.get(listener)
 
-    def unresolved(self, waiter: Waiter) -> None:
+    def unresolved(self, waiter: PendingSession) -> None:
         """A session that ends before it began, for its server's name has no address: its record,
         with the number 0."""
         wait, now = waiter.wait, time.monotonic_ns()
@@ -119,11 +119,11 @@ class RelayHost:
 
     def decide(
         self, listener: ListenerSocket, client: str, addressed: str
-    ) -> Verdict | Wait | None:
+    ) -> Verdict | PendingName | None:
         """None: refused, counted and logged."""
-        acl, verdict = self.verdicts.decide(listener, client, addressed)
-        name = acl.name if acl else "-"
-        if isinstance(verdict, Wait):
+        rule, verdict = self.verdicts.decide(listener, client, addressed)
+        name = rule.name if rule else "-"
+        if isinstance(verdict, PendingName):
             return verdict
         if verdict is not None and not self.extensions.refuses(name):
             self._accepted(client, name)
@@ -134,27 +134,27 @@ class RelayHost:
     def _accepted(self, client: str, name: str) -> None:
         if not self._logs.seen(messages.ACCEPTED):
             return
-        held = self._chatter.passes(("accepted", name), pressed=self._pressed)
+        held = self._chatter.allow(("accepted", name), pressed=self._pressed)
         if held is not None:
             self._logs.say(messages.ACCEPTED, client, name, held, CLIENT_ADDR=client, RULE=name)
 
     def lasting(self, listener: ListenerSocket, client: str, addressed: str) -> tuple[int, int]:
-        """See engine.interface.Lasting; at level debug each session is asked for, and logged, as
-        long as they are few."""
+        """See engine.interface.DecisionCacheHost; at level debug each session is asked for, and
+        logged, as long as they are few."""
         if self._logs.seen(messages.ACCEPTED) and not self._chatter.crowded:
             return 0, 0
         return self.verdicts.lasting(listener, client, addressed)
 
     def denied(self, listener: ListenerSocket, client: str, addressed: str, count: int) -> None:
         """So many more datagrams were refused, as decide() had said of others."""
-        acl, _ = self.verdicts.decide(listener, client, addressed)
-        self._refused(listener, client, addressed, acl.name if acl else "-", count)
+        rule, _ = self.verdicts.decide(listener, client, addressed)
+        self._refused(listener, client, addressed, rule.name if rule else "-", count)
 
     def _refused(
         self, listener: ListenerSocket, client: str, addressed: str, name: str, count: int
     ) -> None:
         self._table.count("refused-by-acl", count)
-        held = self._damper.passes(("refused", name), count)
+        held = self._rate_limit.allow(("refused", name), count)
         if held is not None:
             where = f"{addressed} port {listener.port}"
             why = "no rule matches" if name == "-" else f"rule {name}"
@@ -176,14 +176,14 @@ class RelayHost:
     def _led(self, record: Record, verdict: Verdict, port: int) -> str:
         """What becomes of a session whose rule leads to another server since a reload; "": it does
         not."""
-        acl = self.verdicts.config.acls[verdict.acl]
-        server = self.verdicts.elsewhere(record, acl, port)
+        rule = self.verdicts.config.rules[verdict.rule_number]
+        server = self.verdicts.elsewhere(record, rule, port)
         if server is None:
             return ""
-        self.led[acl.reload_policy] += 1
-        if acl.reload_policy == "follow":
+        self.led[rule.reload_policy] += 1
+        if rule.reload_policy == "follow":
             self.followers[record.id] = server
-        return acl.reload_policy
+        return rule.reload_policy
 
     def take_followers(self, most: int) -> list[tuple[int, tuple[str, int]]]:
         """So many of them, who are on their way now."""
@@ -192,7 +192,7 @@ class RelayHost:
 
     def handed(
         self, verdict: Verdict, slot: int, number: int, direction: str, payload: bytes
-    ) -> Treatment:
+    ) -> ExtensionResult:
         """A datagram that an extension treats."""
         return self.extensions.handed(verdict, slot, number, direction, payload)
 
@@ -200,7 +200,7 @@ class RelayHost:
         """A session was opened."""
         if not self._logs.seen(messages.OPENED):
             return
-        held = self._chatter.passes(("opened", verdict.rule), pressed=self._pressed)
+        held = self._chatter.allow(("opened", verdict.rule), pressed=self._pressed)
         if held is not None:
             self._logs.say(
                 messages.OPENED,
@@ -222,7 +222,7 @@ class RelayHost:
         self.extensions.ended(record.id, reason)
 
     def tells(self, rule: str, reason: Reason, *, answered: bool) -> bool:
-        """See engine.interface.Lasting."""
+        """See engine.interface.DecisionCacheHost."""
         return self._unanswered.tells(rule, reason, answered=answered)
 
     def finish(self) -> None:
@@ -231,16 +231,16 @@ class RelayHost:
 
     def lost(self, slot: int, why: str) -> None:
         """A session that was found in the table is none."""
-        held = self._damper.passes("lost")
+        held = self._rate_limit.allow("lost")
         if held is not None:
             self._logs.say(messages.RECORD_LOST, slot, why, held)
 
     def wants_texts(self) -> bool:
-        """See engine.interface.Lasting."""
+        """See engine.interface.DecisionCacheHost."""
         return self._logs.writes_lines
 
     def ended_texts(self, texts: list[str]) -> None:
-        """See engine.interface.Lasting."""
+        """See engine.interface.DecisionCacheHost."""
         self._logs.record_lines(texts)
 
     def refused(
@@ -252,14 +252,14 @@ class RelayHost:
         count: int = 1,
     ) -> None:
         """New sessions were refused for want of something, this client's first."""
-        held = self._damper.passes((counter, problem and problem.errno), count)
+        held = self._rate_limit.allow((counter, problem and problem.errno), count)
         if held is not None:
             why = _why_not_opened(problem) if problem else _ROOM[counter]
             self._logs.say(messages.NO_ROOM, client[0], why, held, CLIENT_ADDR=client[0])
 
     def strayed(self, number: int, rule: str, sender: tuple[str, int]) -> None:
         """A reply from somebody who may not reply was ignored."""
-        held = self._damper.passes(("stray", rule))
+        held = self._rate_limit.allow(("stray", rule))
         if held is not None:
             where = f"{sender[0]} port {sender[1]}"
             self._logs.say(messages.UNEXPECTED_REPLY, where, rule, held, SESSION=number, RULE=rule)
@@ -269,7 +269,7 @@ class RelayHost:
         record = self._table.read(slot)
         if record is None or record.id != number:
             return
-        held = self._damper.passes(("rerouted", rule))
+        held = self._rate_limit.allow(("rerouted", rule))
         if held is not None:
             client, server = self._ends(record)
             source = session_record.endpoint_text(*record.source)
@@ -298,7 +298,7 @@ class RelayHost:
 
     def failed(self, what: str, problem: OSError, slot: int = 0, number: int = 0) -> None:
         """A datagram was lost to the system: one line a second for each kind."""
-        held = self._damper.passes(("failed", what, problem.errno))
+        held = self._rate_limit.allow(("failed", what, problem.errno))
         if held is None:
             return
         why, whose = problem.strerror or str(problem), ""

@@ -33,9 +33,9 @@ def check(config: Config, origin: str, *, loading: bool = False) -> None:
     importlib.invalidate_caches()
     look = _unloadable if loading else fault
     problems = [
-        Problem(origin, acl.extension.line, written(acl.extension.path), why)
-        for acl in config.acls
-        if acl.accept and acl.extension and (why := look(acl.extension))
+        Problem(origin, rule.extension.line, written(rule.extension.path), why)
+        for rule in config.rules
+        if rule.accept and rule.extension and (why := look(rule.extension))
     ]
     if problems:
         raise ConfigError(problems)

@@ -37,7 +37,7 @@ class NameChange:
 
 
 class NameCache:
-    """See policy.acl.NameView. `unknown` is called for a client that nothing is known of: it sees
+    """See policy.rules.NameView. `unknown` is called for a client that nothing is known of: it sees
     to it that somebody is asked (None), or knows that nobody can be (no names)."""
 
     def __init__(self, clock: Callable[[], float], unknown: Unknown) -> None:

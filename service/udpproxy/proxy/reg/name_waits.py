@@ -20,15 +20,15 @@ from udpproxy.errors import LinkError
 from udpproxy.process import messages, wire
 from udpproxy.process.faults import said_by
 from udpproxy.process.link import Link
-from udpproxy.process.logs import Damper, Logs
+from udpproxy.process.logs import Logs, RateLimit
 from udpproxy.process.loop import Reactor, Timer
 from udpproxy.proxy.config.model import Config
 from udpproxy.proxy.config.names import names
-from udpproxy.proxy.engine.interface import ListenerSocket, Wait, Way
+from udpproxy.proxy.engine.interface import Arrival, ListenerSocket, PendingName
 from udpproxy.proxy.reg.asking import Asking
 from udpproxy.proxy.reg.changes import NamedSessions
 from udpproxy.proxy.reg.name_cache import NameCache, NameChange
-from udpproxy.proxy.reg.waiting import Waiter, WaitingRoom
+from udpproxy.proxy.reg.pending import PendingSession, PendingSessions
 from udpproxy.resolver import resolved
 from udpproxy.resolver.bounds import total
 from udpproxy.resolver.resolved import ClientNames, Resolved
@@ -74,13 +74,13 @@ class NameWaits:
             nonsense=lambda why: self._ignore("apr", why),
             lost=lambda: lost("apr"),
         )
-        self._way_lost = lost
+        self._channel_lost = lost
         self._acr: Link | None = None
-        self._room = WaitingRoom()
-        self._ready: deque[tuple[Waiter, bool]] = deque()
-        self._injecting: Waiter | None = None
+        self._room = PendingSessions()
+        self._ready: deque[tuple[PendingSession, bool]] = deque()
+        self._injecting: PendingSession | None = None
         self._timer: Timer | None = None
-        self._damper = Damper()
+        self._rate_limit = RateLimit()
         self._patience = self._late = 1.0
         self._resting: dict[str, float] = {}
         """Servers' names that APR could not resolve just now."""
@@ -137,22 +137,22 @@ class NameWaits:
 
     def wait(
         self,
-        waiting: Wait,
+        waiting: PendingName,
         listener: ListenerSocket,
         client: tuple[str, int],
-        way: Way,
+        channel: Arrival,
         data: bytes,
     ) -> None:
         """Keep a datagram until the name is there."""
         now = time.monotonic()
         again = self._injecting
         since, deadline = (again.since, again.deadline) if again else (now, now + self._patience)
-        waiter = Waiter(waiting, listener, client, way, since, deadline)
+        waiter = PendingSession(waiting, listener, client, channel, since, deadline)
         if again:
             waiter.came = again.came - len(again.datagrams)
             waiter.volume = again.volume - sum(map(len, again.datagrams))
         if not self._room.add(waiter, data):
-            held = self._damper.passes("room")
+            held = self._rate_limit.allow("room")
             if held is not None:
                 self._logs.say(messages.NO_WAITING_ROOM, client[0], held, CLIENT_ADDR=client[0])
         if now >= self._resting.get(waiting.name, 0.0):
@@ -223,7 +223,7 @@ class NameWaits:
 
     def _ignore(self, who: str, why: str, count: int = 1) -> None:
         self._ignored += count
-        held = self._damper.passes(who, count)
+        held = self._rate_limit.allow(who, count)
         if held is not None:
             self._logs.say(messages.WORD_IGNORED, who, why, held, PROCESS=who)
 
@@ -234,7 +234,7 @@ class NameWaits:
     def _lost(self, link: Link, reason: str) -> None:
         if link is self._acr:
             self._acr = None
-            self._way_lost("acr")
+            self._channel_lost("acr")
 
     def _answered(self, kind: str, name: str, value: wire.Plain) -> None:
         match kind, value:
@@ -271,7 +271,7 @@ class NameWaits:
         self._go_on(over, over=True)
         self._arm()
 
-    def _go_on(self, waiters: list[Waiter], *, over: bool = False) -> None:
+    def _go_on(self, waiters: list[PendingSession], *, over: bool = False) -> None:
         """They wait no longer: the name is there, or their time is `over`."""
         idle = not self._ready
         self._ready.extend((waiter, over) for waiter in waiters)

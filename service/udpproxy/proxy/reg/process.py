@@ -24,8 +24,8 @@ from udpproxy.proxy.reg import engines
 from udpproxy.proxy.reg.changes import NamedSessions
 from udpproxy.proxy.reg.extensions import Extensions
 from udpproxy.proxy.reg.host import RelayHost
-from udpproxy.proxy.reg.lent import Lent
 from udpproxy.proxy.reg.name_waits import Blocking, NameWaits
+from udpproxy.proxy.reg.received import ReceivedDescriptors
 from udpproxy.proxy.reg.verdicts import Verdicts
 from udpproxy.proxy.session.table import STARTS
 
@@ -64,14 +64,14 @@ class Reg:
         self._notifier = notifier
         self._left = left
         self._born = time.monotonic()
-        self._lent = Lent()
+        self._lent = ReceivedDescriptors()
         self._engine: Engine | None = None
         self._host: RelayHost | None = None
         self._pool = Pool([])
         self._waits_for = ""
         self._relayed: Costly[dict[str, int]] | None = None
         """The engine's figures: with many sessions datagrams wait for them."""
-        self._naming = NameWaits(reactor, logs, blocking, lost=self._way_lost)
+        self._naming = NameWaits(reactor, logs, blocking, lost=self._channel_lost)
         self._alive_at = 0.0
         self._followed = 0
         """The log level that the engine knows of."""
@@ -129,9 +129,9 @@ class Reg:
         """A mistake ends us: the parent is to know that nobody else did."""
         self._link.send(wire.Tell("failing"))
 
-    def _way_lost(self, role: str) -> None:
+    def _channel_lost(self, role: str) -> None:
         """The parent makes another, should its end have been no child's end."""
-        self._link.send(wire.Tell("way", {"role": role}))
+        self._link.send(wire.Tell("channel", {"role": role}))
 
     def _lost(self, link: Link, reason: str) -> None:
         self.close()
@@ -153,7 +153,7 @@ class Reg:
 
     def _received(self, link: Link, message: wire.Message, descriptors: list[int]) -> None:
         match message:
-            case wire.Lend("way", [{"role": str(role)}]) if len(descriptors) == 1:
+            case wire.Lend("channel", [{"role": str(role)}]) if len(descriptors) == 1:
                 self._naming.connect(role, descriptors[0])
             case wire.Lend(what, items) if len(items) == len(descriptors):
                 self._lent.take(what, items, descriptors)
@@ -297,7 +297,7 @@ class Reg:
         self._naming.configure(config)
         self._host.extensions.configure(config)
         self._engine.limit_ports(config.ports)
-        self._host.servers.keep({acl.name for acl in config.acls})
+        self._host.servers.keep({rule.name for rule in config.rules})
         before = self._host.verdicts
         self._host.verdicts = Verdicts(
             config, generation, self._naming.known, self._lent.versions, before

@@ -12,10 +12,17 @@ from datetime import datetime, timedelta
 from ipaddress import ip_address
 
 from udpproxy.config.model import Address, Name
-from udpproxy.proxy.config.model import Acl, Config
+from udpproxy.proxy.config.model import Config, Rule
 from udpproxy.proxy.config.names import server_name
-from udpproxy.proxy.engine.interface import ListenerSocket, Verdict, Wait
-from udpproxy.proxy.policy.acl import Choice, NameView, Policy, Question, Unresolved, server_for
+from udpproxy.proxy.engine.interface import ListenerSocket, PendingName, Verdict
+from udpproxy.proxy.policy.rules import (
+    Choice,
+    NameView,
+    Policy,
+    Question,
+    Unresolved,
+    server_for,
+)
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.limits import budget
 from udpproxy.proxy.session.peers import network_bounds
@@ -26,7 +33,7 @@ _FAR = timedelta(days=1)
 _LONGEST = 10.0
 
 Key = tuple[int, str, str]
-Answer = tuple[Acl | None, Verdict | Wait | None]
+Answer = tuple[Rule | None, Verdict | PendingName | None]
 
 
 class Verdicts:
@@ -46,9 +53,9 @@ class Verdicts:
         self._known = known
         self._versions = versions
         self._policy = Policy(config)
-        self._budgets = [budget(acl.limits) for acl in config.acls]
-        self._numbers = {acl.name: number for number, acl in enumerate(config.acls)}
-        self._before = (before.generation, before.config.acls) if before else (-1, ())
+        self._budgets = [budget(rule.limits) for rule in config.rules]
+        self._numbers = {rule.name: number for number, rule in enumerate(config.rules)}
+        self._before = (before.generation, before.config.rules) if before else (-1, ())
         self._kept: dict[Key, Answer] = {}
         self._since = self._until = datetime.min
 
@@ -69,16 +76,16 @@ class Verdicts:
             port=listener.port,
         )
         choice = self._policy.decide(question, now, self._known)
-        answer = choice.acl, self._answer(choice, question)
-        if not choice.by_name and not isinstance(answer[1], Wait):
+        answer = choice.rule, self._answer(choice, question)
+        if not choice.by_name and not isinstance(answer[1], PendingName):
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
             self._kept[key] = answer
         return answer
 
     def lasting(self, listener: ListenerSocket, client: str, addressed: str) -> tuple[int, int]:
-        """See engine.interface.Lasting. Never for long, so that a clock that is set does no
-        harm."""
+        """See engine.interface.DecisionCacheHost. Never for long, so that a clock that is set does
+        no harm."""
         if (listener.number, client, addressed) not in self._kept:
             return 0, 0
         left = (self._until - datetime.now()).total_seconds()
@@ -94,87 +101,87 @@ class Verdicts:
         its server stays what it is."""
         server = address_text(record.server[0]), record.server[1]
         if self.has_rule(record):
-            acl = self.config.acls[record.acl]
-            return self._verdict(acl, server) if acl.server else None
+            rule = self.config.rules[record.rule_number]
+            return self._verdict(rule, server) if rule.server else None
         found = self._choose_again(record, question(record, port))
         return self._verdict(found, server) if found and found.accept else None
 
-    def elsewhere(self, record: Record, acl: Acl, port: int) -> tuple[str, int] | None:
+    def elsewhere(self, record: Record, rule: Rule, port: int) -> tuple[str, int] | None:
         """Where the rule sends sessions now, if the file has another server in it than when this
         one began; None: that is not so, or the new server's name is not resolved."""
-        generation, acls = self._before
-        if generation == record.generation and record.acl < len(acls):
-            if acls[record.acl].server == acl.server:
+        generation, rules = self._before
+        if generation == record.generation and record.rule_number < len(rules):
+            if rules[record.rule_number].server == rule.server:
                 return None  # what a name stands for is resolve-policy's business
-        elif acl.server is None or isinstance(acl.server.host, Name):
+        elif rule.server is None or isinstance(rule.server.host, Name):
             return None  # nobody knows what it was
-        server = self.server(acl, question(record, port))
+        server = self.server(rule, question(record, port))
         same = (address_text(record.server[0]), record.server[1])
         return server if server != same else None
 
-    def server(self, acl: Acl, asked: Question) -> tuple[str, int] | None:
+    def server(self, rule: Rule, asked: Question) -> tuple[str, int] | None:
         """Where a session of the ACL would go now; None: its server's name is not resolved."""
-        found = server_for(acl, asked, self._known, self._versions)
+        found = server_for(rule, asked, self._known, self._versions)
         return (str(found[0]), found[1]) if found else None
 
     def rule(self, record: Record) -> str:
         """The name of the session's ACL, as far as it is still known."""
-        return self.config.acls[record.acl].name if self.has_rule(record) else "-"
+        return self.config.rules[record.rule_number].name if self.has_rule(record) else "-"
 
     def has_rule(self, record: Record) -> bool:
         """Is the record's number one of this configuration's rules?"""
-        return record.generation == self.generation and record.acl < len(self.config.acls)
+        return record.generation == self.generation and record.rule_number < len(self.config.rules)
 
-    def _choose_again(self, record: Record, asked: Question) -> Acl | None:
+    def _choose_again(self, record: Record, asked: Question) -> Rule | None:
         """A session must not end because its client's name is not known at this moment: the ACL
         that has opened it is believed."""
         now = datetime.now()
         choice = self._policy.decide(asked, now, self._known)
         if choice.pending:
-            generation, acls = self._before
-            known = generation == record.generation and record.acl < len(acls)
-            opened_by = acls[record.acl].name if known else "-"
-            if choice.acl and choice.acl.name == opened_by:
-                return choice.acl
+            generation, rules = self._before
+            known = generation == record.generation and record.rule_number < len(rules)
+            opened_by = rules[record.rule_number].name if known else "-"
+            if choice.rule and choice.rule.name == opened_by:
+                return choice.rule
             choice = self._policy.decide(asked, now, _Nameless(self._known))
-        return choice.acl
+        return choice.rule
 
-    def _answer(self, choice: Choice, asked: Question) -> Verdict | Wait | None:
-        acl = choice.acl
-        if acl is None or not (acl.accept or choice.pending):
+    def _answer(self, choice: Choice, asked: Question) -> Verdict | PendingName | None:
+        rule = choice.rule
+        if rule is None or not (rule.accept or choice.pending):
             return None
         if choice.pending:
-            return self._wait("client", str(asked.client), acl, asked)
-        server = self.server(acl, asked)
+            return self._wait("client", str(asked.client), rule, asked)
+        server = self.server(rule, asked)
         if server is None:
-            return self._wait("server", server_name(acl) or "", acl, asked)
-        return self._verdict(acl, server)
+            return self._wait("server", server_name(rule) or "", rule, asked)
+        return self._verdict(rule, server)
 
-    def _wait(self, kind: str, name: str, acl: Acl, asked: Question) -> Wait:
-        return Wait(
+    def _wait(self, kind: str, name: str, rule: Rule, asked: Question) -> PendingName:
+        return PendingName(
             kind=kind,
             name=name,
-            acl=self._numbers[acl.name],
+            rule_number=self._numbers[rule.name],
             generation=self.generation,
-            rule=acl.name,
-            type=acl.type,
-            port=(acl.server.port if acl.server else None) or asked.port,
+            rule=rule.name,
+            type=rule.type,
+            port=(rule.server.port if rule.server else None) or asked.port,
         )
 
-    def _verdict(self, acl: Acl, server: tuple[str, int]) -> Verdict:
-        number = self._numbers[acl.name]
-        network = acl.broadcast_network
+    def _verdict(self, rule: Rule, server: tuple[str, int]) -> Verdict:
+        number = self._numbers[rule.name]
+        network = rule.broadcast_network
         return Verdict(
-            acl=number,
+            rule_number=number,
             generation=self.generation,
-            rule=acl.name,
-            type=acl.type,
+            rule=rule.name,
+            type=rule.type,
             server=server,
             budget=self._budgets[number],
-            any_port=acl.reply_any_port,
+            any_port=rule.reply_any_port,
             network=network_bounds(network) if network else None,
-            close_on_unreachable=acl.unreachable_close,
-            handed=acl.extension is not None,
+            close_on_unreachable=rule.unreachable_close,
+            handed=rule.extension is not None,
         )
 
 

@@ -58,7 +58,7 @@ class Record:
     id: int = 0
     state: State = State.FREE
     type: int = 0
-    acl: int = 0
+    rule_number: int = 0
     generation: int = 0
     listener: int = 0
     client: tuple[bytes, int] = (b"", 0)
@@ -116,7 +116,7 @@ def _identity_of(record: Record) -> tuple[int | bytes, ...]:
         record.type,
         len(record.client[0]),
         len(record.server[0]),
-        record.acl,
+        record.rule_number,
         record.generation,
         record.listener,
         record.client[1],
@@ -140,7 +140,7 @@ def _identity_of(record: Record) -> tuple[int | bytes, ...]:
 def record_of(raw: bytes) -> Record:
     """What stands in these bytes; Damaged if no session can."""
     (
-        number, state, kind, client_size, server_size, acl, generation, listener,
+        number, state, kind, client_size, server_size, rule_number, generation, listener,
         client_port, server_port, source_port, peer_port, pinned,
         client, addressed, local, server, peer, source,
         interface, scope, opened, opened_wall,
@@ -149,7 +149,7 @@ def record_of(raw: bytes) -> Record:
     open_to = kind == _BROADCAST and not pinned and any(peer)
     last_up, uploads, up_bytes, last_down, *counters = _CHANGING.unpack_from(raw, LAST_UPLOAD * 8)
     return Record(
-        number, State(state), kind, acl, generation, listener,
+        number, State(state), kind, rule_number, generation, listener,
         (client[:client_size], client_port), addressed[:client_size], local[:client_size],
         (server[:server_size], server_port),
         (peer[:server_size], peer_port) if pinned else None,

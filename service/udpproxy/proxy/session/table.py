@@ -178,10 +178,10 @@ class Table:
         layout.put_identity(self.memory, byte, record)
         self._done(byte)
 
-    def set_rule(self, slot: int, acl: int, generation: int) -> None:
+    def set_rule(self, slot: int, rule_number: int, generation: int) -> None:
         """The session is judged by another ACL from now on."""
         byte = self._step(slot)
-        layout.RULE.pack_into(self.memory, byte + layout.RULE_AT, acl, generation)
+        layout.RULE.pack_into(self.memory, byte + layout.RULE_AT, rule_number, generation)
         self._done(byte)
 
     def _step(self, slot: int) -> int:
@@ -313,11 +313,11 @@ class Table:
             for moment in self.words[first + word : end : WORDS].tolist()
         )
 
-    def of_rules(self, acls: set[int]) -> list[int]:
+    def of_rules(self, rules: set[int]) -> list[int]:
         """The slots of the live sessions of these ACLs, whatever their generation; cheap."""
         first = HEADER_SIZE // 8 + layout.STATE_AT // 8
         words = self.words[first : first + self.capacity * WORDS : WORDS].tolist()
-        return [slot for slot, word in enumerate(words) if word & 0xFF and word >> 32 in acls]
+        return [slot for slot, word in enumerate(words) if word & 0xFF and word >> 32 in rules]
 
     def of_other_listeners(self, known: Container[int]) -> list[int]:
         """The slots of the live sessions of listeners that are not `known`; cheap."""

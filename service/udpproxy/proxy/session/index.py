@@ -44,7 +44,7 @@ class Session:
         self.opened = opened
 
 
-class Book:
+class SessionIndex:
     """All sessions of one relay; `last` tells when a session last carried a datagram."""
 
     def __init__(

@@ -22,23 +22,23 @@ Family = socket.AddressFamily
 
 
 @dataclass(slots=True)
-class Carrier:
+class SocketBatch:
     """One batch; `count` sockets when it is full."""
 
     socket: socket.socket
     count: int
 
 
-class Rows:
+class SocketPool:
     """All carriers. `store` keeps them over our own restart, where there is one."""
 
     def __init__(self, logs: Logs, store: Store | None) -> None:
         """With what the store has."""
         self._logs = logs
         self._store = store
-        self._rows: dict[Family, list[Carrier]] = {}
+        self._rows: dict[Family, list[SocketBatch]] = {}
         for family, row in (store.take_carriers() if store else {}).items():
-            self._rows[family] = [Carrier(sock, count) for sock, count in row]
+            self._rows[family] = [SocketBatch(sock, count) for sock, count in row]
 
     def families(self) -> list[Family]:
         """Those that there are sockets for."""
@@ -137,11 +137,11 @@ class Rows:
             for carrier in row:
                 carrier.socket.close()
 
-    def _grow(self, family: Family, row: list[Carrier], capacity: int) -> None:
+    def _grow(self, family: Family, row: list[SocketBatch], capacity: int) -> None:
         have = sum(carrier.count for carrier in row)
         while have < capacity:
             count = min(pool.BATCH, capacity - have)
-            row.append(Carrier(pool.make_carrier(family, count), count))
+            row.append(SocketBatch(pool.make_carrier(family, count), count))
             if self._store:
                 self._store.keep_carrier(family, len(row) - 1, count, row[-1].socket)
             have += count
@@ -160,7 +160,7 @@ class Rows:
                 self._logs.say(messages.POOL_REMADE, place)
                 self._remake(family, place, carrier)
 
-    def _remake(self, family: Family, place: int, carrier: Carrier) -> None:
+    def _remake(self, family: Family, place: int, carrier: SocketBatch) -> None:
         carrier.socket.close()
         carrier.socket = pool.make_carrier(family, carrier.count)
         if self._store:

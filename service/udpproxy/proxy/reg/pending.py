@@ -10,7 +10,7 @@ import heapq
 from collections import deque
 from dataclasses import dataclass, field
 
-from udpproxy.proxy.engine.interface import ListenerSocket, Wait, Way
+from udpproxy.proxy.engine.interface import Arrival, ListenerSocket, PendingName
 
 MOST_OF_SESSION = 8
 MOST_SESSIONS = 4096
@@ -18,17 +18,17 @@ MOST_BYTES = 16 << 20
 
 Key = tuple[int, tuple[str, int], bytes]
 Need = tuple[str, str]
-"""What is waited for: Wait.kind and Wait.name."""
+"""What is waited for: PendingName.kind and .name."""
 
 
 @dataclass(slots=True)
-class Waiter:
+class PendingSession:
     """One session that is not there yet."""
 
-    wait: Wait
+    wait: PendingName
     listener: ListenerSocket
     client: tuple[str, int]
-    way: Way
+    arrival: Arrival
     since: float
     deadline: float
     datagrams: deque[bytes] = field(default_factory=lambda: deque(maxlen=MOST_OF_SESSION))
@@ -39,7 +39,7 @@ class Waiter:
     @property
     def key(self) -> Key:
         """What makes it this session."""
-        return self.listener.number, self.client, self.way.addressed
+        return self.listener.number, self.client, self.arrival.addressed
 
     @property
     def need(self) -> Need:
@@ -47,21 +47,21 @@ class Waiter:
         return self.wait.kind, self.wait.name
 
 
-class WaitingRoom:
+class PendingSessions:
     """All of them. `dropped` counts datagrams that there was no room for."""
 
     def __init__(self) -> None:
         self.dropped = 0
-        self._by_key: dict[Key, Waiter] = {}
-        self._by_need: dict[Need, dict[Key, Waiter]] = {}
-        self._deadlines: list[tuple[float, int, Waiter]] = []
+        self._by_key: dict[Key, PendingSession] = {}
+        self._by_need: dict[Need, dict[Key, PendingSession]] = {}
+        self._deadlines: list[tuple[float, int, PendingSession]] = []
         self._order = 0
         self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def add(self, waiter: Waiter, data: bytes) -> bool:
+    def add(self, waiter: PendingSession, data: bytes) -> bool:
         """One more datagram; `waiter` is new, or stands for the one that is there. False: there
         is no room for it."""
         here = self._by_key.get(waiter.key)
@@ -83,23 +83,23 @@ class WaitingRoom:
         self._bytes += len(data)
         return True
 
-    def needing(self, need: Need) -> list[Waiter]:
+    def needing(self, need: Need) -> list[PendingSession]:
         """Who waits for that; they wait no longer."""
         found = list(self._by_need.get(need, {}).values())
         for waiter in found:
             self._leave(waiter)
         return found
 
-    def everybody(self) -> list[Waiter]:
+    def everybody(self) -> list[PendingSession]:
         """They wait no longer."""
         found = list(self._by_key.values())
         for waiter in found:
             self._leave(waiter)
         return found
 
-    def due(self, now: float, most: int = MOST_SESSIONS) -> list[Waiter]:
+    def due(self, now: float, most: int = MOST_SESSIONS) -> list[PendingSession]:
         """Whose time is over, but not more than `most` of them; they wait no longer."""
-        found: list[Waiter] = []
+        found: list[PendingSession] = []
         while len(found) < most and (moment := self.deadline) is not None and moment <= now:
             waiter = heapq.heappop(self._deadlines)[2]
             self._leave(waiter)
@@ -116,7 +116,7 @@ class WaitingRoom:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
 
-    def _enter(self, waiter: Waiter) -> None:
+    def _enter(self, waiter: PendingSession) -> None:
         self._by_key[waiter.key] = waiter
         self._by_need.setdefault(waiter.need, {})[waiter.key] = waiter
         self._order += 1
@@ -128,7 +128,7 @@ class WaitingRoom:
             self._deadlines = live
             heapq.heapify(self._deadlines)
 
-    def _leave(self, waiter: Waiter) -> None:
+    def _leave(self, waiter: PendingSession) -> None:
         del self._by_key[waiter.key]
         others = self._by_need[waiter.need]
         del others[waiter.key]

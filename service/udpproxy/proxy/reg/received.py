@@ -22,7 +22,7 @@ _ANY = (0, 0)
 may see others."""
 
 
-class Lent:
+class ReceivedDescriptors:
     """`carriers` and `listeners` are those that nobody has taken yet."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from udpproxy.config.addresses import is_one_host
 from udpproxy.config.model import Address, Name, Network, Ports
-from udpproxy.proxy.config.model import Acl, Config, Destination, Pattern
+from udpproxy.proxy.config.model import Config, Destination, Pattern, Rule
 from udpproxy.proxy.policy import times
 from udpproxy.proxy.policy.hosts import NetSet
 
@@ -33,7 +33,7 @@ class Question:
 class Step:
     """What became of one ACL on the way to the answer."""
 
-    acl: Acl
+    rule: Rule
     holds: bool
     why: str
 
@@ -65,7 +65,7 @@ class Choice:
     """The deciding ACL; `pending`: the ACL that decides if the client's name fits, which is not
     known yet; `by_name`: the client's name was looked at."""
 
-    acl: Acl | None
+    rule: Rule | None
     pending: bool = False
     by_name: bool = False
 
@@ -74,9 +74,9 @@ class Policy:
     """The ACLs of one configuration, made ready to be asked."""
 
     def __init__(self, config: Config) -> None:
-        self._rules = [_Rule(acl) for acl in config.acls]
+        self._rules = [_Rule(rule) for rule in config.rules]
         self._periods = [
-            period for acl in config.acls for period in (acl.time or ()) + (acl.not_time or ())
+            period for rule in config.rules for period in (rule.time or ()) + (rule.not_time or ())
         ]
 
     def decide(self, question: Question, at: datetime, known: NameView) -> Choice:
@@ -87,11 +87,11 @@ class Policy:
                 by_name = True
                 names = known.names_of(question.client)
                 if names is None:
-                    return Choice(rule.acl, pending=True, by_name=True)
+                    return Choice(rule.rule, pending=True, by_name=True)
                 if rule.fits(names):
                     failing = None
             if failing is None:
-                return Choice(rule.acl, by_name=by_name)
+                return Choice(rule.rule, by_name=by_name)
         return Choice(None, by_name=by_name)
 
     def explain(self, question: Question, at: datetime, known: NameView) -> list[Step]:
@@ -101,9 +101,9 @@ class Policy:
             failing = rule.failing(question, at, known)
             names = known.names_of(question.client) if failing == _NAME else ()
             if failing is None or (names and rule.fits(names)):
-                steps.append(Step(rule.acl, holds=True, why="every condition holds"))
+                steps.append(Step(rule.rule, holds=True, why="every condition holds"))
                 break
-            steps.append(Step(rule.acl, holds=False, why=_why(failing, question, at, names)))
+            steps.append(Step(rule.rule, holds=False, why=_why(failing, question, at, names)))
         return steps
 
     def bits(self, client: Address, known: NameView) -> int:
@@ -117,18 +117,18 @@ class Policy:
 
 
 def server_for(
-    acl: Acl, question: Question, known: NameView, versions: tuple[int, ...] = (4, 6)
+    rule: Rule, question: Question, known: NameView, versions: tuple[int, ...] = (4, 6)
 ) -> tuple[Address, int] | None:
     """Where a session of this ACL goes; None: its server's name is not resolved. The client's own
     family is wanted first; `versions` are those that there are sockets for."""
-    if acl.server is None:
-        raise ValueError(f"{acl.name} has no server: it denies")
-    port = acl.server.port or question.port
-    if not isinstance(acl.server.host, Name):
-        return acl.server.host, port
+    if rule.server is None:
+        raise ValueError(f"{rule.name} has no server: it denies")
+    port = rule.server.port or question.port
+    if not isinstance(rule.server.host, Name):
+        return rule.server.host, port
     found = [
         address
-        for address in known.addresses(acl.server.host.text)
+        for address in known.addresses(rule.server.host.text)
         if address.version in versions and is_one_host(address)
     ]
     found.sort(key=lambda address: address.version != question.client.version)
@@ -142,23 +142,23 @@ _NAME = "name"
 class _Rule:
     """One ACL with its lists made quick."""
 
-    def __init__(self, acl: Acl) -> None:
-        self.acl = acl
-        self._source = None if acl.source is None else _Hosts(acl.source)
-        self._patterns = [item for item in acl.source or () if isinstance(item, Pattern)]
-        self._destinations = None if acl.destinations is None else _by_ports(acl.destinations)
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self._source = None if rule.source is None else _Hosts(rule.source)
+        self._patterns = [item for item in rule.source or () if isinstance(item, Pattern)]
+        self._destinations = None if rule.destinations is None else _by_ports(rule.destinations)
 
     def failing(self, question: Question, at: datetime, known: NameView) -> str | None:
         """The key of the first condition that does not hold, or _NAME."""
-        acl = self.acl
+        rule = self.rule
         is_from = self._source is None or self._source.has(question.client, known)
         if not is_from and not self._patterns:
             return "from"
         if self._destinations is not None and not self._is_for(question, known):
             return "to"
-        if acl.time is not None and not any(times.holds(period, at) for period in acl.time):
+        if rule.time is not None and not any(times.holds(period, at) for period in rule.time):
             return "time"
-        if acl.not_time is not None and any(times.holds(period, at) for period in acl.not_time):
+        if rule.not_time is not None and any(times.holds(period, at) for period in rule.not_time):
             return "not-time"
         return None if is_from else _NAME
 
