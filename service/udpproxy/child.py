@@ -45,18 +45,8 @@ def _resolve(start: child.Start) -> bool:
     from udpproxy.resolver.acr import Acr
     from udpproxy.resolver.apr import Apr
 
-    kinds: dict[str, type[Acr] | type[Apr]] = {"acr": Acr, "apr": Apr}
-    run(
-        start,
-        lambda left: kinds[start.role](
-            start.logs,
-            start.link,
-            read=assignment,
-            notifier=Notifier(),
-            version=__version__,
-            left=left,
-        ),
-    )
+    kind = {"acr": Acr, "apr": Apr}[start.role]
+    run(start, lambda left: kind(start, assignment, __version__, left))
     return True
 
 

@@ -41,8 +41,8 @@ def test_all_that_a_resolver_needs() -> None:
 @pytest.mark.parametrize("acls", [(), (NAMED,), (SERVER,), (PATTERN,), (NAMED, PATTERN)])
 def test_who_has_work_is_who_is_started(acls: tuple[str, ...]) -> None:
     given = assignment(text(*acls), "test.toml")
-    helpers: tuple[type[Acr] | type[Apr], ...] = (Acr, Apr)
-    work = [one.role for one in helpers if one.has_work(given)]
+    helpers: dict[str, type[Acr] | type[Apr]] = {"acr": Acr, "apr": Apr}
+    work = [role for role, one in helpers.items() if one.has_work(given)]
     assert tuple(work) == needed(parse(text(*acls), "test.toml", ephemeral=(0, 0)))
 
 

@@ -102,11 +102,11 @@ class ChildPart(ABC):
             case wire.Lend() | wire.Tell():
                 self.told(message, descriptors)
             case wire.Ask(number, verb, arguments):
-                link.send(self._answer(number, verb, arguments))
+                link.send(self._to_parent(number, verb, arguments))
             case _:
                 raise LinkError(f"not for {self.role}: {type(message).__name__}")
 
-    def _answer(self, number: int, verb: str, arguments: dict[str, wire.Plain]) -> wire.Answer:
+    def _to_parent(self, number: int, verb: str, arguments: dict[str, wire.Plain]) -> wire.Answer:
         self.dismissed |= verb == "terminate" and arguments.get("for-good") is True
         try:
             return wire.Answer(number, self.asked(verb, arguments))

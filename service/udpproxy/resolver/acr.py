@@ -7,16 +7,14 @@ whoever comes after us.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
 from itertools import islice
 from random import SystemRandom
 
 from udpproxy.errors import InvalidArgument, LinkError
 from udpproxy.process import messages, wire
+from udpproxy.process.child import Start
 from udpproxy.process.link import Link
-from udpproxy.process.logs import Logs
-from udpproxy.process.notify import Notifier
 from udpproxy.resolver import resolved
 from udpproxy.resolver.assignment import Assignment, Read
 from udpproxy.resolver.helper import Helper
@@ -32,25 +30,15 @@ _SHOWN = 20
 class Acr(Helper):
     """See Helper."""
 
-    role = "acr"
     in_flight = PARALLEL
 
-    def __init__(
-        self,
-        logs: Logs,
-        sock: socket.socket,
-        *,
-        read: Read,
-        notifier: Notifier,
-        version: str,
-        left: Callable[[str], None],
-    ) -> None:
+    def __init__(self, start: Start, read: Read, version: str, left: Callable[[str], None]) -> None:
         self._names: Names | None = None
         self._failed: dict[str, str] = {}
         self._pending: set[str] = set()
         self._slowest: tuple[float, str] = (0.0, "")
         self._timer: asyncio.TimerHandle | None = None
-        super().__init__(logs, sock, read=read, notifier=notifier, version=version, left=left)
+        super().__init__(start, read, version, left)
 
     @staticmethod
     def has_work(assignment: Assignment) -> bool:
@@ -75,7 +63,7 @@ class Acr(Helper):
         if self._names:
             self._tell(self._names.everything(), parent=False)
 
-    def asked(self, link: Link, ask: wire.Ask) -> None:
+    def questioned(self, link: Link, ask: wire.Ask) -> None:
         """Nothing: REG is told."""
         raise LinkError("ACR is not asked")
 
@@ -99,7 +87,7 @@ class Acr(Helper):
         self._go()
         return {"names": len(self._wanted())}
 
-    def figures(self) -> dict[str, wire.Plain]:
+    def progress(self) -> dict[str, wire.Plain]:
         """How the names are doing."""
         assert self._names
         wanted = self._wanted()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 from udpproxy.config.model import Address
 from udpproxy.errors import LinkError
 from udpproxy.process import wire
+from udpproxy.process.child import Start
 from udpproxy.process.link import Link
-from udpproxy.process.logs import Logs
-from udpproxy.process.notify import Notifier
 from udpproxy.resolver.assignment import Assignment, Read
 from udpproxy.resolver.bounds import IN_FLIGHT, total
 from udpproxy.resolver.helper import Helper
@@ -28,22 +26,12 @@ _QUESTIONS = 4
 class Apr(Helper):
     """See Helper."""
 
-    role = "apr"
     in_flight = IN_FLIGHT * _QUESTIONS
 
-    def __init__(
-        self,
-        logs: Logs,
-        sock: socket.socket,
-        *,
-        read: Read,
-        notifier: Notifier,
-        version: str,
-        left: Callable[[str], None],
-    ) -> None:
+    def __init__(self, start: Start, read: Read, version: str, left: Callable[[str], None]) -> None:
         self._busy = 0
         self._totals = {"answered": 0, "failed": 0, "timed-out": 0, "refused": 0}
-        super().__init__(logs, sock, read=read, notifier=notifier, version=version, left=left)
+        super().__init__(start, read, version, left)
 
     @staticmethod
     def has_work(assignment: Assignment) -> bool:
@@ -62,7 +50,7 @@ class Apr(Helper):
     def connected(self, link: Link) -> None:
         """It asks when it wants to know."""
 
-    def asked(self, link: Link, ask: wire.Ask) -> None:
+    def questioned(self, link: Link, ask: wire.Ask) -> None:
         """A client's names or a server's addresses."""
         name = ask.args.get("name")
         match ask.verb:
@@ -79,7 +67,7 @@ class Apr(Helper):
         self._busy += 1
         self.start(self._answer(link, ask.number, look_up))
 
-    def figures(self) -> dict[str, wire.Plain]:
+    def progress(self) -> dict[str, wire.Plain]:
         """How the look-ups are doing."""
         return {"in-flight": self._busy, **self._totals}
 

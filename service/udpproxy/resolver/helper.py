@@ -1,4 +1,4 @@
-"""What ACR and APR have in common: a child of the parent with a way to REG and sockets towards
+"""What ACR and APR have in common: a child of the parent with a channel to REG and sockets towards
 the name servers only. Idle, and small, until the configuration has work for it."""
 
 from __future__ import annotations
@@ -6,8 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +14,12 @@ from typing import TYPE_CHECKING
 from udpproxy.config.model import Resolver
 from udpproxy.errors import InvalidArgument, LinkError, UnitError
 from udpproxy.process import messages, wire
-from udpproxy.process.commands import Figures, ProcessCommands
+from udpproxy.process.child import Start
+from udpproxy.process.commands import Figures
 from udpproxy.process.faults import said_by
 from udpproxy.process.link import Link
-from udpproxy.process.logs import SOON, Logs, RateLimit
-from udpproxy.process.notify import Notifier
+from udpproxy.process.logs import RateLimit
+from udpproxy.process.part import ChildPart
 from udpproxy.resolver.assignment import Assignment, Read
 from udpproxy.resolver.resolved import Resolved, read
 from udpproxy.resolver.result import Failure
@@ -30,29 +30,14 @@ if TYPE_CHECKING:
 RESOLV_CONF = Path("/etc/resolv.conf")
 
 
-class Helper(ABC):
-    """`read` knows the service's configuration; `left` is called with the reason when the parent's
-    link has ended."""
+class Helper(ChildPart):
+    """`read` knows the service's configuration."""
 
-    role: str
     in_flight: int
     """Look-ups at once, at most."""
 
-    def __init__(
-        self,
-        logs: Logs,
-        sock: socket.socket,
-        *,
-        read: Read,
-        notifier: Notifier,
-        version: str,
-        left: Callable[[str], None],
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._logs = logs
+    def __init__(self, start: Start, read: Read, version: str, left: Callable[[str], None]) -> None:
         self._read = read
-        self._notifier = notifier
-        self._born = time.monotonic()
         self._lent: Assignment | None = None
         self._known: dict[str, Resolved] = {}
         self._channel: Link | None = None
@@ -62,17 +47,7 @@ class Helper(ABC):
         self._ignored = 0
         self._rate_limit = RateLimit()
         self.assignment: Assignment | None = None
-        self.control = ProcessCommands(logs, figures=self._figures, leave=self._leave)
-        self._link = Link(
-            self._loop,
-            sock,
-            received=self._received,
-            closed=lambda link, reason: left(reason),
-            failed=said_by(logs, "the parent"),
-        )
-        self._link.send(wire.Hello(self.role, version))
-        self._is_ready = False
-        self._tick()
+        super().__init__(start, version, left)
 
     @property
     def works(self) -> bool:
@@ -89,16 +64,16 @@ class Helper(ABC):
         """There is a (new) configuration; `known` is what an earlier process found out."""
 
     @abstractmethod
-    def asked(self, link: Link, ask: wire.Ask) -> None:
+    def questioned(self, link: Link, ask: wire.Ask) -> None:
         """REG asks; LinkError where it makes no sense."""
 
     @abstractmethod
-    def figures(self) -> dict[str, wire.Plain]:
-        """Our own, for info."""
+    def progress(self) -> dict[str, wire.Plain]:
+        """How it is doing, for info."""
 
     @abstractmethod
     def connected(self, link: Link) -> None:
-        """A new way to REG."""
+        """A new channel to REG."""
 
     @abstractmethod
     def name_servers_changed(self) -> None:
@@ -112,12 +87,8 @@ class Helper(ABC):
         """The command."""
         raise InvalidArgument(f"{self.role} has no names to resolve")
 
-    def signalled(self, number: int) -> None:
-        """A signal came."""
-        self.control.signalled(number)
-
     def tell_reg(self, news: Sequence[wire.Tell]) -> None:
-        """As far as there is a way."""
+        """As far as there is a channel."""
         if self._channel:
             self._channel.pour((each, ()) for each in news)
 
@@ -166,21 +137,17 @@ class Helper(ABC):
         if not task.cancelled() and (problem := task.exception()):
             self._loop.call_exception_handler({"message": "task", "exception": problem})
 
-    def _figures(self) -> Figures:
-        return {
-            "role": self.role,
-            "pid": os.getpid(),
-            "uptime": round(time.monotonic() - self._born, 1),
-            "state": "resolving" if self.works else "idle",
-            "messages-ignored": self._ignored,
-            **(self.figures() if self.works else {}),
-        }
+    @property
+    def state(self) -> str:
+        """See ChildPart."""
+        return "resolving" if self.works else "idle"
 
-    def _leave(self, why: str) -> None:
-        self._notifier.stopping()
-        self._link.close(why)
+    def figures(self) -> Figures:
+        """See ChildPart."""
+        return {"messages-ignored": self._ignored, **(self.progress() if self.works else {})}
 
-    def _received(self, link: Link, message: wire.Message, descriptors: list[int]) -> None:
+    def told(self, message: wire.Lend | wire.Tell, descriptors: list[int]) -> None:
+        """See ChildPart."""
         match message:
             case wire.Lend("config", [{"origin": str(origin)}]) if len(descriptors) == 1:
                 with os.fdopen(descriptors[0], "rb") as file:
@@ -194,23 +161,14 @@ class Helper(ABC):
                 self.forget()
             case wire.Tell("resolve", {"level": int(level)}) if self._lent:
                 self._configure(self._lent, level)
-            case wire.Ask(number, verb, args):
-                try:
-                    value = self._perform(verb, args)
-                except InvalidArgument as problem:
-                    link.send(wire.Answer(number, error=str(problem)))
-                except Exception as problem:
-                    self._logs.failure(problem)
-                    link.send(wire.Answer(number, error="internal error, see the log"))
-                else:
-                    link.send(wire.Answer(number, value))
             case _:
                 for fd in descriptors:
                     os.close(fd)
                 raise LinkError(f"not for {self.role}: {type(message).__name__}")
 
-    def _perform(self, verb: str, args: dict[str, wire.Plain]) -> wire.Plain:
-        return self.resolve_now() if verb == "resolve-now" else self.control.perform(verb, args)
+    def asked(self, verb: str, arguments: dict[str, wire.Plain]) -> wire.Plain:
+        """See ChildPart."""
+        return self.resolve_now() if verb == "resolve-now" else super().asked(verb, arguments)
 
     def _configure(self, assignment: Assignment, level: int) -> None:
         self.assignment = assignment
@@ -218,14 +176,7 @@ class Helper(ABC):
         self._logs.follow(assignment.log)
         known, self._known = self._known, {}
         self.configured(known)
-        status = "resolving" if self.works else "idle: the configuration has no work for it"
-        if self._is_ready:
-            self._notifier.status(status)
-            return
-        self._is_ready = True
-        self._notifier.ready(status)
-        self._link.send(wire.Tell("ready"))
-        self._logs.say(messages.CHILD_READY)
+        self.begin("resolving" if self.works else "idle: the configuration has no work for it")
 
     def _connect(self, sock: socket.socket) -> None:
         before = self._channel
@@ -247,9 +198,9 @@ class Helper(ABC):
         try:
             if not isinstance(message, wire.Ask):
                 raise LinkError(f"not from REG: {type(message).__name__}")
-            self.asked(link, message)
+            self.questioned(link, message)
         except LinkError as problem:
-            # The way stays: nobody would make a new one as long as both sides live.
+            # The channel stays: nobody would make a new one as long as both sides live.
             if isinstance(message, wire.Ask):
                 link.send(wire.Answer(message.number, error=Failure.MALFORMED.value))
             self._ignored += 1
@@ -257,19 +208,8 @@ class Helper(ABC):
             if held is not None:
                 self._logs.say(messages.WORD_IGNORED, "reg", problem, held, PROCESS="reg")
 
-    def _tick(self) -> None:
-        """A sign of life."""
-        interval = self._notifier.watchdog_interval or 1.0
-        if self._is_ready:
-            self._notifier.alive()
-            self._look_at_name_servers()
-        else:
-            # The parent may lack for now what it lends to us.
-            self._notifier.starting(10 * interval)
-        self._loop.call_later(SOON if self._logs.flush() else interval, self._tick)
-
-    def _look_at_name_servers(self) -> None:
-        """The network may come later than we, or be another by now."""
+    def alive(self) -> None:
+        """See ChildPart. The network may come later than we, or be another by now."""
         wanted, seen = self._servers
         if self.works and wanted and not wanted.servers and _moment(RESOLV_CONF) != seen:
             self._servers = None, 0
