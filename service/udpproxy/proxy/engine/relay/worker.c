@@ -41,6 +41,7 @@ struct worker *lock_worker_of(struct session *session, uint64_t id)
     return NULL;
 }
 
+// Every worker's, in their order, and the book.
 void lock_all(struct relay *relay)
 {
     for (uint32_t i = 0; i < relay->worker_count; i++)
