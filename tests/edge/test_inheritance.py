@@ -118,6 +118,7 @@ def test_the_names(tmp_path: Path, echo: Echo, engine: str) -> None:
         proxy = Proxy(tmp_path, text)
         proxy.environment["PYTHONPATH"] = str(here)
         with proxy:
+            until(lambda: proxy.info("reg")["names-known"] == 1)
             for sock in socks:
                 exchange(sock, ("127.0.0.1", port), b"before")
             before = {row["session"] for row in proxy.sessions()}
