@@ -14,6 +14,7 @@ import pytest
 from echo import clients
 from steered import got, steered
 from udpproxy.proxy.engine.interface import ListenerSocket
+from udpproxy.proxy.parent import steering
 
 WORKERS = 4
 HOP_BY_HOP, FRAGMENT, DESTINATION = 0, 44, 60
@@ -108,3 +109,25 @@ def test_extension_headers_lead_to_the_same_worker(headers: list[tuple[int, int]
             source = sender.getsockname()[1]
             raw.sendto(packet(source, there, headers), ("::1", 0))
             assert each[worker].recvfrom(10)[1][1] == source
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_nobody_is_served_before_clients_are_divided(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes while the sockets are made would go to the first one."""
+    steer = steering.steer
+
+    with clients(24, host) as senders:
+
+        def late(sock: socket.socket, workers: int, key: int) -> None:
+            for sender in senders:
+                sender.sendto(b"early", sock.getsockname()[:2])
+            steer(sock, workers, key)
+
+        monkeypatch.setattr(steering, "steer", late)
+        with listening(host, 0x1122334455667788) as listener:
+            for sock in (listener.socket, *listener.others):
+                with pytest.raises(BlockingIOError):
+                    sock.recv(10)
+            assert len(got(listener, senders)) == 24

@@ -16,7 +16,7 @@ from udpproxy.proxy.parent.holders import holder
 RECEIVE_BUFFER = 4 << 20
 _SO_RCVBUFFORCE = 33
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78
-_SO_ATTACH_FILTER = 26
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _LOW_PORT = ": ports below 1024 need root or CAP_NET_BIND_SERVICE, see udp-proxy-units(7)"
 
 _DROP = [(0x06, 0, 0)]
@@ -41,10 +41,15 @@ def listening_sockets(
             _bind_freely(sock)
             if workers > 1:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                # Until all are there and divide the clients, one would get what is another's, and
+                # a known client a second session.
+                steering.attach(sock, _SO_ATTACH_FILTER, _DROP)
             with _side_by_side([sock, *beside] if beside else []):
                 sock.bind((str(address), port))
         if workers > 1:
             steering.steer(made[0], workers, key)
+            for sock in made:
+                sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
     except OSError as problem:
         for sock in made:
             sock.close()
