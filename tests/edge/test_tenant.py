@@ -148,6 +148,8 @@ def test_a_bell_that_cannot_be_kept_alive_fails_alone(tmp_path: Path) -> None:
             until(lambda: tower.info()["bell:b-state"] != "ready")
         until(lambda: tower.has(a="ready", b="failed"))
         assert tower.said("UDPS-510-C")
+        with pytest.raises(LinkError, match="bell:b has failed"):
+            tower.ask("ring", bell="b")
         assert tower.ask("ring", bell="a") == "440 Hz, 1 times"
         assert "degraded: bell:b is down since" in str(tower.info()["state"])
         os.kill(int(str(tower.info("clock")["pid"])), signal.SIGKILL)

@@ -19,7 +19,7 @@ from udpproxy.process.logs import Logs
 from udpproxy.process.verbs import Arguments
 from udpproxy.supervisor.fork import ForkSupervisor
 from udpproxy.supervisor.forked import Forked
-from udpproxy.supervisor.lifecycle import RestartPolicy
+from udpproxy.supervisor.lifecycle import RestartPolicy, State
 from udpproxy.supervisor.roles import Role
 from udpproxy.supervisor.single import Inner, SingleSupervisor
 from udpproxy.supervisor.units import Unit, UnitSupervisor
@@ -163,8 +163,11 @@ class Children:
         for _ in range(_TRIES):
             if child := self.peers.get(role):
                 return child
-            if role not in self.all():
+            known = self.all().get(role)
+            if known is None:
                 raise InvalidArgument(f"{role} is not running: the configuration does not need it")
+            if known.policy.state is State.FAILED:
+                raise LinkError(f"{role} has failed: it could not be kept alive")
             await asyncio.sleep(_PAUSE)
         raise LinkError(f"{role} is being replaced: try again")
 

@@ -25,7 +25,7 @@ from udpproxy.resolver.bounds import MOST_NAMES
 MOST_ADDRESSES = 128
 """64 of each family: as many as one answer is believed."""
 LONGEST_NAME = 253
-LONGEST_TTL = 7 * 86400.0
+LONGEST_TTL = 604_800.0
 PART = 64_000
 """Bytes of names in one message: far below what a packet can carry, and quickly read."""
 
