@@ -17,7 +17,7 @@ from udpproxy.process.logs import Logs
 from udpproxy.proxy.identity import IDENTITY
 from udpproxy.supervisor import groups
 from udpproxy.supervisor.lifecycle import RestartPolicy
-from udpproxy.supervisor.units import UnitSupervisor
+from udpproxy.supervisor.units import STOP_DELAY, UnitSupervisor
 
 
 class World:
@@ -199,6 +199,23 @@ def test_a_role_is_for_one() -> None:
         assert world.supervisor.knows("reg", 4713)
         world.policy.stop()
         assert not world.supervisor.knows("reg", 4713), "the end has begun"
+
+    lived(None, story)
+
+
+def test_a_role_that_is_wanted_again_is_not_blamed_for_who_goes() -> None:
+    """It was dropped by one reload and came back by the next, while its process was leaving."""
+
+    async def story(world: World) -> None:
+        world.supervisor.entered("reg", 1)
+        world.supervisor.ready("reg")
+        world.supervisor.drop("reg", 1.0)
+        again = RestartPolicy(limit=3, window=60.0, stop_on_death=False)
+        world.supervisor.start("reg", again)
+        world.supervisor.left("reg")
+        await asyncio.sleep(2 * STOP_DELAY)
+        assert again.recent == 0
+        assert world.policy.recent == 0
 
     lived(None, story)
 

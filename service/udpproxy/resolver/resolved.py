@@ -26,6 +26,7 @@ MOST_ADDRESSES = 128
 """64 of each family: as many as one answer is believed."""
 LONGEST_NAME = 253
 LONGEST_TTL = 604_800.0
+"""A week: no answer of another process holds for longer."""
 PART = 64_000
 """Bytes of names in one message: far below what a packet can carry, and quickly read."""
 

@@ -93,7 +93,8 @@ class ForkSupervisor:
 
     def discard(self, role: str) -> None:
         """Kill it; its end is seen like any other."""
-        self._children[role].kill()
+        if role in self._children:
+            self._children[role].kill()
 
     def drop(self, role: str, limit: float) -> None:
         """Have no child in that role any more: asked to leave, killed after `limit` seconds."""

@@ -108,8 +108,8 @@ class UnitSupervisor:
     def left(self, role: str) -> None:
         """Its link is closed."""
         unit = self._units.get(role)
-        if unit is None:
-            return  # it was dropped
+        if unit is None or not unit.pid:
+            return  # one that was dropped; another may be wanted by now, and has not come
         unit.last_pid, unit.pid = unit.pid, 0
         unit.missed_since = self._loop.time()
         self._gone.set()
