@@ -184,12 +184,13 @@ exec "$@"
 @pytest.mark.parametrize("user", [NOBODY, 0])
 def test_instead_of_the_sockets_of_an_earlier_account(place: Path, user: int) -> None:
     """In /run/udp-proxy the directory goes from one account to the next."""
-    runtime = own_directory(place / "roots" / "account", OTHER, 0o750)
-    for name in SOCKETS:
-        put("link", runtime / name, place)
+    name = f"account-{os.getpid()}"  # another run has such a directory, too, and its processes
+    runtime = own_directory(place / "roots" / name, OTHER, 0o750)
+    for each in SOCKETS:
+        put("link", runtime / each, place)
     prefix = ["unshare", "--mount", "sh", "-ec", INSIDE, str(runtime.parent)]
-    proxy = Proxy(place, text(user), name="account", prefix=prefix)
-    proxy.runtime = Path("/run/udp-proxy/account")
+    proxy = Proxy(place, text(user), name=name, prefix=prefix)
+    proxy.runtime = Path("/run/udp-proxy") / name
     with proxy.launched():
         until(lambda: proxy.said("UDPS-100-I"))
         assert look(runtime) == (user, user, 0o750)
