@@ -58,7 +58,7 @@ class Asking:
         self.totals = {"look-ups-answered": 0, "look-ups-failed": 0, "look-ups-refused": 0}
 
     def connect(self, sock: socket.socket) -> None:
-        """A new way to APR; what is in flight is asked again there."""
+        """A new channel to APR; what is in flight is asked again there."""
         self.disconnect()
         failed = said_by(self._logs, "apr")
         self._link = Link(

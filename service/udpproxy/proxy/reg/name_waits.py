@@ -101,7 +101,7 @@ class NameWaits:
         self.known.keep(self._wanted)
 
     def connect(self, role: str, descriptor: int) -> None:
-        """A new way to ACR or APR, lent by the parent."""
+        """A new channel to ACR or APR, lent by the parent."""
         sock = socket.socket(fileno=descriptor)
         if role == "apr":
             self._asking.connect(sock)
