@@ -92,7 +92,7 @@ class Bells(Service[Config]):
         self._instance = instance
         units = instance.options.mode is Mode.UNITS
         self._store = DescriptorStore(instance.logs, instance.notifier) if units else None
-        found = self._store.take("door") if self._store else None
+        found = self._store.take(f"door-{config.port}") if self._store else None
         self.door = _door(config.port) if found is None else socket.socket(fileno=found)
         self.came_back = found is not None
         self._keep()
@@ -100,7 +100,7 @@ class Bells(Service[Config]):
 
     def _keep(self) -> None:
         if self._store:
-            self._store.keep("door", self.door.fileno())
+            self._store.keep(f"door-{self.config.port}", self.door.fileno())
 
     def roles(self) -> list[Role]:
         bells = [Role(name=f"bell:{name}", essential=False) for name in self.config.bells]
@@ -133,9 +133,12 @@ class Bells(Service[Config]):
 
     def commit(self) -> None:
         assert self._new
+        old = self.config.port
         self.door.close()
         (self.config, self.door), self._new = self._new, None
         self._keep()
+        if self._store and self.config.port != old:
+            self._store.drop(f"door-{old}")
 
     async def take_over(self) -> Plain:
         return {"bells": len(self.config.bells)}
@@ -151,7 +154,7 @@ class Bells(Service[Config]):
 
     def finish(self, *, kept: bool, in_doubt: bool) -> None:
         if self._store and not kept:
-            self._store.drop("door")
+            self._store.drop(f"door-{self.config.port}")
 
     def close(self) -> None:
         self.door.close()

@@ -214,7 +214,7 @@ def test_as_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with subprocess.Popen(words, env=environment) as bell, killed_at_last(bell):
             until(lambda: rung(control) == "440 Hz, 1 times")
             units.listen()
-            assert [name for name, _ in units.store] == ["door"]
+            assert [name for name, _ in units.store] == [f"door-{port}"]
             units.file.write_text(text(port, log))
             assert ctl.ask(control, "reload", {}) == {"bells": 0}
             assert bell.wait(20) == 69

@@ -52,7 +52,8 @@ class DescriptorStore:
         return self._found.get(name)
 
     def keep(self, name: str, fd: int) -> None:
-        """From now on it survives us. OSError where systemd does not listen."""
+        """From now on it survives us, beside any other one that is stored under that name: what
+        takes another's place needs a name of its own. OSError where systemd does not listen."""
         self._notifier.store(name, fd)
 
     def drop(self, name: str) -> None:
