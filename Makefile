@@ -36,19 +36,23 @@ test: build
 	@tools/test $(PYTEST)
 
 # Hours: floods of a minute in every variant, a hundred thousand lies of each child, ten thousand
-# damages of the session table, a million commands and calls by luck, and ten minutes of traffic
-# under the sanitizers.
-LONG = FLOOD_SECONDS=60 UDPPROXY_LIES=100000 TABLE_DAMAGES=10000 BORDERS_REQUESTS=1000000 SOAK_SECONDS=600
+# damages of the session table, a million commands and calls by luck, ten minutes of traffic under
+# the sanitizers, and on each release what `make test` tries on one alone.
+LONG = FLOOD_SECONDS=60 COMMANDS=200 UDPPROXY_LIES=100000 TABLE_DAMAGES=10000 BORDERS_REQUESTS=1000000 SOAK_SECONDS=600
 
 test-long: build
 	@tools/need $(TEST_PACKAGES)
 	$(AS_ROOT) $(LONG) tests/alone long tests/reachable $(BIN)/pytest -p no:cacheprovider -s -m "long or not long" \
 		tests/edge/test_run_flood.py tests/edge/test_lying_children.py \
 		tests/edge/test_inherited_table.py tests/edge/test_run_borders.py \
-		tests/edge/test_bus_storm.py $(PYTEST)
+		tests/edge/test_bus_storm.py tests/edge/test_daemon_races.py $(PYTEST)
 	$(AS_ROOT) $(LONG) tools/sanitize -s tests/edge/test_native_soak.py \
 		tests/edge/test_inherited_table.py::test_random_damage_costs_what_it_touches
 	$(AS_ROOT) tools/sanitize --thread 60
+	$(SUDO) tests/system/install-tools.sh
+	$(AS_ROOT) $(BIN)/python tests/system/prepare.py
+	$(AS_ROOT) tests/side-by-side.sh system --release d12 d13 \
+		$(BIN)/pytest -p no:cacheprovider tests/system -m one_release $(PYTEST)
 
 # The basic promise through every weather, and the matrix of them (docs/field.md); with WEATHER=WORD
 # only those.

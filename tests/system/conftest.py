@@ -33,16 +33,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=list(roots.RELEASES),
         help="the tests of that release; what concerns none is of the first",
     )
+    parser.addoption(
+        "--once", action="store_true", help="what is marked one_release on that release alone"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Those of one release."""
-    wanted = config.getoption("--release")
-    if wanted is None:
-        return
-    others = [item for item in items if _release_of(item) != wanted]
-    items[:] = [item for item in items if _release_of(item) == wanted]
-    config.hook.pytest_deselected(items=others)
+    """Those of one release, and those that need not run on each."""
+    wanted, once = config.getoption("--release"), config.getoption("--once")
+    chosen, others = [], []
+    for item in items:
+        release = _release_of(item)
+        alone = item.get_closest_marker("one_release") if once else None
+        kept = wanted in (None, release) and (alone is None or alone.args == (release,))
+        (chosen if kept else others).append(item)
+    if others:
+        items[:] = chosen
+        config.hook.pytest_deselected(items=others)
 
 
 def _release_of(item: pytest.Item) -> str:

@@ -17,6 +17,8 @@ from system.waiting import until
 FILE = "/var/log/udp-proxy/one.log"
 ASK = f"""
 import socket
+
+pytestmark = pytest.mark.one_release("d13")
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.bind(("127.0.0.1", 8000))
 sock.settimeout(5)

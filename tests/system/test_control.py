@@ -19,6 +19,8 @@ from system.package import ROOT, Package
 from system.service import CHILDREN, INSIDE, ROLES, Instance, install, load, serve_echo
 from system.waiting import until
 
+pytestmark = pytest.mark.one_release("d12")
+
 SIGNALS = {"info": "RTMIN", "up": "USR1", "down": "USR2", "reopen": "WINCH", "terminate": "TERM"}
 METHODS = {
     "info": ["Info"],

@@ -15,6 +15,8 @@ from system.package import Package
 from system.service import ROLES, Instance, Report, install, load, serve_echo
 from system.waiting import until
 
+pytestmark = pytest.mark.one_release("d13")
+
 INSTANCES = 10
 
 

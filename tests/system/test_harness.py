@@ -36,6 +36,8 @@ print(client.recv(65535).decode())
 BOOT_AND_HANG = """
 import pathlib, signal, sys
 from system.machine import Machine
+
+pytestmark = pytest.mark.one_release("d12")
 with Machine(pathlib.Path(sys.argv[1]), "orphan") as machine:
     print(machine.name, flush=True)
     signal.pause()

@@ -10,6 +10,8 @@ from system.machine import Machine
 from system.service import ROLES, Instance, load, serve_echo
 from system.waiting import until
 
+pytestmark = pytest.mark.one_release("d13")
+
 
 @pytest.fixture
 def pair(host: Machine) -> tuple[Instance, Instance]:

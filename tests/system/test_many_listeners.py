@@ -14,6 +14,8 @@ from system.package import Package
 from system.service import Instance, Load, install, load, serve_echo
 from system.waiting import until
 
+pytestmark = pytest.mark.one_release("d13")
+
 FIRST = 10_000
 MANY = """\
 max-sessions = 100

@@ -11,6 +11,8 @@ from system.machine import Machine
 from system.service import Instance, load, serve_echo
 from system.waiting import until
 
+pytestmark = pytest.mark.one_release("d12")
+
 WAYS = {
     "ctl": "udp-proxy ctl dns reload",
     "bus": "busctl call org.udpproxy1.dns /org/udpproxy1 org.udpproxy1.Proxy Reload",

@@ -19,6 +19,8 @@ from system.package import Package
 from system.service import ROLES, Instance, install, load, serve_echo
 from system.waiting import until
 
+pytestmark = pytest.mark.one_release("d12")
+
 WORKERS = 4
 IN_HAND = 64 * WORKERS
 SESSIONS = 50
