@@ -41,7 +41,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Those of one release, and those that need not run on each."""
     wanted, once = config.getoption("--release"), config.getoption("--once")
-    chosen, others = [], []
+    chosen: list[pytest.Item] = []
+    others: list[pytest.Item] = []
     for item in items:
         release = _release_of(item)
         alone = item.get_closest_marker("one_release") if once else None
