@@ -14,11 +14,12 @@ from system.bare import SYSLOG_FILE, Bare, Foreground, echo, rsyslogd
 from system.service import PORT
 from system.waiting import until
 
+pytestmark = pytest.mark.one_release("d13")
+
 FILE = "/var/log/udp-proxy/one.log"
 ASK = f"""
 import socket
 
-pytestmark = pytest.mark.one_release("d13")
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.bind(("127.0.0.1", 8000))
 sock.settimeout(5)

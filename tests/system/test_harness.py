@@ -15,6 +15,8 @@ from system.command import CommandError
 from system.machine import Machine, MachineError
 from system.waiting import until
 
+pytestmark = pytest.mark.one_release("d12")
+
 VERSIONS = {"d12": ("bookworm", 252), "d13": ("trixie", 257)}
 
 ECHO = """
@@ -37,7 +39,6 @@ BOOT_AND_HANG = """
 import pathlib, signal, sys
 from system.machine import Machine
 
-pytestmark = pytest.mark.one_release("d12")
 with Machine(pathlib.Path(sys.argv[1]), "orphan") as machine:
     print(machine.name, flush=True)
     signal.pause()
