@@ -1,3 +1,3 @@
 """A UDP session proxy: datagrams become sessions, by rule, and come back."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -10,17 +10,19 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import former_table
 from built import NAMES
 from echo import Echo, clients, exchange
 from host import free_port
 from proxy import Proxy, config, until
 from rig import Rig, has_nothing, verdict
 from stored import Units
-from udpproxy.proxy.session import layout
+from udpproxy.proxy.session import layout, sense
 from udpproxy.proxy.session import table as t
 from udpproxy.proxy.session.layout import Record, State
 from udpproxy.proxy.session.table import Table
@@ -38,14 +40,14 @@ def state_77(memory: memoryview) -> None:
 
 
 def counters_full(memory: memoryview) -> None:
-    for word in range(layout.LAST_UPLOAD, layout.DROPS_BASE + 1):
+    for word in layout.CHANGING:
         struct.pack_into("=Q", memory, record_at(0) + 8 * word, (1 << 64) - 1)
     struct.pack_into("=18Q", memory, 128, *[(1 << 64) - 1] * 18)
 
 
 def rule_out_of_range(memory: memoryview) -> None:
     struct.pack_into("=I", memory, record_at(0) + 20, 1 << 31)
-    struct.pack_into("=Q", memory, record_at(0) + 8 * 31, 0)
+    struct.pack_into("=Q", memory, record_at(0) + 8 * sense.SUM, 0)
 
 
 def all_random(memory: memoryview) -> None:
@@ -137,8 +139,8 @@ def test_a_child_cannot_cut_the_table(tmp_path: Path, engine: str) -> None:
         assert proxy.reg_pid == pid
 
 
-def unsealed(units: Units, content: bytes) -> None:
-    """The stored table is one of the version before."""
+def replace_stored(units: Units, content: bytes) -> None:
+    """What the store has as the table is this, without a seal."""
     os.close(units.stored("table"))
     units.store = [each for each in units.store if each[0] != "table"]
     memory = os.memfd_create("old")
@@ -146,8 +148,20 @@ def unsealed(units: Units, content: bytes) -> None:
     units.store.append(("table", memory))
 
 
+def stored_table(units: Units) -> Table:
+    fd = units.stored("table")
+    content = bytearray(os.pread(fd, os.fstat(fd).st_size, 0))
+    return Table(memoryview(content), t.capacity_of(memoryview(content)), fresh=False)
+
+
+def all_but_generation(table: Table) -> dict[int, Record]:
+    return {slot: replace(record, generation=0) for slot, record in table.records()}
+
+
+@pytest.mark.parametrize("sums", [True, False])
 @pytest.mark.parametrize("engine", NAMES)
-def test_a_table_of_the_version_before_is_sealed_and_grows(tmp_path: Path, engine: str) -> None:
+def test_a_table_of_the_layout_before_goes_on(tmp_path: Path, engine: str, *, sums: bool) -> None:
+    """It is carried over, sealed, and grows; the first of that layout had no sums."""
     port = free_port()
     with Echo() as echo, clients(3) as socks:
         top = f'engine = "{engine}"\nmax-sessions = '
@@ -157,11 +171,12 @@ def test_a_table_of_the_version_before_is_sealed_and_grows(tmp_path: Path, engin
             for sock in socks:
                 exchange(sock, ("127.0.0.1", port), b"before")
             assert units.stop() == 0
-            fd = units.stored("table")
-            content = bytearray(os.pread(fd, os.fstat(fd).st_size, 0))
-            for slot in range(20):
-                content[record_at(slot) + 8 * 31 : record_at(slot + 1)] = bytes(8)
-            unsealed(units, bytes(content))
+            before = all_but_generation(stored_table(units))
+            content = former_table.former(stored_table(units))
+            for slot in () if sums else range(20):
+                at = former_table.HEADER_SIZE + slot * former_table.RECORD_SIZE
+                content[at + former_table.SUM : at + former_table.RECORD_SIZE] = bytes(8)
+            replace_stored(units, bytes(content))
             units.file.write_text(config(port, str(echo), top=top + "60"))
             units.start()
             fd = units.stored("table")
@@ -169,9 +184,11 @@ def test_a_table_of_the_version_before_is_sealed_and_grows(tmp_path: Path, engin
             assert os.fstat(fd).st_size == t.size(60)
             with pytest.raises(PermissionError):
                 os.ftruncate(fd, 0)
+            assert all_but_generation(stored_table(units)) == before
             for sock in socks:
                 exchange(sock, ("127.0.0.1", port), b"after")
             assert len(echo.sources) == 3
+            assert units.said("UDPS-211-W") == []
             units.terminate()
             assert len(units.said("UDPP-888-I")) == 3
 
@@ -186,7 +203,7 @@ def test_what_is_no_table_is_given_up(tmp_path: Path, engine: str) -> None:
             exchange(client, ("127.0.0.1", port), b"before")
             for count, content in enumerate([b"", b"x" * 100, bytes(t.size(20))], 1):
                 assert units.stop() == 0
-                unsealed(units, content)
+                replace_stored(units, content)
                 units.start()
                 assert len(units.said("UDPS-211-W")) == count
                 exchange(client, ("127.0.0.1", port), b"after")
@@ -303,7 +320,7 @@ def test_both_languages_have_the_same_sum(rig: Rig) -> None:
         copy = Table(memoryview(bytearray(t.size(1))), 1, fresh=True)
         copy.write(0, record)
         at = rig.table.at(slot)
-        assert rig.table.words[at + 31] == copy.words[copy.at(0) + 31]
+        assert rig.table.words[at + sense.SUM] == copy.words[copy.at(0) + sense.SUM]
         assert isinstance(record, Record)
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from session_records import RECORD, records
 from udpproxy.proxy.config.model import SessionType
 from udpproxy.proxy.session import layout, sense
 from udpproxy.proxy.session import table as t
@@ -16,48 +17,9 @@ from udpproxy.proxy.session.layout import Record, State
 from udpproxy.proxy.session.sense import Damaged
 from udpproxy.proxy.session.table import Table, WrongLayout
 
-PORTS = st.integers(0, 65535)
-COUNTERS = st.integers(0, (1 << 64) - 1)
-NUMBERS = st.integers(0, (1 << 32) - 1)
-BYTES = st.integers(0, 255)
-
 
 def fresh(capacity: int = 4) -> Table:
     return Table(memoryview(bytearray(t.size(capacity))), capacity, fresh=True)
-
-
-@st.composite
-def records(draw: st.DrawFn) -> Record:
-    near = st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16)
-    client, server = draw(near), draw(near)
-    like_client = st.binary(min_size=len(client), max_size=len(client))
-    like_server = st.tuples(st.binary(min_size=len(server), max_size=len(server)), PORTS)
-    return Record(
-        id=draw(COUNTERS),
-        state=draw(st.sampled_from([State.OPENING, State.OPEN, State.UPLOAD_CLOSED])),
-        type=draw(st.integers(0, 4)),
-        rule_number=draw(NUMBERS),
-        generation=draw(COUNTERS),
-        listener=draw(NUMBERS),
-        client=(client, draw(PORTS)),
-        addressed=draw(like_client),
-        local=draw(like_client),
-        server=(server, draw(PORTS)),
-        peer=draw(st.none() | like_server),
-        source=draw(like_server),
-        interface=draw(NUMBERS),
-        scope=draw(NUMBERS),
-        opened=draw(COUNTERS),
-        opened_wall=draw(COUNTERS),
-        last=draw(COUNTERS),
-        uploads=draw(COUNTERS),
-        upload_bytes=draw(COUNTERS),
-        downloads=draw(COUNTERS),
-        download_bytes=draw(COUNTERS),
-        stray=draw(COUNTERS),
-        icmp=draw(COUNTERS),
-        send_errors=draw(COUNTERS),
-    )
 
 
 @settings(max_examples=50)
@@ -71,12 +33,6 @@ def test_what_is_written_is_read(record: Record, slot: int) -> None:
     assert table.state(slot) is record.state
 
 
-RECORD = Record(
-    id=1, state=State.OPENING, client=(b"\x0a\0\0\1", 4000), addressed=b"\x0a\0\0\2",
-    local=b"\x0a\0\0\2", server=(b"\x0a\0\0\3", 53), source=(bytes(4), 0), last=5,
-)  # fmt: skip
-
-
 def test_the_steps_of_a_session() -> None:
     table = fresh()
     table.write(1, RECORD)
@@ -85,6 +41,7 @@ def test_the_steps_of_a_session() -> None:
     assert table.read(1) == opened
     table.pin(1, (b"\x0a\0\0\5", 69))
     table.set_rule(1, 3, 1 << 60)
+    table.set_addressed_port(1, 514)
     table.set_state(1, State.UPLOAD_CLOSED)
     assert table.read(1) == replace(
         opened,
@@ -92,6 +49,7 @@ def test_the_steps_of_a_session() -> None:
         peer=(b"\x0a\0\0\5", 69),
         rule_number=3,
         generation=1 << 60,
+        addressed_port=514,
     )
     table.free(1)
     assert table.read(1) is None

@@ -187,6 +187,7 @@ class Lifecycle(ABC):
             any_port=verdict.any_port,
             interface=interface,
             scope=sockets.scope_of(client),
+            addressed_port=given.port,
             opened=now,
             opened_wall=time.time_ns(),
             last=now,

@@ -40,7 +40,7 @@ _SPARE = 4096
 
 cdef enum:
     _INET6 = 10
-    RECORD_BYTES = 256
+    RECORD_BYTES = 320
 
 include "native_endpoints.pxi"
 include "native_verdicts.pxi"

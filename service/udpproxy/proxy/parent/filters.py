@@ -20,8 +20,8 @@ _SAME = {"acl": "rule"}
 _MOST_NAMED = 8
 
 ListenAddress = tuple[Address, int]
-Test = Callable[[Record, str, int], bool]
-"""Of a record, its rule's name and its listener's port."""
+Test = Callable[[Record, str], bool]
+"""Of a record and its rule's name."""
 
 
 def tests(
@@ -51,7 +51,7 @@ def _of_rule(name: str, rules: Sequence[str]) -> Test:
         raise InvalidArgument(
             f"there is no rule {said(name)}: " + (f"{near[0]}?" if near else f"give one of {some}")
         )
-    return lambda record, rule, port: rule == name
+    return lambda record, rule: rule == name
 
 
 def _of_end(key: str, value: str) -> Test:
@@ -59,14 +59,14 @@ def _of_end(key: str, value: str) -> Test:
     shift = len(packed) * 8 - bits
     network, size = int.from_bytes(packed, "big") >> shift, len(packed)
 
-    def fits(record: Record, rule: str, listening: int) -> bool:
+    def fits(record: Record, rule: str) -> bool:
         match key:
             case "client":
                 end = record.client
             case "server":
                 end = record.peer or record.server
             case _:
-                end = record.addressed, listening
+                end = record.addressed, record.addressed_port
         return (
             len(end[0]) == size
             and int.from_bytes(end[0], "big") >> shift == network

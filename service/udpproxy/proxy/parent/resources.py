@@ -99,6 +99,8 @@ class Resources:
             self._memory = TableMemory(logs, store, self._rows, capacity, expected=back)
             self.cut_off = self._memory.cut_off
             self._watch_table()
+            if self._memory.carried_over:
+                self._complete()
             self._miss({family: self._rows.size(family) for family in families(config)})
             self.fill_pool(config)
             self.listeners.store()
@@ -128,6 +130,13 @@ class Resources:
         )
         if moved:
             self._missing("sockets towards servers", f"{moved} sessions go on from other ports")
+
+    def _complete(self) -> None:
+        """What records of the layout before do not say."""
+        ports = {one.number: one.port for one in self.listeners.by_address.values()}
+        for slot, record in self.table.records():
+            if record.listener in ports:
+                self.table.set_addressed_port(slot, ports[record.listener])
 
     def _missing(self, what: str, so: str) -> None:
         self._logs.say(messages.NOT_TAKEN_OVER, f"systemd's store lacks {what} of before", so)

@@ -35,25 +35,19 @@ class Sessions:
 
     def rows(self, wanted: dict[str, Plain]) -> list[Plain]:
         """Every session that has all of `wanted` (SPEC 9); InvalidArgument where none ever can."""
-        now, ports = time.monotonic_ns(), self._ports()
-        return [self._row(record, now, ports) for _, record in self._matching(wanted, ports)]
+        now = time.monotonic_ns()
+        return [self._row(record, now) for _, record in self._matching(wanted)]
 
     def places(self, wanted: dict[str, Plain]) -> list[tuple[int, int]]:
         """The slots and numbers of the same."""
-        return [(slot, one.id) for slot, one in self._matching(wanted, self._ports())]
+        return [(slot, one.id) for slot, one in self._matching(wanted)]
 
-    def _ports(self) -> dict[int, int]:
-        listeners = self._resources.listeners.by_address
-        return {one.number: port for (_, port), one in listeners.items()}
-
-    def _matching(
-        self, wanted: dict[str, Plain], ports: dict[int, int]
-    ) -> Iterator[tuple[int, Record]]:
+    def _matching(self, wanted: dict[str, Plain]) -> Iterator[tuple[int, Record]]:
         names = [rule.name for rule in self._config().rules]
         tests = filters.tests(wanted, names, self._resources.listeners.by_address)
         for slot, record in self._resources.table.records():
-            rule, port = self._rule(record), ports.get(record.listener, 0)
-            if all(test(record, rule, port) for test in tests):
+            rule = self._rule(record)
+            if all(test(record, rule) for test in tests):
                 yield slot, record
 
     def last_records(self, reason: Reason) -> Iterator[dict[str, str]]:
@@ -84,15 +78,13 @@ class Sessions:
         known = record.generation == self._resources.generation and record.rule_number < len(rules)
         return rules[record.rule_number].name if known else "-"
 
-    def _row(self, record: Record, now: int, ports: dict[int, int]) -> Row:
-        """`ports` of listeners, by number."""
-        port = ports.get(record.listener, 0)
+    def _row(self, record: Record, now: int) -> Row:
         server = record.peer or record.server
         return {
             "session": record.id,
             "client": endpoint_text(*record.client),
             "server": endpoint_text(*server),
-            "listener": endpoint_text(record.addressed, port),
+            "listener": endpoint_text(record.addressed, record.addressed_port),
             "acl": self._rule(record),
             "type": _TYPES[record.type],
             "state": _STATES[record.state],

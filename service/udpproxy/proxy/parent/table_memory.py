@@ -1,4 +1,4 @@
-"""The session table's memory: made, or found in the store and fitted to the new size.
+"""The session table's memory: made, or found in the store and fitted to the new size and layout.
 
 It is sealed: whoever it is lent to may write into it but not take it away (a reader beyond the
 end of a file is killed by SIGBUS), and can add no seal that would keep the next one from it.
@@ -16,7 +16,7 @@ from udpproxy.process.logs import Logs
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.parent.socket_pool import SocketPool
 from udpproxy.proxy.parent.store import Store
-from udpproxy.proxy.session import table
+from udpproxy.proxy.session import former, table
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.table import Table, WrongLayout
 
@@ -25,7 +25,8 @@ _PART = 1 << 20
 
 
 class TableMemory:
-    """`cut_off` are sessions that lived beyond the end of a table that became smaller."""
+    """`cut_off` are sessions that lived beyond the end of a table that became smaller;
+    `carried_over`: the table was one of the layout before."""
 
     def __init__(
         self, logs: Logs, store: Store | None, rows: SocketPool, capacity: int, *, expected: bool
@@ -37,6 +38,7 @@ class TableMemory:
         self.descriptor: int
         self.table: Table
         self.cut_off: list[Record] = []
+        self.carried_over = False
         found = store.take_table() if store else None
         if found is None and (expected or rows.families()):
             self._give_up("systemd's store has no session table any more")
@@ -67,7 +69,9 @@ class TableMemory:
 
     def _adopt(self, found: int, capacity: int) -> bool:
         try:
-            self.descriptor = self._sealed(found)
+            self.descriptor = found
+            self._carry_over()
+            self._seal()
             self._open(capacity)
             self._cut(capacity)
         except (ValueError, OSError) as problem:
@@ -96,20 +100,36 @@ class TableMemory:
     def _map(self) -> memoryview:
         return memoryview(mmap.mmap(self.descriptor, 0))
 
-    def _sealed(self, found: int) -> int:
-        """The same, or a copy where another version or somebody else has not sealed it so."""
-        self.descriptor = found
+    def _carry_over(self) -> None:
+        """The same sessions in memory of today's layout, where the found one has that before."""
+        before = self._map() if os.fstat(self.descriptor).st_size else memoryview(b"")
+        try:
+            capacity = former.capacity_of(before)
+        except WrongLayout:
+            return
+        now = _sealed_memory(table.size(capacity))
+        former.carry_over(before, memoryview(mmap.mmap(now, 0)))
+        self._replace(now)
+        self.carried_over = True
+
+    def _seal(self) -> None:
+        """A copy, where another version or somebody else has not sealed it so."""
+        found = self.descriptor
         with contextlib.suppress(OSError):  # no memory of the kind that can be sealed
             if fcntl.fcntl(found, fcntl.F_GET_SEALS) == _SEALS:
-                return found
+                return
         copied = _sealed_memory(os.fstat(found).st_size)
         for at in range(0, os.fstat(copied).st_size, _PART):
             os.pwrite(copied, os.pread(found, _PART, at), at)
-        os.close(found)
+        self._replace(copied)
+
+    def _replace(self, descriptor: int) -> None:
+        """This one is the table's from now on, for the next parent too."""
+        os.close(self.descriptor)
+        self.descriptor = descriptor
         if self._store:
             self._store.drop_table()
-            self._store.keep_table(copied)
-        return copied
+            self._store.keep_table(descriptor)
 
     def _open(self, capacity: int) -> None:
         self._before = table.capacity_of(self._map())

@@ -125,21 +125,21 @@ class NamedSessions:
             self._say(change, counts)
 
     def _judge(self, record: Record, name: str, counts: _Counts) -> None:
-        verdicts, port = self._host.verdicts, self._host.port(record.listener)
-        if port is None or not verdicts.has_rule(record):
+        verdicts = self._host.verdicts
+        if not verdicts.has_rule(record):
             return
         rule = verdicts.config.rules[record.rule_number]
         addresses = self._known.addresses(name)
         if server_name(rule) != name or ip_address(record.server[0]) in addresses:
             return
-        counts.numbers[self._treat(record, rule, port, gone=not addresses)] += 1
+        counts.numbers[self._treat(record, rule, gone=not addresses)] += 1
 
-    def _treat(self, record: Record, rule: Rule, port: int, *, gone: bool) -> str:
+    def _treat(self, record: Record, rule: Rule, *, gone: bool) -> str:
         """What was done."""
         if rule.resolve_policy == "close":
             self._engine.kill(record.id, Reason.UNRESOLVED if gone else Reason.POLICY)
             return "close"
-        server = self._host.verdicts.server(rule, question(record, port))
+        server = self._host.verdicts.server(rule, question(record))
         if rule.resolve_policy == "follow" and server is not None:
             self._engine.redirect(record.id, server)
             return "follow"

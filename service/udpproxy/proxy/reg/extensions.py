@@ -55,12 +55,11 @@ class _Bound:
 
 
 class Extensions:
-    """All of one configuration; `port` tells that of a listener by its number."""
+    """All of one configuration."""
 
-    def __init__(self, logs: Logs, table: Table, port: Callable[[int], int | None]) -> None:
+    def __init__(self, logs: Logs, table: Table) -> None:
         self._logs = logs
         self._table = table
-        self._port = port
         self._rate_limit = RateLimit()
         self._wanted: set[str] = set()
         self._loaded: dict[str, _Loaded] = {}
@@ -179,7 +178,7 @@ class Extensions:
             rule=loaded.rule,
             type=_TYPES[record.type],
             client=(address_text(record.client[0]), record.client[1]),
-            addressed=(address_text(record.addressed), self._port(record.listener) or 0),
+            addressed=(address_text(record.addressed), record.addressed_port),
             server=(address_text(record.server[0]), record.server[1]),
             opened=record.opened_wall / 1e9,
         )

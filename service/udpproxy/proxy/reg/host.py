@@ -49,7 +49,7 @@ class RelayHost:
         self, reactor: Reactor, logs: Logs, table: Table, verdicts: Verdicts, keep: Keep
     ) -> None:
         self.verdicts = verdicts
-        self.extensions = Extensions(logs, table, self.port)
+        self.extensions = Extensions(logs, table)
         self.extensions.configure(verdicts.config)
         self._keep = keep
         self._logs = logs
@@ -58,7 +58,6 @@ class RelayHost:
         self._chatter = Chatter(reactor)
         self._unanswered = Unanswered(logs)
         self.servers = Servers(logs)
-        self._ports: dict[int, int] = {}
         self._pressed = False
         self.followers: dict[int, tuple[str, int]] = {}
         """Sessions, by number, and the servers that they have yet to go on to."""
@@ -75,10 +74,6 @@ class RelayHost:
     ) -> None:
         """A datagram whose session needs a name."""
         self._keep(waiting, listener, client, arrival, data)
-
-    def port(self, listener: int) -> int | None:
-        """Of a listener that there is."""
-        return self._ports.get(listener)
 
     def unresolved(self, waiter: PendingSession) -> None:
         """A session that ends before it began, for its server's name has no address: its record,
@@ -99,10 +94,6 @@ class RelayHost:
             self._logs.record(session_record.text(fields), fields)
         self._table.count("sessions-opened")
         self._table.add(record)
-
-    def listening(self, listener: ListenerSocket) -> None:
-        """A listener's port is needed to judge sessions that are found in the table."""
-        self._ports[listener.number] = listener.port
 
     def load(self, sessions: int) -> None:
         """So many sessions there are; asked now and then."""
@@ -164,20 +155,19 @@ class RelayHost:
 
     def decided(self, record: Record) -> Verdict | None:
         """The verdict for a session found in the table; None: no longer accepted."""
-        port = self._ports.get(record.listener)
-        verdict = None if port is None else self.verdicts.again(record, port)
-        if port is None or verdict is None or self.extensions.refuses(verdict.rule):
+        verdict = self.verdicts.again(record)
+        if verdict is None or self.extensions.refuses(verdict.rule):
             return None
-        if not self.verdicts.has_rule(record) and self._led(record, verdict, port) == "close":
+        if not self.verdicts.has_rule(record) and self._led(record, verdict) == "close":
             return None
         self.extensions.judged(record, verdict)
         return verdict
 
-    def _led(self, record: Record, verdict: Verdict, port: int) -> str:
+    def _led(self, record: Record, verdict: Verdict) -> str:
         """What becomes of a session whose rule leads to another server since a reload; "": it does
         not."""
         rule = self.verdicts.config.rules[verdict.rule_number]
-        server = self.verdicts.elsewhere(record, rule, port)
+        server = self.verdicts.elsewhere(record, rule)
         if server is None:
             return ""
         self.led[rule.reload_policy] += 1

@@ -278,9 +278,7 @@ class Reg:
 
     def _take_listeners(self) -> None:
         assert self._engine
-        assert self._host
         for listener in self._lent.listeners:
-            self._host.listening(listener)
             self._engine.add_listener(listener)
         self._lent.listeners.clear()
 

@@ -96,17 +96,17 @@ class Verdicts:
         """A name has changed."""
         self._kept.clear()
 
-    def again(self, record: Record, port: int) -> Verdict | None:
+    def again(self, record: Record) -> Verdict | None:
         """For a session that exists: nothing is asked while its configuration is the same, and
         its server stays what it is."""
         server = address_text(record.server[0]), record.server[1]
         if self.has_rule(record):
             rule = self.config.rules[record.rule_number]
             return self._verdict(rule, server) if rule.server else None
-        found = self._choose_again(record, question(record, port))
+        found = self._choose_again(record, question(record))
         return self._verdict(found, server) if found and found.accept else None
 
-    def elsewhere(self, record: Record, rule: Rule, port: int) -> tuple[str, int] | None:
+    def elsewhere(self, record: Record, rule: Rule) -> tuple[str, int] | None:
         """Where the rule sends sessions now, if the file has another server in it than when this
         one began; None: that is not so, or the new server's name is not resolved."""
         generation, rules = self._before
@@ -115,7 +115,7 @@ class Verdicts:
                 return None  # what a name stands for is resolve-policy's business
         elif rule.server is None or isinstance(rule.server.host, Name):
             return None  # nobody knows what it was
-        server = self.server(rule, question(record, port))
+        server = self.server(rule, question(record))
         same = (address_text(record.server[0]), record.server[1])
         return server if server != same else None
 
@@ -196,7 +196,10 @@ class _Nameless(Unresolved):
         return self._known.addresses(name)
 
 
-def question(record: Record, port: int) -> Question:
+def question(record: Record) -> Question:
     """What the session's first datagram asked."""
-    client: Address = ip_address(record.client[0])
-    return Question(client=client, addressed=ip_address(record.addressed), port=port)
+    return Question(
+        client=ip_address(record.client[0]),
+        addressed=ip_address(record.addressed),
+        port=record.addressed_port,
+    )

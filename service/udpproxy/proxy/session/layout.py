@@ -1,6 +1,6 @@
 """One session as it stands in the table: where its parts are in the bytes of a record.
 
-The native engine has the same in engine/relay/table.h.
+docs/table.md says what each word is for; the native engine has the same in engine/relay/table.h.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ from udpproxy.proxy.config.model import SessionType
 from udpproxy.proxy.session import sense
 from udpproxy.proxy.session.sense import Damaged
 
-RECORD_SIZE = 256
+RECORD_SIZE = 320
 WORDS = RECORD_SIZE // 8
 
-_IDENTITY = struct.Struct("=QBBBBIQIHHHHB3x16s16s16s16s16s16sIIQQ")
+_IDENTITY = struct.Struct("=QBBBBIQIHHHHB3x16s16s16s16s16s16sIIQQHHI16sIIB7x")
 _IDENTITY_AT = 8
-_CHANGING = struct.Struct("=9Q")
+_EVENTS = struct.Struct("=3Q")
 CARRIED = struct.Struct("=3Q")
 """Moment, datagrams and bytes of one direction, as they stand together in a record."""
 
 # Where single parts of the identity stand, in bytes from the record's start.
 STATE_AT, RULE_AT, LISTENER_AT, SOURCE_PORT_AT, PEER_PORT_AT, PINNED_AT = 16, 20, 32, 40, 42, 44
-PEER_AT, SOURCE_AT = 112, 128
+PEER_AT, SOURCE_AT, ADDRESSED_PORT_AT = 112, 128, 168
 RULE = struct.Struct("=IQ")
 ENDPOINT_PORT = struct.Struct("=H")
 ENDPOINT_ADDRESS = struct.Struct("=16s")
 
 # Words of a record that change while the session lives, counted from its first word. What changes
-# with each datagram stands together, so that one call writes it.
-LAST_UPLOAD, UPLOADS, UPLOAD_BYTES = 21, 22, 23
-LAST_DOWNLOAD, DOWNLOADS, DOWNLOAD_BYTES = 24, 25, 26
-STRAY, ICMP, SEND_ERRORS, DROPS_BASE = 27, 28, 29, 30
+# with each datagram stands together, so that one call writes it, and in one line of the cache.
+STRAY, ICMP, SEND_ERRORS, DROPS_BASE = 26, 27, 28, 29
+LAST_UPLOAD, UPLOADS, UPLOAD_BYTES = 32, 33, 34
+LAST_DOWNLOAD, DOWNLOADS, DOWNLOAD_BYTES = 35, 36, 37
+CHANGING = range(STRAY, DOWNLOAD_BYTES + 1)
 
 _BROADCAST = list(SessionType).index(SessionType.BROADCAST)
 
@@ -75,6 +76,14 @@ class Record:
     """Our own address and port towards the server."""
     interface: int = 0
     scope: int = 0
+    addressed_port: int = 0
+    via: tuple[bytes, int] | None = None
+    """Who sends the client's datagrams and gets the replies, behind a PROXY header."""
+    member: int = 0
+    """The server's number in its group; 0: the rule has no group."""
+    spare: int = 0
+    """The socket that took the place of the slot's own; 0: none did."""
+    server_scope: int = 0
     opened: int = 0
     opened_wall: int = 0
     last: int = 0
@@ -106,7 +115,7 @@ def put_identity(memory: memoryview, byte: int, record: Record) -> None:
 
 
 def _identity_of(record: Record) -> tuple[int | bytes, ...]:
-    peer = record.peer or (b"", 0)
+    peer, via = record.peer or (b"", 0), record.via or (b"", 0)
     if record.network and record.type == _BROADCAST and not record.peer:
         # It never has one, and so there is room.
         peer = b"".join(record.network), int(record.any_port)
@@ -134,6 +143,13 @@ def _identity_of(record: Record) -> tuple[int | bytes, ...]:
         record.scope,
         record.opened,
         record.opened_wall,
+        record.addressed_port,
+        via[1],
+        record.member,
+        via[0],
+        record.spare,
+        record.server_scope,
+        len(via[0]),
     )
 
 
@@ -144,16 +160,22 @@ def record_of(raw: bytes) -> Record:
         client_port, server_port, source_port, peer_port, pinned,
         client, addressed, local, server, peer, source,
         interface, scope, opened, opened_wall,
+        addressed_port, via_port, member, via, spare, server_scope, via_size,
     ) = _IDENTITY.unpack_from(raw, _IDENTITY_AT)  # fmt: skip
-    sense.check(raw, state, kind, client_size, server_size)
+    sense.check(raw, state, kind, client_size, server_size, via_size)
     open_to = kind == _BROADCAST and not pinned and any(peer)
-    last_up, uploads, up_bytes, last_down, *counters = _CHANGING.unpack_from(raw, LAST_UPLOAD * 8)
+    stray, icmp, send_errors = _EVENTS.unpack_from(raw, STRAY * 8)
+    last_upload, uploads, upload_bytes = CARRIED.unpack_from(raw, LAST_UPLOAD * 8)
+    last_download, downloads, download_bytes = CARRIED.unpack_from(raw, LAST_DOWNLOAD * 8)
     return Record(
         number, State(state), kind, rule_number, generation, listener,
-        (client[:client_size], client_port), addressed[:client_size], local[:client_size],
+        (client[:client_size], client_port), addressed[:client_size],
+        local[:via_size or client_size],
         (server[:server_size], server_port),
         (peer[:server_size], peer_port) if pinned else None,
         (peer[:4], peer[4:8]) if open_to else None, bool(open_to and peer_port),
-        (source[:server_size], source_port), interface, scope, opened, opened_wall,
-        max(last_up, last_down), uploads, up_bytes, *counters,
+        (source[:server_size], source_port), interface, scope, addressed_port,
+        (via[:via_size], via_port) if via_size else None, member, spare, server_scope,
+        opened, opened_wall, max(last_upload, last_download),
+        uploads, upload_bytes, downloads, download_bytes, stray, icmp, send_errors,
     )  # fmt: skip

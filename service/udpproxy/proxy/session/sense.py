@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import zlib
 
-SUM = 31
+SUM = 39
 """The word of a record that holds its sum."""
 NO_RECORD = (1 << 64) - 1
 """The sum of a record that nobody shall read: it fits nothing."""
 
-_IDENTITY, _STATE = slice(8, 168), 16
+IDENTITY = slice(8, 208)
+"""The bytes of a record that the sum is over."""
+
+_STATE = 16
 _SUMMED = 1 << 32
 _STATES, _TYPES = 5, 5
-_SIZES = (4, 16)
+_SIZES = {4, 16}
 
 
 class Damaged(ValueError):
@@ -25,19 +28,21 @@ class Damaged(ValueError):
 
 def sum_of(raw: bytes) -> int:
     """What its last word has to be. The state is left out: it changes by itself."""
-    identity = bytearray(raw[_IDENTITY])
-    identity[_STATE - _IDENTITY.start] = 0
+    identity = bytearray(raw[IDENTITY])
+    identity[_STATE - IDENTITY.start] = 0
     return zlib.crc32(identity) | _SUMMED
 
 
-def check(raw: bytes, state: int, kind: int, client_size: int, server_size: int) -> None:
+def check(
+    raw: bytes, state: int, kind: int, client_size: int, server_size: int, via_size: int
+) -> None:
     """Damaged for what cannot be."""
     if state >= _STATES:
         raise Damaged(f"it has the state {state}")
     written = int.from_bytes(raw[SUM * 8 : SUM * 8 + 8], "little")
     if written and written != sum_of(raw):
         raise Damaged("its sum is wrong")
-    if client_size not in _SIZES or server_size not in _SIZES:
+    if {client_size, server_size, via_size or client_size} - _SIZES:
         raise Damaged("its addresses have no possible length")
     if kind >= _TYPES:
         raise Damaged(f"it has the type {kind}")

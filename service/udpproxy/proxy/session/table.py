@@ -4,8 +4,8 @@ Rules. The parent makes the memory, REG alone writes it, anybody may read. Slot 
 belongs to socket i of the pool, so a record needs no socket number. A record is valid while its
 sequence number is even; the identity part is written between two steps of it. Counters and times
 are single aligned 64-bit words that are written in place, so they are never half-written and
-never older than the last datagram. A table of another layout is not read at all, and a record
-that makes no sense (sense.py) is none.
+never older than the last datagram. A table of the layout before is carried over (former.py), of
+another not read at all, and a record that makes no sense (sense.py) is none.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from udpproxy.proxy.session.layout import RECORD_SIZE, WORDS, Record, State, of_
 from udpproxy.proxy.session.sense import Damaged
 
 MAGIC = b"udpproxy"
-LAYOUT = 1
-HEADER_SIZE = 4096
+LAYOUT = 2
+HEADER_SIZE = 16 * RECORD_SIZE
+"""So many records, and the whole is one array."""
 
 _HEADER = struct.Struct("=8sIII4x")
 
@@ -178,6 +179,12 @@ class Table:
         layout.put_identity(self.memory, byte, record)
         self._done(byte)
 
+    def set_addressed_port(self, slot: int, port: int) -> None:
+        """Which port the client wrote to."""
+        byte = self._step(slot)
+        layout.ENDPOINT_PORT.pack_into(self.memory, byte + layout.ADDRESSED_PORT_AT, port)
+        self._done(byte)
+
     def set_rule(self, slot: int, rule_number: int, generation: int) -> None:
         """The session is judged by another ACL from now on."""
         byte = self._step(slot)
@@ -260,7 +267,7 @@ class Table:
     def repair(self, slot: int, now: int) -> None:
         """Moments to come and counters that ran over are no reason to lose a session."""
         at, words = self.at(slot), self.words
-        for word in range(layout.LAST_UPLOAD, layout.DROPS_BASE + 1):
+        for word in layout.CHANGING:
             words[at + word] &= _SENSIBLE
         for word in (layout.LAST_UPLOAD, layout.LAST_DOWNLOAD):
             words[at + word] = min(words[at + word], now)

@@ -106,6 +106,7 @@ static void write_record(struct record *record, uint64_t id, const struct arriva
     record->acl = verdict->acl;
     record->generation = verdict->generation;
     record->listener = arrival->listener->number;
+    record->addressed_port = arrival->listener->port;
     record->client_port = port_of(client);
     record->server_port = port_of(&verdict->server);
     memcpy(record->client, packed_of(client), size);

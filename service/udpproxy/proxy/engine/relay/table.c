@@ -17,7 +17,7 @@ uint64_t sum_of(const struct record *record)
 {
     const uint8_t *bytes = (const uint8_t *)record;
     uint32_t rest = UINT32_MAX;
-    for (size_t at = offsetof(struct record, id); at < offsetof(struct record, last_upload); at++) {
+    for (size_t at = offsetof(struct record, id); at < offsetof(struct record, stray); at++) {
         uint8_t byte = at == offsetof(struct record, state) ? 0 : bytes[at];
         rest = rest >> 8 ^ remainders[(uint8_t)rest ^ byte];
     }

@@ -1,4 +1,5 @@
-// The session table as session/layout.py lays it out; tests/unit/test_native_layout.py compares.
+// The session table as session/layout.py lays it out;
+// tests/edge/test_inherited_table.py compares.
 //
 // Rules, as there: a record is valid while its sequence number is even; counters and times are
 // single aligned words, written in place. Totals have more than one writer, so they are added to
@@ -10,7 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { HEADER_SIZE = 4096, RECORD_SIZE = 256, NEXT_ID = 5, STEERING = 6, TOTALS_AT = 16 };
+enum { RECORD_SIZE = 320, HEADER_SIZE = 16 * RECORD_SIZE, NEXT_ID = 5, STEERING = 6, TOTALS_AT = 16 };
 
 // In the order of TOTALS.
 enum total {
@@ -53,16 +54,23 @@ struct record {
     uint8_t client[16], addressed[16], local[16], server[16], peer[16], source[16];
     uint32_t interface, scope;
     uint64_t opened, opened_wall;
+    uint16_t addressed_port, via_port;
+    uint32_t member;
+    uint8_t via[16];
+    uint32_t spare, server_scope;
+    uint8_t via_size, room[7];
+    uint64_t stray, icmp, send_errors, drops_base, more_room[2];
     uint64_t last_upload, uploads, upload_bytes;
     uint64_t last_download, downloads, download_bytes;
-    uint64_t stray, icmp, send_errors, drops_base;
+    uint64_t most_room;
     uint64_t sum;
 };
 
 _Static_assert(sizeof(struct record) == RECORD_SIZE, "a record has its size");
-_Static_assert(offsetof(struct record, last_upload) == 21 * 8, "what changes stands together");
-_Static_assert(offsetof(struct record, drops_base) == 30 * 8, "what changes stands together");
-_Static_assert(offsetof(struct record, sum) == 31 * 8, "the sum is the last word");
+_Static_assert(offsetof(struct record, stray) == 26 * 8, "the identity stands together");
+_Static_assert(offsetof(struct record, last_upload) == 4 * 64, "each datagram's in one line");
+_Static_assert(offsetof(struct record, download_bytes) == 37 * 8, "each datagram's stands together");
+_Static_assert(offsetof(struct record, sum) == 39 * 8, "the sum is the last word");
 
 // Between these two a reader sees a half-written record.
 static inline void begin_change(struct record *record)
