@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,8 @@ def run(tmp_path: Path, **environment: str) -> tuple[int, Path, str]:
     done = subprocess.run(
         [ALONE, "one", sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider",
          "-c", os.devnull, "--rootdir", tmp_path, tmp_path / "test_one.py"],
-        env=os.environ | {"RESULTS": str(results)} | environment,
+        # A place of its own: while this suite waits for it, it needs no turn of the machine's.
+        env=os.environ | {"RESULTS": str(results), "TEST_LOCK": str(tmp_path)} | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -61,6 +63,19 @@ def test_a_root_that_stays_when_something_failed(tmp_path: Path) -> None:
         assert place.stat().st_mode & 0o777 == 0o755
     finally:
         subprocess.run(["rm", "-r", place], check=True)
+
+
+def test_no_more_at_once_than_processors(tmp_path: Path) -> None:
+    count = int(subprocess.run(["nproc"], capture_output=True, text=True, check=True).stdout)
+    slots = [tmp_path / "udpp.slots" / str(number) for number in range(1, count + 1)]
+    with contextlib.ExitStack() as stack:
+        for slot in slots:
+            slot.mkdir(parents=True)
+            stack.enter_context(subprocess.Popen(["flock", slot, "sleep", "2"]))
+        begun = time.monotonic()
+        status, _, _ = run(tmp_path)
+        assert time.monotonic() - begun > 1
+    assert status == 0
 
 
 def test_ports_of_its_own() -> None:
