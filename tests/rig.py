@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 
 from built import NAMES, expect_native
 from udpproxy.process.loop import EpollLoop
-from udpproxy.proxy.config.model import Limits, SessionType
+from udpproxy.proxy.config.model import Limits, Place, SessionType
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.engine.interface import (
     Arrival,
@@ -296,7 +296,7 @@ class Rig:
             self._lend(listener)
 
     def _lend(self, kept: ListenerSocket) -> None:
-        lent = ListenerSocket(kept.number, kept.socket.dup(), kept.address, kept.port)
+        lent = ListenerSocket(kept.number, kept.socket.dup(), kept.place)
         self.engine.add_listener(lent)
 
     def stop(self) -> None:
@@ -347,7 +347,8 @@ class Rig:
             sock.setsockopt(socket.IPPROTO_IP, sockets.IP_PKTINFO, 1)
         sock.bind((address, 0))
         number = len(self.listeners) + 1
-        listener = ListenerSocket(number, sock, ip_address(address), sock.getsockname()[1])
+        place = Place(ip_address(address), sock.getsockname()[1])
+        listener = ListenerSocket(number, sock, place)
         self.listeners[number] = listener
         self._lend(listener)
         return number

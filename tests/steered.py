@@ -6,6 +6,7 @@ import socket
 from ipaddress import ip_address
 
 from host import free_port
+from udpproxy.proxy.config.model import Place
 from udpproxy.proxy.engine.interface import ListenerSocket
 from udpproxy.proxy.parent.listening import listening_sockets
 
@@ -15,13 +16,14 @@ KEY = 0x0123456789ABCDEF
 def steered(workers: int, host: str = "127.0.0.1", key: int = KEY) -> ListenerSocket:
     """A listener; to be closed by whoever asks."""
     port = free_port(host)
-    first, *others = listening_sockets(ip_address(host), port, workers, key)
-    return ListenerSocket(1, first, ip_address(host), port, tuple(others))
+    place = Place(ip_address(host), port)
+    first, *others = listening_sockets(place, workers, key)
+    return ListenerSocket(1, first, place, tuple(others))
 
 
 def got(listener: ListenerSocket, senders: list[socket.socket]) -> list[int]:
     """Which worker gets the datagram of which sender."""
-    each = [listener.socket, *listener.others]
+    each = listener.sockets
     where = []
     for sender in senders:
         sender.sendto(b"x", (str(listener.address), listener.port))

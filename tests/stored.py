@@ -92,7 +92,7 @@ class Units:
         found = []
         for name in self.shelves():
             with socket.socket(fileno=os.dup(self.stored(name))) as shelf:
-                found += [sock for _, _, sock in unpack(shelf)]
+                found += [sock for _, _, each in unpack(shelf) for sock in each]
         return found
 
     def lose(self, prefix: str) -> None:

@@ -21,6 +21,7 @@ from host import free_port
 from proxy import Proxy, command, config, until
 from steered import KEY, got, steered
 from stored import Units
+from udpproxy.proxy.config.model import Place
 from udpproxy.proxy.engine.interface import ListenerSocket
 from udpproxy.proxy.engine.pool import make_carrier
 from udpproxy.proxy.parent.listening import RECEIVE_BUFFER, refuse_all
@@ -72,6 +73,7 @@ def be_picky(sock: socket.socket) -> None:
 MENDED = [connect, refuse_all, block, shrink, cork, be_picky]
 REMADE = [deafen_for_good, shut, shut_half]
 Harm = Callable[[socket.socket], None]
+NEAR = ip_address("127.0.0.1")
 
 
 def of_process(pid: int, port: int) -> list[socket.socket]:
@@ -137,12 +139,11 @@ def test_mended_workers_are_steered_as_before(host: str) -> None:
     near = "::1" if ":" in host else "127.0.0.1"
     try:
         with clients(60, near) as senders:  # so many that no worker goes without, by any luck
-            to = ListenerSocket(
-                1, listener.socket, ip_address(near), listener.port, listener.others
-            )
+            place = Place(ip_address(near), listener.port)
+            to = ListenerSocket(1, listener.socket, place, listener.others)
             before = got(to, senders)
             assert set(before) == {0, 1, 2}
-            for sock in (listener.socket, *listener.others):
+            for sock in listener.sockets:
                 refuse_all(sock)
             assert got(to, senders) == []
             assert mend(listener, KEY) == ["it dropped what came"] * 3
@@ -160,7 +161,7 @@ def test_mended_workers_are_steered_as_before(host: str) -> None:
             with pytest.raises(Spoilt):
                 mend(listener, KEY)
     finally:
-        for sock in (listener.socket, *listener.others):
+        for sock in listener.sockets:
             sock.close()
 
 
@@ -252,7 +253,7 @@ def wrong_ones() -> dict[str, socket.socket]:
         "carrier-2-10-20": lone,
         "carrier-2-11-20": socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
         "listeners-7-1": lone.dup(),
-        "listeners-8-1": pack([(1, 0, tcp)]),
+        "listeners-8-1": pack([(1, Place(NEAR, 1), [tcp])]),
         "listeners-9-1": socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
         "listener-99999999999999999999": socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
     }
@@ -428,8 +429,13 @@ def test_the_later_version_of_a_shelf_holds(tmp_path: Path) -> None:
         with ExitStack() as ours, udp(port=gone) as stale:
             (kept,) = units.listeners()
             ours.enter_context(kept)
-            units.keep("listeners-0-7", ours.enter_context(pack([(1, 0, kept)])).fileno())
-            units.keep("listeners-0-3", ours.enter_context(pack([(1, 0, stale)])).fileno())
+            units.keep(
+                "listeners-0-7", ours.enter_context(pack([(1, Place(NEAR, port), [kept])])).fileno()
+            )
+            units.keep(
+                "listeners-0-3",
+                ours.enter_context(pack([(1, Place(NEAR, gone), [stale])])).fileno(),
+            )
         units.start()
         exchange(client, ("127.0.0.1", port), b"after")
         assert len(echo.sources) == 1

@@ -18,6 +18,7 @@ from echo import Echo, exchange, udp
 from host import free_port
 from proxy import Proxy, command, config, until
 from udpproxy.errors import UnitError
+from udpproxy.proxy.config.model import Place
 from udpproxy.proxy.parent.listening import listening_sockets
 
 BAD_CONFIG, NO_SYSTEM, RUNS_ALREADY, NOT_RUNNING = 78, 71, 75, 3
@@ -146,7 +147,7 @@ def test_who_has_the_port_without_a_look_at_processes() -> None:
     os.seteuid(65534)
     try:
         with pytest.raises(UnitError, match=r"in use: user root has 127\.0\.0\.53, so 0"):
-            listening_sockets(ip_address("0.0.0.0"), port, 2, 1)
+            listening_sockets(Place(ip_address("0.0.0.0"), port), 2, 1)
     finally:
         os.seteuid(0)
         other.kill()

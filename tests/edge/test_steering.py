@@ -29,7 +29,7 @@ def listening(host: str, key: int) -> Iterator[ListenerSocket]:
     try:
         yield listener
     finally:
-        for sock in (listener.socket, *listener.others):
+        for sock in listener.sockets:
             sock.close()
 
 
@@ -103,7 +103,7 @@ def test_extension_headers_lead_to_the_same_worker(headers: list[tuple[int, int]
         raw.setsockopt(socket.IPPROTO_IPV6, IPV6_HDRINCL, 1)
         plain = got(listener, senders)
         assert len(plain) == 24
-        each = [listener.socket, *listener.others]
+        each = listener.sockets
         there = "::1", listener.port
         for sender, worker in zip(senders, plain, strict=True):
             source = sender.getsockname()[1]
@@ -127,7 +127,7 @@ def test_nobody_is_served_before_clients_are_divided(
 
         monkeypatch.setattr(steering, "steer", late)
         with listening(host, 0x1122334455667788) as listener:
-            for sock in (listener.socket, *listener.others):
+            for sock in listener.sockets:
                 with pytest.raises(BlockingIOError):
                     sock.recv(10)
             assert len(got(listener, senders)) == 24

@@ -32,7 +32,7 @@ def test_addresses(given: str) -> None:
         ("010.0.0.1", "is not an address"),
         ("10.0.0.0/8", "is not an address"),
         ("::ffff:192.0.2.1", "write 192.0.2.1"),
-        ("fe80::1%eth0", "not built yet"),
+        ("fe80::1%eth0", "an address without a zone is needed here"),
         (53, "expected text in quotes, found 53"),
     ],
 )
@@ -49,8 +49,8 @@ def test_names(given: str) -> None:
         host=name, ports=Ports(first=53, last=53)
     )
     assert endpoints.destination(given) == Destination(host=name, ports=None)
-    assert endpoints.server(f"{given}:53") == Server(host=name, port=53)
-    assert endpoints.server(given) == Server(host=name, port=None)
+    assert endpoints.server(f"{given}:53") == Server(host=name, ports=Ports(first=53, last=53))
+    assert endpoints.server(given) == Server(host=name, ports=None)
     with pytest.raises(ValueError, match="is a name: only an address can stand here"):
         addresses.address(given)
     with pytest.raises(ValueError, match="is a name: only a network can stand here"):
@@ -80,7 +80,7 @@ def test_patterns_stand_only_where_clients_do() -> None:
         ("**.org", "is not an address"),
         ("ns.example.org/24", "is not an address"),
         ("10.0.0.300", "is not an address"),
-        ("fe80::1%eth0", "not built yet"),
+        ("fe80::1%eth0", "an address without a zone is needed here"),
     ],
 )
 def test_what_is_no_client(given: str, told: str) -> None:
@@ -182,7 +182,9 @@ def test_what_is_no_destination(given: object, text: str) -> None:
     ],
 )
 def test_servers(given: str, host: str, port: int | None) -> None:
-    assert endpoints.server(given) == Server(host=ip_address(host), port=port)
+    assert endpoints.server(given) == Server(
+        host=ip_address(host), ports=None if port is None else Ports(first=port, last=port)
+    )
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def test_servers(given: str, host: str, port: int | None) -> None:
         ("ns.example.org:x", "port from 1 to 65535"),
         ("127.0.0.1:53:54", "is not an address"),
         ("", "is not an address"),
-        ("[fe80::1]:53", "fe80::1 is link-local and needs a zone"),
+        ("[fe80::1]:53", "is there on each link: say which, such as fe80::1%eth0"),
         (["a"], "expected text in quotes, found a list"),
     ],
 )

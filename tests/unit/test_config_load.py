@@ -132,7 +132,11 @@ def test_the_smallest_file() -> None:
     assert config == Config(
         max_sessions=1000,
         listen=(
-            Listen(address=ip_address("127.0.0.1"), ports=Ports(first=5353, last=5353), line=2),
+            Listen(
+                addresses=(ip_address("127.0.0.1"),),
+                ports=(Ports(first=5353, last=5353),),
+                line=2,
+            ),
         ),
         rules=(
             Rule(
@@ -143,7 +147,7 @@ def test_the_smallest_file() -> None:
                 not_time=None,
                 accept=True,
                 type=SessionType.NORMAL,
-                server=Server(host=ip_address("127.0.0.1"), port=53),
+                server=Server(host=ip_address("127.0.0.1"), ports=Ports(first=53, last=53)),
                 broadcast_network=None,
                 reply_any_port=False,
                 unreachable_close=False,
@@ -176,7 +180,9 @@ def test_every_key() -> None:
         user="proxy",
         group="#990",
         tag="inside",
-        listen=(Listen(address=ip_address("::"), ports=Ports(first=5060, last=5062), line=0),),
+        listen=(
+            Listen(addresses=(ip_address("::"),), ports=(Ports(first=5060, last=5062),), line=0),
+        ),
         rules=(first, second),
         resolver=Resolver(
             servers=(
@@ -210,7 +216,7 @@ def test_every_key() -> None:
         not_time=(period("24.-26. dec"),),
         accept=True,
         type=SessionType.ANY_PORT,
-        server=Server(host=ip_address("2001:db8::2"), port=None),
+        server=Server(host=ip_address("2001:db8::2"), ports=None),
         broadcast_network=None,
         reply_any_port=False,
         unreachable_close=True,
@@ -328,8 +334,33 @@ def test_mistakes_at_the_top(text: str, told: str) -> None:
     [
         ("port = 1", "listen[1].address: must be given"),
         ('address = "::1"', "listen[1].port: must be given"),
-        ('interface = "eth0"\nport = 1', "listening by interface is not built yet"),
-        ('address = "::1"\ninterface = "eth0"\nport = 1', "by interface is not built yet"),
+        ('address = "::1"\ninterface = "eth0"\nport = 1', "an address or an interface, not both"),
+        ('interface = "eth 0"\nport = 1', '"eth 0" is no interface\'s name: expected one such as'),
+        ('interface = "7"\nport = 1', '"7" is a number: give the interface\'s name, such as eth0'),
+        ('interface = "a-name-too-long0"\nport = 1', "is no interface's name"),
+        ('address = "fe80::7%7"\nport = 1', '"7" is a number: give the interface\'s name'),
+        ('address = "::1%eth0"\nport = 1', "only a link-local IPv6 address has a zone"),
+        ('address = "192.0.2.1%eth0"\nport = 1', "only a link-local IPv6 address has a zone"),
+        ('address = "::1"\nport = []', "port: expected a port, a range such as"),
+        ('address = "::1"\nport = [5, "4-6"]', "port: port 5 is in the list twice"),
+        ('address = "::1"\nport = [5, "x"]', 'port: expected a port from 1 to 65535, found "x"'),
+        ('address = "::"\nport = 1\nmulticast = ["::1"]', '"::1" is no multicast group'),
+        (
+            'address = "::1"\nport = 1\nmulticast = ["ff05::1"]',
+            'ff05::1 is not heard on ::1: listen on an interface, or on "::"',
+        ),
+        (
+            'address = "::"\nport = 1\nmulticast = ["ff02::fb"]',
+            "ff02::fb is there on each link: say which, ff02::fb%eth0",
+        ),
+        (
+            'interface = "eth0"\nport = 1\nmulticast = ["ff02::fb%eth0"]',
+            "ff02::fb%eth0: eth0 is meant, leave the zone out",
+        ),
+        (
+            'interface = "eth0"\nversion = 4\nport = 1\nmulticast = ["ff02::fb"]',
+            "nothing of version 6 is listened on here",
+        ),
         ('address = "::1"\nport = 1\ntransparent = true', "transparent = true is not built yet"),
         ('address = "::1"\nport = 1\ntransparent = 1', "expected true or false"),
         ('address = "::1"\nport = 1\nversion = 4', "version: ::1 is of version 6, not 4"),
@@ -338,7 +369,10 @@ def test_mistakes_at_the_top(text: str, told: str) -> None:
         ('address = "::1"\nport = 1\nmax-sessions = 1', "it belongs at the top of the file"),
         ('address = "::1"\nport = 1\nxyz = 1', "listen[1].xyz: unknown key"),
         ('address = "*"\nport = 1', 'write "0.0.0.0" or "::" (a table each) for all of this host'),
-        ('address = "fe80::7"\nport = 1', "fe80::7 is link-local and needs a zone (fe80::7%eth0)"),
+        (
+            'address = "fe80::7"\nport = 1',
+            '"fe80::7" is there on each link: say which, such as fe80::7%eth0',
+        ),
         ('address = "localhost"\nport = 1', '"localhost" is a name: only an address can stand'),
         ('address = "::1"\nport = "5060-40000"', "overlaps the kernel's ephemeral ports 32768-60"),
     ],
@@ -502,7 +536,10 @@ def test_denying_leaves_the_actions_unused_but_spelt_right() -> None:
         'source-port = 53\ntype = "normal"\nbroadcast-network = "10.0.0.0/8"\n'
     )
     (acl,) = load.parse(with_acl(unused), "test.toml").rules
-    assert (acl.accept, acl.server) == (False, Server(host=Name("ns.example.org"), port=53))
+    assert (acl.accept, acl.server) == (
+        False,
+        Server(host=Name("ns.example.org"), ports=Ports(first=53, last=53)),
+    )
     itself = with_acl('action = "deny"\nplug-to = "127.0.0.1:5353"')
     assert load.parse(itself, "test.toml").rules[0].server is not None
     assert "source-port: expected" in mistake(with_acl('action = "deny"\nsource-port = 0'))
@@ -585,8 +622,8 @@ def test_warnings() -> None:
         "(900-999), the host keeps the others; sessions that get no port are refused; see "
         "use-all-ports",
         "test.toml:1: session-acl: there is none: every datagram is refused",
-        "test.toml:3: listen[1].address: 239.0.0.1 is a multicast group, "
-        "which the proxy does not join itself",
+        "test.toml:3: listen[1].address: 239.0.0.1 is a multicast group that is "
+        'not joined: add multicast = ["239.0.0.1"]',
     )
 
 
@@ -780,3 +817,106 @@ def test_the_manual_page_has_every_key() -> None:
     entries = "\n".join(line for line in page.splitlines() if line.startswith(".BR "))
     missing = [key for key in keys if not re.search(rf"(?<![a-z-]){key}(?![a-z-])", entries)]
     assert missing == []
+
+
+def listening(*tables: str) -> str:
+    return "max-sessions = 1\n" + "".join(f"[[listen]]\n{table}\n" for table in tables)
+
+
+def test_places() -> None:
+    text = listening(
+        'address = "fe80::1%eth0"\nport = [5, "7-8"]',
+        'interface = "eth1"\nport = 9\nmulticast = ["224.0.0.251", "ff02::fb"]',
+        'address = "239.1.2.3"\nport = 9\nmulticast = ["239.1.2.3"]',
+        'address = "::"\nport = 11\nmulticast = ["ff02::fb%eth0"]',
+    )
+    config = load.parse(text, "test.toml")
+    first, second, third, last = config.listen
+    assert list(map(str, first.places())) == [
+        "fe80::1%eth0 port 5",
+        "fe80::1%eth0 port 7",
+        "fe80::1%eth0 port 8",
+    ]
+    assert [first.place_of(port) for port in (5, 7, 8)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="fe80::1%eth0 has no port 6"):
+        first.place_of(6)
+    assert {place.link for place in first.places()} == {"eth0"}
+    both = list(second.places())
+    assert list(map(str, both)) == ["0.0.0.0 port 9 on eth1", ":: port 9 on eth1"]
+    assert {place.link for place in both} == {"eth1"}
+    assert list(map(str, second.groups)) == ["224.0.0.251", "ff02::fb"]
+    assert [place.link for place in third.places()] == [""]
+    assert list(map(str, last.groups)) == ["ff02::fb%eth0"]
+    assert len(config.warnings) == 1  # no rule
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ('interface = "eth0"\nport = 9', 'interface = "eth0"\nport = 9', True),
+        ('interface = "eth0"\nport = 9', 'interface = "eth1"\nport = 9', False),
+        ('interface = "eth0"\nport = 9\nversion = 4', 'interface = "eth0"\nport = 9', True),
+        (
+            'interface = "eth0"\nport = 9\nversion = 4',
+            'interface = "eth0"\nport = 9\nversion = 6',
+            False,
+        ),
+        ('interface = "eth0"\nport = 9', 'address = "127.0.0.1"\nport = 9', False),
+        ('interface = "eth0"\nport = 9', 'address = "0.0.0.0"\nport = 9', True),
+        ('address = "fe80::1%eth0"\nport = 9', 'address = "fe80::1%eth1"\nport = 9', False),
+        ('address = "fe80::1%eth0"\nport = 9', 'address = "::"\nport = 9', True),
+        ('address = "::1"\nport = [7, 9]', 'address = "::1"\nport = "8-9"', True),
+        ('address = "::1"\nport = [7, 9]', 'address = "::1"\nport = 8', False),
+    ],
+)
+def test_the_same_place_twice(one: str, other: str, *, same: bool) -> None:
+    text = listening(one, other)
+    if same:
+        assert "port 9 of" in mistake(text)
+        assert "is already listened on: see line 2" in mistake(text)
+    else:
+        load.parse(text, "test.toml")
+
+
+RANGED = """max-sessions = 1
+[[listen]]
+address = "192.0.2.1"
+port = [100, "200-202"]
+[[listen]]
+interface = "eth0"
+port = %s
+[[session-acl]]
+name = "media"
+to = ["192.0.2.1:100-202", ":300-303"]
+plug-to = "192.0.2.9:%s"
+"""
+
+
+@pytest.mark.parametrize(
+    ("listened", "ports", "told"),
+    [
+        ('"300-303"', "500-503", ""),
+        ('"300-303"', "500", ""),
+        ("4", "500-503", ""),  # no datagram of it comes to this rule
+        ('"300-302"', "500-503", "500-503 are 4 ports, but those of line 5 are 3: there must be"),
+        ('"300-303"', "500-504", "500-504 are 5 ports, but those of line 2 are 4: there must be"),
+        ('"300-303"', "503-500", "is upside down"),
+    ],
+)
+def test_as_many_ports_of_a_server(listened: str, ports: str, told: str) -> None:
+    text = RANGED % (listened, ports)
+    if told:
+        assert told in mistake(text)
+    else:
+        load.parse(text, "test.toml")
+
+
+def test_an_interface_reaches_the_proxy_itself_by_lo_alone() -> None:
+    for interface, itself in (("lo", True), ("eth0", False)):
+        text = listening(f'interface = "{interface}"\nport = 9') + (
+            '[[session-acl]]\nname = "x"\nplug-to = "127.0.0.1:9"\n'
+        )
+        if itself:
+            assert "127.0.0.1:9 is the proxy itself: see line 2 (lo)" in mistake(text)
+        else:
+            load.parse(text, "test.toml")

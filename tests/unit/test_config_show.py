@@ -32,6 +32,12 @@ V4 = st.integers(0, 2**32 - 1).map(IPv4Address)
 V6 = st.integers(0, 2**128 - 1).map(IPv6Address).filter(lambda address: address not in MAPPED)
 ADDRESSES: st.SearchStrategy[Address] = st.one_of(V4, V6)
 PORT = st.integers(1, 65535)
+
+
+def _only(port: int) -> Ports:
+    return Ports(first=port, last=port)
+
+
 PORTS = st.tuples(PORT, PORT).map(lambda pair: Ports(first=min(pair), last=max(pair)))
 SECONDS = st.one_of(
     st.sampled_from([0.0, 60.0, 90.0, 3600.0, 86400.0, 0.5, 1e-7]),
@@ -112,7 +118,7 @@ def acls(draw: st.DrawFn) -> Rule:
         not_time=draw(st.none() | some(PERIODS)),
         accept=draw(st.booleans()),
         type=kind,
-        server=Server(host=address, port=draw(st.none() | PORT)),
+        server=Server(host=address, ports=draw(st.none() | PORT.map(_only))),
         broadcast_network=wide,
         reply_any_port=wide is not None and draw(st.booleans()),
         unreachable_close=draw(st.booleans()),
@@ -124,10 +130,23 @@ def acls(draw: st.DrawFn) -> Rule:
     )
 
 
-LISTENS = st.tuples(PORTS, PORTS).map(
-    lambda pair: (
-        Listen(address=ip_address("127.0.0.1"), ports=pair[0], line=0),
-        Listen(address=ip_address("::1"), ports=pair[1], line=0),
+EVERY = (ip_address("0.0.0.0"), ip_address("::"))
+LISTENS = st.tuples(PORTS, PORTS, st.sampled_from([EVERY, EVERY[:1], EVERY[1:]])).map(
+    lambda drawn: (
+        Listen(addresses=(ip_address("127.0.0.1"),), ports=drawn[:1], line=0),
+        Listen(addresses=(ip_address("::1"),), ports=drawn[1:2], line=0),
+        Listen(addresses=(ip_address("fe80::1%eth1"),), ports=drawn[1:2], line=0),
+        Listen(
+            addresses=drawn[2],
+            interface="eth0",
+            ports=(_only(9), _only(7)),
+            groups=tuple(
+                group
+                for group in (ip_address("224.0.0.251"), ip_address("ff02::fb"))
+                if group.version in {address.version for address in drawn[2]}
+            ),
+            line=0,
+        ),
     )
 )
 NAME_SERVERS = st.builds(NameServer, address=HOSTS, port=st.just(53) | PORT)

@@ -107,7 +107,7 @@ class Lab:
         """All that a reload may change."""
         return (
             self.service.config,
-            dict(self.resources.listeners.by_address),
+            dict(self.resources.listeners.by_place),
             self.resources.generation,
             self.resources._rows.families(),
             [is_bound(port) for port in (self.first, self.second, self.third)],
@@ -193,7 +193,7 @@ def test_a_fault_changes_nothing_and_the_next_reload_mends_it(
         assert lab.state() == before
         lab.write([lab.first, lab.second, lab.third], server="::1", log="other")
         assert await lab.reload() == 0
-        assert [port for _, port in lab.resources.listeners.by_address] == [
+        assert [place.port for place in lab.resources.listeners.by_place] == [
             lab.first,
             lab.second,
             lab.third,

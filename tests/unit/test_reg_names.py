@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from udpproxy.config.model import Address
-from udpproxy.proxy.config.model import SessionType
+from udpproxy.proxy.config.model import Place, SessionType
 from udpproxy.proxy.engine.interface import Arrival, ListenerSocket, PendingName
 from udpproxy.proxy.reg import pending
 from udpproxy.proxy.reg.name_cache import LEAST, MOST_CLIENTS, NameCache, NameChange
@@ -114,7 +114,7 @@ def test_another_configuration_forgets_other_names(clock: Clock) -> None:
 def waiter(port: int = 1, name: str = "srv.test", *, deadline: float = 1.0) -> PendingSession:
     wait = PendingName("server", name, 0, 1, "rule", SessionType.NORMAL, 9)
     with socket.socket() as sock:
-        listener = ListenerSocket(1, sock, A, 53)
+        listener = ListenerSocket(1, sock, Place(A, 53))
     arrival = Arrival(A.packed, A.packed, 0)
     return PendingSession(wait, listener, ("192.0.2.9", port), arrival, 0.0, deadline)
 

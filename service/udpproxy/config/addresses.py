@@ -10,10 +10,12 @@ import re
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from udpproxy.config.model import Address, Name, NameServer, Network, Ports
-from udpproxy.config.values import NotBuilt, is_name, said, text, whole
+from udpproxy.config.values import is_name, said, text, whole
 
 _number = whole(1, 65535)
 _EVERYWHERE = IPv4Address("255.255.255.255")
+_LONGEST_INTERFACE = 15
+"""IFNAMSIZ without the end (linux/if.h)."""
 _EVERYBODY = ("any", "all", "*", "everybody", "everyone")
 
 
@@ -54,6 +56,15 @@ def address(value: object) -> Address:
     return address_of(bare(word), word)
 
 
+def own_address(value: object) -> Address:
+    """The same, of this host: it may be one of a link's."""
+    word = text(value)
+    refuse_everybody(word, 'write "0.0.0.0" or "::" (a table each) for all of this host')
+    if is_name(word):
+        raise ValueError(f"{said(word)} is a name: only an address can stand here")
+    return zoned(bare(word), word)
+
+
 def network(value: object) -> Network:
     """A network, or an address for itself alone."""
     word = text(value)
@@ -79,10 +90,38 @@ def name_server(value: object) -> NameServer:
     return NameServer(address=target, port=found)
 
 
-def refuse_link_local(target: Address) -> None:
-    """Without an interface the system does not know where that is."""
-    if target.version == 6 and target.is_link_local:
-        raise NotBuilt(f"{target} is link-local and needs a zone ({target}%eth0), which is")
+def zoned(host: str, word: str) -> Address:
+    """An address of this host or of a server: with a zone where it is one of a link's."""
+    base, percent, zone = host.partition("%")
+    found = address_of(base, word)
+    if not percent:
+        if is_of_link(found):
+            raise ValueError(f"{said(word)} is there on each link: say which, such as {found}%eth0")
+        return found
+    if not is_of_link(found):
+        raise ValueError(f"{said(word)}: only a link-local IPv6 address has a zone")
+    return IPv6Address(f"{found}%{interface(zone)}")
+
+
+def is_of_link(found: Address) -> bool:
+    """Does IPv6 need to know of which link? Also of ff01::/16 and ff02::/16 (RFC 4291 2.7)."""
+    if found.version == 4:
+        return False
+    return found.is_link_local or (found.is_multicast and found.packed[1] & 0x0F in (1, 2))
+
+
+def interface(value: object) -> str:
+    """An interface's name, whether there is one or not."""
+    word = text(value)
+    if word.isdigit():
+        raise ValueError(f"{said(word)} is a number: give the interface's name, such as eth0")
+    if (
+        word in ("", ".", "..")
+        or len(word.encode()) > _LONGEST_INTERFACE
+        or re.search(r"[\s/:%]", word)
+    ):
+        raise ValueError(f"{said(word)} is no interface's name: expected one such as eth0")
+    return word
 
 
 def is_one_host(address: Address) -> bool:
@@ -93,8 +132,8 @@ def is_one_host(address: Address) -> bool:
     return not (isinstance(address, IPv6Address) and (address.scope_id or address.ipv4_mapped))
 
 
-def endpoint(target: Address, number: int) -> str:
-    """An address and a port, written so that they can be told apart."""
+def endpoint(target: Address, number: object) -> str:
+    """An address and a port or ports, written so that they can be told apart."""
     return f"[{target}]:{number}" if target.version == 6 else f"{target}:{number}"
 
 
@@ -121,7 +160,7 @@ def bare(word: str) -> str:
 
 def address_of(host: str, word: str) -> Address:
     if "%" in host:
-        raise NotBuilt(f"{said(word)}: addresses with a zone are")
+        raise ValueError(f"{said(word)}: an address without a zone is needed here")
     try:
         found = ip_address(host)
     except ValueError:

@@ -68,6 +68,13 @@ STORED_WRONGLY = Message("UDPS-123-W", "%s in systemd's store %s: it is thrown o
 ABSENT = Message(
     "UDPS-126-W", "this host does not have the address %s for now: nothing comes in there till then"
 )
+LINK_ABSENT = Message(
+    "UDPS-131-W",
+    "this host does not have the interface %s for now: nothing comes in there till then",
+)
+LINK_GONE = Message("UDPS-132-W", "the interface %s is gone: nothing comes in there for now")
+LINK_BACK = Message("UDPS-133-I", "the interface %s is there: it is listened on")
+GROUP_NOT_JOINED = Message("UDPS-134-W", "cannot join the multicast group %s at %s for now: %s")
 STORE_FULL = Message(
     "UDPS-125-W",
     "systemd's store has %d of the %d descriptors that a restart needs: sessions would be lost; "

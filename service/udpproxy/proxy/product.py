@@ -52,7 +52,7 @@ class Proxy(Product[Config]):
 
     def capabilities(self, config: Config) -> frozenset[int]:
         """Ports that a reload brings."""
-        low = any(listen.ports.first < 1024 for listen in config.listen)
+        low = any(ports.first < 1024 for listen in config.listen for ports in listen.ports)
         return frozenset({NET_BIND_SERVICE} if low else ())
 
     def serve(self, instance: Instance, config: Config, text: str, path: Path) -> ProxyService:

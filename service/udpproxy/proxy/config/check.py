@@ -77,6 +77,7 @@ def together(
     for path, rule in rules:
         if rule.accept and rule.server is not None:
             _at_itself(path, rule, [listener for _, listener in listens], is_own, notes)
+            _ranges(path, rule, [listener for _, listener in listens], notes)
     _remarks(config, listens, rules, kernel, notes)
 
 
@@ -88,26 +89,52 @@ def overlap(one: Ports, other: Ports) -> Ports | None:
 
 def _overlaps(listens: Listens, notes: Notes) -> None:
     for (_, early), (path, late) in combinations(listens, 2):
-        a, b = early.address, late.address
-        same = a.version == b.version and (a == b or a.is_unspecified or b.is_unspecified)
-        shared = overlap(early.ports, late.ports)
-        if same and shared is not None:
+        shared = _shared(early.ports, late.ports)
+        if shared is not None and _same_place(early, late):
             notes.wrong(
-                path, f"port {shared} of {b} is already listened on: see line {early.line} ({a})"
+                path,
+                f"port {shared} of {late} is already listened on: see line {early.line} ({early})",
             )
+
+
+def _same_place(one: Listen, other: Listen) -> bool:
+    """An address beside the interface that may have it is not: the kernel gives each datagram to
+    the one that fits best."""
+    if one.interface and other.interface:
+        versions = {address.version for address in other.addresses}
+        shared = any(address.version in versions for address in one.addresses)
+        return one.interface == other.interface and shared
+    beside = bool(one.interface) != bool(other.interface)
+    for a in one.addresses:
+        for b in other.addresses:
+            if a.version != b.version:
+                continue
+            if beside:
+                if a.is_unspecified and b.is_unspecified:
+                    return True
+            elif a == b or a.is_unspecified or b.is_unspecified:
+                return True
+    return False
+
+
+def _shared(some: tuple[Ports, ...], others: tuple[Ports, ...]) -> Ports | None:
+    """The first ports that are in both."""
+    pairs = (overlap(one, other) for one in some for other in others)
+    return next(filter(None, pairs), None)
 
 
 def _ephemeral_ranges(listens: Listens, kernel: KernelPorts, notes: Notes) -> None:
     """One port can be kept free by its listener; in a range some will be taken by others."""
     for path, listener in listens:
-        ports = listener.ports
-        taken = kernel.taken(ports) if ports.first < ports.last else None
-        if taken is not None:
-            notes.wrong(
-                (*path, "port"),
-                f"the range {ports} overlaps the kernel's ephemeral ports {kernel.ephemeral}: "
-                f"reserve {taken} with sysctl net.ipv4.ip_local_reserved_ports",
-            )
+        for ports in listener.ports:
+            taken = kernel.taken(ports) if len(ports) > 1 else None
+            if taken is not None:
+                notes.wrong(
+                    (*path, "port"),
+                    f"the range {ports} overlaps the kernel's ephemeral ports "
+                    f"{kernel.ephemeral}: reserve {taken} with sysctl "
+                    "net.ipv4.ip_local_reserved_ports",
+                )
 
 
 def _names(rules: Rules, notes: Notes) -> None:
@@ -130,47 +157,72 @@ def _at_itself(
 ) -> None:
     """A datagram sent to one of our own sockets would come round again and again."""
     assert rule.server is not None
-    target, port = rule.server.host, rule.server.port
+    target, given = rule.server.host, rule.server.ports
     if isinstance(target, Name):
         return  # what it resolves to will be seen; the engine refuses what comes from ourselves
-    targets = [Ports(first=port, last=port)] if port else list(_addressed(rule, listeners))
+    targets = (given,) if given else tuple(_addressed(rule, listeners))
     for listener in listeners:
-        shared = next(filter(None, (overlap(ports, listener.ports) for ports in targets)), None)
-        if shared is not None and _reaches(target, listener.address, is_own):
+        shared = _shared(targets, listener.ports)
+        if shared is not None and _reaches(target, listener, is_own):
             notes.wrong(
                 (*path, "plug-to"),
                 f"{endpoint(target, shared.first)} is the proxy itself: see line {listener.line} "
-                f"({listener.address})",
+                f"({listener})",
                 # Addresses can go to another host, as with keepalived.
-                passing=target != listener.address and not target.is_loopback,
+                passing=target not in listener.addresses and not target.is_loopback,
             )
             return
 
 
-def _reaches(target: Address, listening: Address, is_own: Callable[[Address], bool]) -> bool:
-    if listening.is_unspecified:
-        return target.version == listening.version and (target.is_loopback or is_own(target))
-    return target == listening
+def _reaches(target: Address, listener: Listen, is_own: Callable[[Address], bool]) -> bool:
+    for listening in listener.addresses:
+        if listening.is_unspecified and target.version == listening.version:
+            # What this host sends to itself comes in by lo.
+            if (target.is_loopback or is_own(target)) and listener.interface in ("", "lo"):
+                return True
+        elif target == listening:
+            return True
+    return False
+
+
+def _ranges(path: Path, rule: Rule, listeners: list[Listen], notes: Notes) -> None:
+    """Several ports of a server belong to those of the listener, one to one."""
+    assert rule.server is not None
+    ports = rule.server.ports
+    if ports is None or len(ports) == 1:
+        return
+    for listener in listeners:
+        if any(_addressed(rule, [listener])) and listener.count != len(ports):
+            notes.wrong(
+                (*path, "plug-to"),
+                f"{ports} are {len(ports)} ports, but those of line {listener.line} are "
+                f"{listener.count}: there must be as many, or one",
+            )
+            return
 
 
 def _addressed(rule: Rule, listeners: list[Listen]) -> Iterator[Ports]:
     """The ports that a client of this ACL may have written to."""
     for listener in listeners:
         if rule.destinations is None:
-            yield listener.ports
+            yield from listener.ports
             continue
         for item in rule.destinations:
-            ports = listener.ports if item.ports is None else overlap(listener.ports, item.ports)
-            if ports is not None and _may_be_addressed(listener.address, item):
-                yield ports
+            if _may_be_addressed(listener, item):
+                for ports in listener.ports:
+                    shared = ports if item.ports is None else overlap(ports, item.ports)
+                    if shared is not None:
+                        yield shared
 
 
-def _may_be_addressed(listening: Address, item: Destination) -> bool:
-    if item.host is None or isinstance(item.host, Name):
+def _may_be_addressed(listener: Listen, item: Destination) -> bool:
+    host = item.host
+    if host is None or isinstance(host, Name):
         return True
-    if listening.is_unspecified:
-        return listening.version == item.host.version
-    return listening in item.host
+    return any(
+        listening.version == host.version if listening.is_unspecified else listening in host
+        for listening in listener.addresses
+    )
 
 
 def _remarks(
@@ -194,8 +246,10 @@ def _remarks(
     if not rules:
         notes.warn(("session-acl",), "there is none: every datagram is refused")
     for path, listener in listens:
-        if listener.address.is_multicast:
-            notes.warn(
-                (*path, "address"),
-                f"{listener.address} is a multicast group, which the proxy does not join itself",
-            )
+        for address in listener.addresses:
+            if address.is_multicast and address not in listener.groups:
+                notes.warn(
+                    (*path, "address"),
+                    f"{address} is a multicast group that is not joined: "
+                    f'add multicast = ["{address}"]',
+                )

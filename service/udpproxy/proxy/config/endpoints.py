@@ -9,11 +9,10 @@ from udpproxy.config.addresses import (
     bare,
     name,
     network_of,
-    port,
     ports,
     refuse_everybody,
-    refuse_link_local,
     split,
+    zoned,
 )
 from udpproxy.config.model import Name, Network
 from udpproxy.config.values import is_name, said, text
@@ -50,14 +49,14 @@ def destination(value: object) -> Destination:
 
 
 def server(value: object) -> Server:
-    """`plug-to`: an address or a name, with a port or with the client's."""
+    """`plug-to`: an address or a name, with a port, as many as are listened on, or the client's."""
     word = text(value)
     host, port_text = split(word)
-    found = None if port_text is None else port(port_text)
+    found = None if port_text is None else ports(port_text)
     if is_name(host):
-        return Server(host=name(host), port=found)
-    target = address_of(host, word)
+        return Server(host=name(host), ports=found)
+    base = address_of(host.partition("%")[0], word)
+    target = base if base.is_multicast else zoned(host, word)
     if target.is_unspecified:
         raise ValueError(f"{target} is no server's address")
-    refuse_link_local(target)
-    return Server(host=target, port=found)
+    return Server(host=target, ports=found)

@@ -11,7 +11,7 @@ from udpproxy.config import sections as common
 from udpproxy.config.model import Address, Ports
 from udpproxy.config.table import Notes, Table
 from udpproxy.errors import ConfigError
-from udpproxy.proxy.config import check, rules, sections
+from udpproxy.proxy.config import check, listens, rules, sections
 from udpproxy.proxy.config.model import Config, Limits
 
 EPHEMERAL = (32768, 60999)
@@ -59,14 +59,14 @@ def _config(table: Table, kernel: check.KernelPorts, is_own: Callable[[Address],
     table.done()
 
     limits = sections.limits(base, Limits())
-    listens = [(each.path, found) for each in listen_tables if (found := sections.listen(each))]
+    listening = [(each.path, found) for each in listen_tables if (found := listens.listen(each))]
     judged = [(each.path, rules.session_rule(each, limits)) for each in rule_tables]
     config = replace(
         config,
-        listen=tuple(listener for _, listener in listens),
+        listen=tuple(listener for _, listener in listening),
         rules=tuple(rule for _, rule in judged),
         resolver=common.resolver(resolver),
         log=common.log(log),
     )
-    check.together(config, listens, judged, kernel, is_own, notes)
+    check.together(config, listening, judged, kernel, is_own, notes)
     return config

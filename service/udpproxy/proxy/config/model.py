@@ -7,7 +7,9 @@ Config that exists was read by load.parse and is right.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 
 from udpproxy.config.model import Address, InstanceConfig, Name, Network, Ports
 
@@ -50,13 +52,65 @@ class Limits:
     download_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listen:
-    """One `[[listen]]`: a socket for each port of the range."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one listener is: an address, with its zone, or all of an interface; and a port."""
 
     address: Address
-    ports: Ports
+    port: int
+    interface: str = ""
+
+    def __str__(self) -> str:
+        where = f" on {self.interface}" if self.interface else ""
+        return f"{self.address} port {self.port}{where}"
+
+    @property
+    def link(self) -> str:
+        """The interface without which it cannot be; "": it can without any."""
+        zone = self.address.scope_id if isinstance(self.address, IPv6Address) else ""
+        return self.interface or zone or ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listen:
+    """One `[[listen]]`: a socket for each port, and at an interface for each version of IP.
+
+    `addresses` has one, or of an interface those that stand for all of it.
+    """
+
+    addresses: tuple[Address, ...]
+    interface: str = ""
+    ports: tuple[Ports, ...]
+    groups: tuple[Address, ...] = ()
+    """Multicast groups to join."""
     line: int = field(compare=False)  # a listener that moved in the file is the same listener
+
+    def __str__(self) -> str:
+        return self.interface or str(self.addresses[0])
+
+    def places(self) -> Iterator[Place]:
+        """Each of them, in the order of the file."""
+        for address in self.addresses:
+            for ports in self.ports:
+                yield from (Place(address, port, self.interface) for port in ports)
+
+    @property
+    def count(self) -> int:
+        """Of ports."""
+        return sum(map(len, self.ports))
+
+    def has(self, port: int) -> bool:
+        """Is it one of its ports?"""
+        return any(port in ports for ports in self.ports)
+
+    def place_of(self, port: int) -> int:
+        """The how many-th of its ports that is, from 0 on."""
+        before = 0
+        for ports in self.ports:
+            if port in ports:
+                return before + port - ports.first
+            before += len(ports)
+        raise ValueError(f"{self} has no port {port}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +123,17 @@ class Destination:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """Where a session is plugged to; port None: the port that the client wrote to."""
+    """Where a session is plugged to. Ports None: the one that the client wrote to; several: the
+    first for the listener's first, and so on."""
 
     host: Address | Name
-    port: int | None
+    ports: Ports | None
+
+    def port(self, listened: int, place: int) -> int:
+        """For a client that wrote to the port `listened`, the listener's `place`-th."""
+        if self.ports is None:
+            return listened
+        return self.ports.first + (place if len(self.ports) > 1 else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

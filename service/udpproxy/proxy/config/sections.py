@@ -5,21 +5,11 @@ The defaults stand in model.py alone; here they are asked of an object made with
 
 from __future__ import annotations
 
-from udpproxy.config import addresses, sections, values
-from udpproxy.config.model import Address, Ports
+from udpproxy.config import sections, values
 from udpproxy.config.table import Table
-from udpproxy.proxy.config.model import SEGMENTATION, Config, Limits, Listen
+from udpproxy.proxy.config.model import SEGMENTATION, Config, Limits
 
 _count = values.whole(0)
-
-
-def not_built(what: str) -> values.Parser[object]:
-    """A parser for a key that is refused whatever its value."""
-
-    def parse(value: object) -> object:
-        raise values.NotBuilt(what)
-
-    return parse
 
 
 def only_false(what: str) -> values.Parser[bool]:
@@ -51,37 +41,6 @@ def top(table: Table) -> Config:
         use_all_ports=take("use-all-ports", values.flag, plain.use_all_ports),
         **sections.instance(table),
     )
-
-
-def listen(table: Table) -> Listen | None:
-    """One [[listen]]; None where it is too wrong to be checked further."""
-    table.take("interface", not_built("listening by interface is"), None)
-    table.take("transparent", only_false("transparent"), None)
-    version = table.take("version", _version, None)
-    address: Address | None
-    if table.has("interface"):
-        address = table.take("address", _listening_address, None)
-    else:
-        address = table.need("address", _listening_address, None)
-    ports: Ports | None = table.need("port", addresses.ports, None)
-    if address is not None and version is not None and version != address.version:
-        table.wrong("version", f"{address} is of version {address.version}, not {version}")
-    table.done()
-    if address is None or ports is None:
-        return None
-    return Listen(address=address, ports=ports, line=table.line)
-
-
-def _listening_address(value: object) -> Address:
-    found = addresses.address(value)
-    addresses.refuse_link_local(found)
-    return found
-
-
-def _version(value: object) -> int:
-    if isinstance(value, int) and value in (4, 6):
-        return value
-    raise ValueError(f"expected 4 or 6, found {values.said(value)}")
 
 
 def limits(table: Table, base: Limits) -> Limits:

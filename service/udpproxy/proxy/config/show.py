@@ -74,11 +74,20 @@ def _top(config: Config) -> list[Entry]:
 
 
 def _listen(listener: Listen) -> list[Entry]:
-    return [("address", str(listener.address), None), ("port", _ports(listener.ports), None)]
+    ports = tuple(map(_ports, listener.ports))
+    versions = {address.version for address in listener.addresses}
+    entries: list[Entry] = [
+        ("port", ports if len(ports) > 1 else ports[0], None),
+        ("multicast", tuple(map(str, listener.groups)) or None, None),
+    ]
+    if not listener.interface:
+        return [("address", str(listener.addresses[0]), None), *entries]
+    version = versions.pop() if len(versions) == 1 else None
+    return [("interface", listener.interface, None), ("version", version, None), *entries]
 
 
 def _ports(ports: Ports) -> int | str:
-    return ports.first if ports.first == ports.last else str(ports)
+    return ports.first if len(ports) == 1 else str(ports)
 
 
 def _acl(rule: Rule) -> list[Entry]:
@@ -120,5 +129,5 @@ def _destination(item: Destination) -> str:
 
 def _server(server: Server) -> str:
     if isinstance(server.host, Name):
-        return str(server.host) if server.port is None else f"{server.host}:{server.port}"
-    return writer.host(server.host) if server.port is None else endpoint(server.host, server.port)
+        return str(server.host) if server.ports is None else f"{server.host}:{server.ports}"
+    return writer.host(server.host) if server.ports is None else endpoint(server.host, server.ports)

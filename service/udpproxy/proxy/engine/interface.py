@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from udpproxy.config.model import Address
-from udpproxy.proxy.config.model import SessionType
+from udpproxy.proxy.config.model import Place, SessionType
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.limits import Budget
 from udpproxy.proxy.session.reasons import Reason
@@ -30,10 +30,29 @@ class ListenerSocket:
 
     number: int
     socket: socket.socket
-    address: Address
-    port: int
+    place: Place
     others: tuple[Socket, ...] = ()
-    """Of the workers after the first; all of them listen on the same address and port."""
+    """Of the workers after the first; all of them listen in the same place."""
+
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        return self.place.address
+
+    @property
+    def port(self) -> int:
+        """The same."""
+        return self.place.port
+
+    @property
+    def sockets(self) -> tuple[Socket, ...]:
+        """One for each worker."""
+        return self.socket, *self.others
+
+    @property
+    def absent(self) -> bool:
+        """Its interface is not there for now, and its sockets are closed ones."""
+        return self.socket.fileno() < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +253,8 @@ class Engine(Protocol):
         """More sockets towards servers, of a family that was not needed before."""
 
     def add_listener(self, listener: ListenerSocket) -> None:
-        """Take clients' datagrams from it."""
+        """Take clients' datagrams from it. One of a number that there is takes that one's place,
+        and its sessions."""
 
     def remove_listener(self, number: int) -> int:
         """Its sessions end as `policy`; how many."""

@@ -93,10 +93,24 @@ class Lifecycle(ABC):
         return max(words[at + layout.LAST_UPLOAD], words[at + layout.LAST_DOWNLOAD])
 
     def _enter(self, listener: ListenerSocket) -> Listening:
-        listening = self._listeners[listener.number] = Listening(listener)
-        self._by_port.setdefault(listener.port, []).append(listening)
-        self._drops[listener.number] = sockets.drops(listener.socket)
+        listening = self._listeners.get(listener.number)
+        if listening is None:
+            listening = self._listeners[listener.number] = Listening(listener)
+            self._by_port.setdefault(listener.port, []).append(listening)
+        else:
+            self._let_go(listening)
+            listening.take(listener)
+            for session in self._sessions():
+                if session.listener is listening:
+                    session.reply = listening.reply
+        self._drops[listener.number] = 0 if listener.absent else sockets.drops(listener.socket)
         return listening
+
+    def _let_go(self, listening: Listening) -> None:
+        """Its socket is not ours any more."""
+        if not listening.given.absent:
+            self._reactor.remove_reader(listening.given.socket.fileno())
+            listening.given.socket.close()
 
     def announce(self, *, openings: bool) -> None:
         """Whether the host is told of each session that opens."""
@@ -123,11 +137,10 @@ class Lifecycle(ABC):
         """Its sessions end as `policy`; how many."""
         listening = self._listeners.pop(number)
         del self._drops[number]
-        self._reactor.remove_reader(listening.given.socket.fileno())
         its = [session for session in self._sessions() if session.listener is listening]
         for session in its:
             self._close(session, Reason.POLICY)
-        listening.given.socket.close()
+        self._let_go(listening)
         return len(its)
 
     def _sessions(self) -> list[Relayed]:
@@ -364,6 +377,8 @@ class Lifecycle(ABC):
 
     def _count_drops(self) -> None:
         for number, listening in self._listeners.items():
+            if listening.given.absent:
+                continue
             seen = sockets.drops(listening.given.socket)
             new = (seen - self._drops[number]) & 0xFFFFFFFF
             if new:
@@ -381,8 +396,7 @@ class Lifecycle(ABC):
         for session in self._sessions():
             self._reactor.remove_reader(session.sock.fileno())
         for listening in self._listeners.values():
-            self._reactor.remove_reader(listening.given.socket.fileno())
-            listening.given.socket.close()
+            self._let_go(listening)
         self._listeners.clear()
         self._pool.close()
 

@@ -170,22 +170,23 @@ cdef class NativeEngine(_News):
         """Take clients' datagrams from it."""
         cdef address bound
         cdef int problem = 0
-        each = [listener.socket, *listener.others]
         cdef int *fds = <int *>calloc(self._workers, sizeof(int))
         _to_address(&bound, (str(listener.address), listener.port))
         cdef uint32_t number = listener.number
         try:
             for i in range(self._workers):
-                fds[i] = each[i].fileno()
-            self._listeners[number] = listener
-            self._drops[number] = _drops(listener)
+                fds[i] = listener.sockets[i].fileno()
             with nogil:
                 problem = relay_listen(self._relay, number, fds, &bound)
         finally:
             free(fds)
         if problem:
-            del self._listeners[number], self._drops[number]
             raise OSError(problem, os.strerror(problem))
+        before = self._listeners.get(number)
+        self._listeners[number] = listener
+        self._drops[number] = _drops(listener)
+        for sock in before.sockets if before else ():
+            sock.close()
 
     def remove_listener(self, number):
         """Its sessions end as `policy`; how many."""
@@ -195,7 +196,7 @@ cdef class NativeEngine(_News):
         self.settle()
         listener = self._listeners.pop(number)
         del self._drops[number]
-        for sock in (listener.socket, *listener.others):
+        for sock in listener.sockets:
             sock.close()
         return ended
 
@@ -371,7 +372,7 @@ cdef class NativeEngine(_News):
             for number in range(self._workers):
                 self._reactor.remove_reader(relay_poller(self._relay, number))
         for listener in self._listeners.values():
-            for sock in (listener.socket, *listener.others):
+            for sock in listener.sockets:
                 sock.close()
         relay_close(self._relay)
         self._listeners.clear()
@@ -379,4 +380,6 @@ cdef class NativeEngine(_News):
 
 
 def _drops(listener):
-    return sum(map(sockets.drops, (listener.socket, *listener.others))) & 0xFFFFFFFF
+    if listener.absent:
+        return 0
+    return sum(map(sockets.drops, listener.sockets)) & 0xFFFFFFFF

@@ -59,6 +59,8 @@ class PythonEngine(Handing):
     def add_listener(self, listener: ListenerSocket) -> None:
         """Take clients' datagrams from it."""
         listening = self._enter(listener)
+        if listener.absent:
+            return
         read = self._from_wildcard if listening.wildcard else self._from_clients
         self._reactor.add_reader(listener.socket.fileno(), functools.partial(read, listening))
 
@@ -276,8 +278,7 @@ class PythonEngine(Handing):
             self._host.datagram(session.id, "download", memoryview(data))
         try:
             if session.control:
-                listener = session.listener.given.socket
-                listener.sendmsg((data,), session.control, 0, session.address)
+                session.listener.reply_from((data,), session.control, 0, session.address)
             else:
                 session.reply(data, session.address)
         except OSError as problem:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import Callable, Hashable
 from dataclasses import replace
@@ -84,7 +86,7 @@ class Relayed(Session):
         self.listener = listener
         self.address = address
         self.control: Ancillary = answer_from(local, interface) if listener.wildcard else []
-        self.reply = listener.given.socket.sendto
+        self.reply = listener.reply
         self.plain = rule.type in CONNECTED
         self.one_way = rule.type is SessionType.ONE_WAY
         self.rule = rule
@@ -133,13 +135,24 @@ class Relayed(Session):
         self.send = self.sock.send
 
 
+def _absent(*_: object) -> int:
+    """No way to the client, for the listener's interface is not there."""
+    raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+
 class Listening:
     """A listener and the sessions of its clients, by what their datagrams carry."""
 
-    __slots__ = ("given", "receive", "sessions", "wildcard")
+    __slots__ = ("given", "receive", "reply", "reply_from", "sessions", "wildcard")
 
     def __init__(self, given: ListenerSocket) -> None:
-        self.given = given
-        self.receive = given.socket.recvfrom
         self.sessions: dict[Hashable, Session] = {}
         self.wildcard = given.address.is_unspecified
+        self.take(given)
+
+    def take(self, given: ListenerSocket) -> None:
+        """Datagrams come and go by this socket from now on."""
+        self.given = given
+        self.receive = given.socket.recvfrom
+        self.reply: Callable[..., int] = _absent if given.absent else given.socket.sendto
+        self.reply_from: Callable[..., int] = _absent if given.absent else given.socket.sendmsg

@@ -8,10 +8,10 @@ from ipaddress import ip_address, ip_network
 
 from udpproxy.config.addresses import port as port_number
 from udpproxy.config.addresses import split
-from udpproxy.config.model import Address
 from udpproxy.config.values import said
 from udpproxy.errors import InvalidArgument
 from udpproxy.process.wire import Plain
+from udpproxy.proxy.config.model import Place
 from udpproxy.proxy.session.layout import Record
 
 KEYS = ("client", "server", "rule", "listener")
@@ -19,13 +19,12 @@ _SAME = {"acl": "rule"}
 """Another word for it."""
 _MOST_NAMED = 8
 
-ListenAddress = tuple[Address, int]
 Test = Callable[[Record, str], bool]
 """Of a record and its rule's name."""
 
 
 def tests(
-    wanted: dict[str, Plain], rules: Sequence[str], listeners: Collection[ListenAddress]
+    wanted: dict[str, Plain], rules: Sequence[str], listeners: Collection[Place]
 ) -> list[Test]:
     """What a session must pass, one for each key; InvalidArgument, which says what to give."""
     found: dict[str, Test] = {}
@@ -94,12 +93,13 @@ def _place(key: str, value: str) -> tuple[bytes, int, int]:
         ) from None
 
 
-def _refuse_absent(value: str, listeners: Collection[ListenAddress]) -> None:
+def _refuse_absent(value: str, listeners: Collection[Place]) -> None:
     packed, bits, port = _place("listener", value)
-    for address, listening in listeners:
+    for place in listeners:
+        address = place.address
         same = len(address.packed) == len(packed) and (
             address.is_unspecified or bits < len(packed) * 8 or address.packed == packed
         )
-        if same and port in (0, listening):
+        if same and port in (0, place.port):
             return
     raise InvalidArgument(f"listener={value} can match no session: nothing listens there")

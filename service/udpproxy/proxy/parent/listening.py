@@ -9,12 +9,15 @@ from collections.abc import Iterator, Sequence
 
 from udpproxy.config.model import Address
 from udpproxy.errors import NoRight, UnitError
+from udpproxy.proxy.config.model import Place
 from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine.interface import ListenerSocket
 from udpproxy.proxy.parent import steering
 from udpproxy.proxy.parent.holders import holder
 
 RECEIVE_BUFFER = 4 << 20
 _SO_RCVBUFFORCE = 33
+_SO_BINDTOIFINDEX = 62
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _LOW_PORT = ": ports below 1024 need root or CAP_NET_BIND_SERVICE, see udp-proxy-units(7)"
@@ -23,11 +26,32 @@ _DROP = [(0x06, 0, 0)]
 """A filter that lets nothing in."""
 
 
+def links() -> dict[str, int]:
+    """The interfaces of this host by name, and their numbers."""
+    return {name: number for number, name in socket.if_nameindex()}
+
+
+def link_of(listener: ListenerSocket) -> int:
+    """The number of the interface that it is bound to; 0: none, or it is absent."""
+    if listener.absent:
+        return 0
+    return listener.socket.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX)
+
+
+def absent(workers: int) -> list[socket.socket]:
+    """In the place of sockets, as long as there is no interface for them: closed ones."""
+    made = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(workers)]
+    for sock in made:
+        sock.close()
+    return made
+
+
 def listening_sockets(
-    address: Address, port: int, workers: int, key: int, beside: Sequence[socket.socket] = ()
+    place: Place, workers: int, key: int, beside: Sequence[socket.socket] = ()
 ) -> list[socket.socket]:
     """All of them, or UnitError. `key` divides clients between them; `beside` are sockets of ours
     that would be in the way."""
+    address, port = place.address, place.port
     made: list[socket.socket] = []
     try:
         for _ in range(workers):
@@ -39,6 +63,9 @@ def listening_sockets(
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             _bind_freely(sock)
+            if place.interface:
+                name = place.interface.encode() + b"\0"
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name)
             if workers > 1:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 # Until all are there and divide the clients, one would get what is another's, and
@@ -53,7 +80,7 @@ def listening_sockets(
     except OSError as problem:
         for sock in made:
             sock.close()
-        where = f"listen on {address} port {port}"
+        where = f"listen on {place}"
         if problem.errno == errno.EACCES and port < 1024:
             raise NoRight(where, f"{problem.strerror}{_LOW_PORT}") from None
         why = [problem.strerror or str(problem)]

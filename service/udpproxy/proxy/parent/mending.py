@@ -30,7 +30,7 @@ class Spoilt(Exception):
 def mend(listener: ListenerSocket, key: int) -> list[str]:
     """Put all its sockets right; what was wrong with them. Spoilt where that is not possible. `key`
     divides clients between them."""
-    each = [listener.socket, *listener.others]
+    each = listener.sockets
     wrong: list[str] = []
     try:
         for sock in each:
@@ -44,7 +44,7 @@ def mend(listener: ListenerSocket, key: int) -> list[str]:
 
 def empty(listener: ListenerSocket) -> None:
     """What was queued before an end is nobody's."""
-    for sock in (listener.socket, *listener.others):
+    for sock in listener.sockets:
         sockets.drain(sock)
 
 

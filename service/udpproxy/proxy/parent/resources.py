@@ -8,15 +8,15 @@ import hashlib
 import os
 import socket
 
-from udpproxy.config.model import Name
+from udpproxy.config.model import Address, Name
 from udpproxy.errors import UnitError
 from udpproxy.process import messages, wire
 from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs, RateLimit
-from udpproxy.proxy.config.model import Config
+from udpproxy.proxy.config.model import Config, Place
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.parent import steering
-from udpproxy.proxy.parent.listeners import ListenAddress, Listeners
+from udpproxy.proxy.parent.listeners import Listeners
 from udpproxy.proxy.parent.socket_pool import SocketPool
 from udpproxy.proxy.parent.store import Store
 from udpproxy.proxy.parent.table_memory import TableMemory
@@ -32,13 +32,19 @@ def generation(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
-def places(config: Config) -> list[ListenAddress]:
-    """Each address and port to listen on, in the order of the file."""
-    return [
-        (listen.address, port)
+def places(config: Config) -> list[Place]:
+    """Each to listen in, in the order of the file."""
+    return [place for listen in config.listen for place in listen.places()]
+
+
+def joins(config: Config) -> dict[Place, tuple[Address, ...]]:
+    """The multicast groups of places that are to be members of any."""
+    return {
+        place: groups
         for listen in config.listen
-        for port in range(listen.ports.first, listen.ports.last + 1)
-    ]
+        for place in listen.places()
+        if (groups := tuple(one for one in listen.groups if one.version == place.address.version))
+    }
 
 
 def families(config: Config) -> list[socket.AddressFamily]:
@@ -78,7 +84,7 @@ class Resources:
         self._rate_limit = RateLimit()
         # A client stays with its worker as long as its session lives.
         self._key = (store.table_word(STEERING) if store else 0) or steering.new_key()
-        self.listeners = Listeners(logs, config.workers, self._key, store)
+        self.listeners = Listeners(logs, config.workers, self._key, store, joins(config))
         self._with_reg: set[int] = set()
         """Listeners, by number, and families that the present REG was lent."""
         self._families_with_reg: set[socket.AddressFamily] = set()
@@ -91,7 +97,7 @@ class Resources:
         try:
             wanted = dict.fromkeys(places(config))
             self.listeners.adopt(wanted)
-            self.listeners.bind(one for one in wanted if one not in self.listeners.by_address)
+            self.listeners.bind(one for one in wanted if one not in self.listeners.by_place)
             # What goes into the store first is in it, should it have no room for all: sessions can
             # do with other sockets towards servers, but not without a table.
             back = bool(self.listeners.came_back)
@@ -133,7 +139,7 @@ class Resources:
 
     def _complete(self) -> None:
         """What records of the layout before do not say."""
-        ports = {one.number: one.port for one in self.listeners.by_address.values()}
+        ports = {one.number: one.port for one in self.listeners.by_place.values()}
         for slot, record in self.table.records():
             if record.listener in ports:
                 self.table.set_addressed_port(slot, ports[record.listener])
@@ -175,7 +181,7 @@ class Resources:
         finally:
             self._watch_table()
 
-    def bind(self, wanted: list[ListenAddress]) -> None:
+    def bind(self, wanted: list[Place]) -> None:
         """Listen there, too, and store it; all or none. UnitError names the one that failed."""
         self.listeners.bind(wanted)
         try:
@@ -184,11 +190,11 @@ class Resources:
             self.listeners.unbind(wanted)
             raise
 
-    def replace(self, config: Config, text: str, origin: str, removed: list[ListenAddress]) -> None:
+    def replace(self, config: Config, text: str, origin: str, removed: list[Place]) -> None:
         """Another configuration, whose listeners are bound and whose pool is filled."""
         self.set_text(config, text, origin)
-        self.listeners.forget_lost()
         self.listeners.unbind(removed)
+        self.listeners.replace(joins(config))
 
     def drop_pool(self, added: list[socket.AddressFamily]) -> None:
         """Sockets of fill_pool() that nobody needs after all."""
@@ -216,7 +222,7 @@ class Resources:
         families = [one for one in self._rows.families() if one not in self._families_with_reg]
         self._rows.lend(link, families)
         self._families_with_reg |= set(families)
-        bound = {one.number: place for place, one in self.listeners.by_address.items()}
+        bound = {one.number: place for place, one in self.listeners.by_place.items()}
         added = [place for number, place in bound.items() if number not in self._with_reg]
         removed = self._with_reg - bound.keys()
         link.pour(self.listeners.lend(added))

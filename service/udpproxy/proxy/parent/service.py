@@ -234,7 +234,7 @@ class ProxyService(Service[Config]):
 
     @property
     def _listening(self) -> int:
-        return len(self._resources.listeners.by_address)
+        return len(self._resources.listeners.by_place)
 
     @property
     def _live(self) -> int:

@@ -44,7 +44,7 @@ class Sessions:
 
     def _matching(self, wanted: dict[str, Plain]) -> Iterator[tuple[int, Record]]:
         names = [rule.name for rule in self._config().rules]
-        tests = filters.tests(wanted, names, self._resources.listeners.by_address)
+        tests = filters.tests(wanted, names, self._resources.listeners.by_place)
         for slot, record in self._resources.table.records():
             rule = self._rule(record)
             if all(test(record, rule) for test in tests):

@@ -9,14 +9,18 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator, Sequence
 
+from udpproxy.proxy.config.model import Place
 from udpproxy.proxy.engine import pool
-from udpproxy.proxy.parent.shelf import Item, pack, unpack
+from udpproxy.proxy.parent.shelf import Item, pack, space, unpack
 from udpproxy.proxy.parent.store import Store
+
+Kept = tuple[Place, Sequence[socket.socket]]
+Found = tuple[Place | None, Sequence[socket.socket]]
 
 
 class _Shelf:
     def __init__(self) -> None:
-        self.listeners: dict[int, Sequence[socket.socket]] = {}
+        self.listeners: dict[int, Kept] = {}
         self.room = pool.BATCH
         """For so many sockets more."""
         self.changed = False
@@ -25,20 +29,22 @@ class _Shelf:
         self.stored: set[int] = set()
         """Versions that the store may have."""
 
-    def put(self, number: int, each: Sequence[socket.socket]) -> None:
-        """In the place of what that listener had."""
-        self.room += len(self.listeners.get(number, ())) - len(each)
-        self.listeners[number] = each
+    def put(self, number: int, place: Place, each: Sequence[socket.socket]) -> None:
+        """Instead of what that listener had."""
+        if number in self.listeners:
+            self.remove(number)
+        self.listeners[number] = place, each
+        self.room -= space(each)
 
     def remove(self, number: int) -> None:
         """It has none here any more."""
-        self.room += len(self.listeners.pop(number))
+        _, each = self.listeners.pop(number)
+        self.room += space(each)
 
     def items(self) -> Iterator[Item]:
         """For pack()."""
-        for number, each in self.listeners.items():
-            for worker, sock in enumerate(each):
-                yield number, worker, sock
+        for number, (place, each) in self.listeners.items():
+            yield number, place, each
 
 
 class Shelves:
@@ -56,9 +62,10 @@ class Shelves:
         """Those with something on them."""
         return sum(bool(shelf.listeners) for shelf in self._shelves)
 
-    def take(self) -> dict[int, list[socket.socket]]:
-        """All that the store has, by number; one socket for each worker, in order."""
-        rows: dict[int, dict[int, socket.socket]] = {}
+    def take(self) -> dict[int, Found]:
+        """All that the store has, by number: where it is, None where an older version did not
+        say; one socket for each worker, in order."""
+        found: dict[int, Found] = {}
         for place, version, kept in self._store.take_shelves():
             while len(self._shelves) <= place:
                 self._free.add(len(self._shelves))
@@ -68,35 +75,41 @@ class Shelves:
             shelf.stored.add(version)
             with kept:
                 items = unpack(kept)
-            for number, worker, sock in items:
+            for number, where, each in items:
                 if self._places.setdefault(number, place) == place:
-                    rows.setdefault(number, {})[worker] = sock
+                    found[number] = where, each
+                    if where is not None:
+                        shelf.put(number, where, each)
                 else:
-                    sock.close()  # it is on another one
+                    for sock in each:  # it is on another one
+                        sock.close()
                     shelf.changed = True
-        found = {number: [row[at] for at in sorted(row)] for number, row in rows.items()}
-        for number, each in found.items():
-            self._shelves[self._places[number]].put(number, each)
         for number, each in self._store.take_listeners().items():
             if number not in found:
-                found[number] = each
-                self.put(number, each)
+                found[number] = None, each
         return found
 
-    def put(self, number: int, each: Sequence[socket.socket]) -> None:
-        """These sockets, in the place of what that listener had."""
+    def put(self, number: int, where: Place, each: Sequence[socket.socket]) -> None:
+        """These sockets, instead of what that listener had."""
         place = self._places.get(number)
-        if place is None:
-            place = next((one for one in self._free if self._shelves[one].room >= len(each)), None)
+        if place is not None and number in self._shelves[place].listeners:
+            self._shelves[place].remove(number)
+        if place is None or self._shelves[place].room < space(each):
+            if place is not None:
+                self._shelves[place].changed = True
+                self._free.add(place)
+            wanted = space(each)
+            place = next((one for one in self._free if self._shelves[one].room >= wanted), None)
         if place is None:
             place = len(self._shelves)
             self._shelves.append(_Shelf())
-            self._free.add(place)
         shelf = self._shelves[place]
-        shelf.put(number, each)
+        shelf.put(number, where, each)
         shelf.changed = True
         self._places[number] = place
-        if shelf.room < len(each):
+        if shelf.room:
+            self._free.add(place)
+        else:
             self._free.discard(place)
 
     def remove(self, number: int) -> None:
@@ -104,7 +117,8 @@ class Shelves:
         place = self._places.pop(number, None)
         if place is not None:
             shelf = self._shelves[place]
-            shelf.remove(number)
+            if number in shelf.listeners:
+                shelf.remove(number)
             shelf.changed = True
             self._free.add(place)
 

@@ -171,8 +171,9 @@ def _mistake_of_shelf(shelf: socket.socket) -> str:
     except OSError as problem:
         _expect_room(problem)
         return "is no shelf"
-    right = all(_is_udp(sock, *sockets.FAMILIES) for _, _, sock in items)
-    for _, _, sock in items:
+    each = [sock for _, _, some in items for sock in some]
+    right = all(_is_udp(sock, *sockets.FAMILIES) for sock in each)
+    for sock in each:
         sock.close()
     return "" if right else "holds other sockets"
 

@@ -56,7 +56,7 @@ class Change:
                 "its unit, or lower max-sessions",
             )
         # What others can see comes last: from bind() on datagrams may go to the new sockets.
-        wanted, bound = dict.fromkeys(places(new)), self._resources.listeners.by_address
+        wanted, bound = dict.fromkeys(places(new)), self._resources.listeners.by_place
         added = [place for place in wanted if place not in bound]
         self._removed = [place for place in bound if place not in wanted]
         self._resources.bind(added)

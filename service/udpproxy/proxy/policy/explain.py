@@ -12,7 +12,7 @@ from udpproxy.config.model import Address, Name
 from udpproxy.errors import InvalidArgument
 from udpproxy.proxy.config import show as shown
 from udpproxy.proxy.config.model import Config, Listen, Rule
-from udpproxy.proxy.policy.rules import NameView, Policy, Question, server_for
+from udpproxy.proxy.policy.rules import NameView, Places, Policy, Question, server_for
 
 T = TypeVar("T")
 
@@ -85,16 +85,16 @@ def question(config: Config, client_text: str, to: str | None) -> Question:
         raise InvalidArgument(f"--to {to}: a client of {client} cannot write to {address}")
     found = _takers(config, client, address, port)
     if address is None:
-        address = _only({listener.address for listener in found})
+        address = _only({each for listener in found for each in listener.addresses})
         if address is None or address.is_unspecified:
             _must_not_matter(config.rules, "an address", by_address=True)
             address = IPv4Address(0) if client.version == 4 else IPv6Address(0)
     if port is None:
-        ranges = {listener.ports for listener in found}
+        ranges = [ports for listener in found for ports in listener.ports]
         port = _only({number for each in ranges for number in (each.first, each.last)})
         if port is None:
             _must_not_matter(config.rules, "a port", by_address=False)
-    return Question(client, address, port or 0)
+    return Question(client, address, port or 0, Places(config).of(address, port or 0))
 
 
 def takers(config: Config, question: Question) -> list[Listen]:
@@ -109,9 +109,12 @@ def _takers(
     return [
         listener
         for listener in config.listen
-        if listener.address.version == client.version
-        and (address is None or address == listener.address or listener.address.is_unspecified)
-        and (port is None or port in listener.ports)
+        if any(
+            own.version == client.version
+            and (address is None or address == own or own.is_unspecified)
+            for own in listener.addresses
+        )
+        and (port is None or listener.has(port))
     ]
 
 
@@ -123,7 +126,9 @@ def _must_not_matter(rules: tuple[Rule, ...], what: str, *, by_address: bool) ->
             looks = any(item.host is not None for item in items)
         else:
             looks = any(item.ports is not None for item in items) or (
-                rule.accept and rule.server is not None and rule.server.port is None
+                rule.accept
+                and rule.server is not None
+                and (rule.server.ports is None or len(rule.server.ports) > 1)
             )
         if looks:
             raise InvalidArgument(

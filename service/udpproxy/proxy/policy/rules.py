@@ -27,6 +27,8 @@ class Question:
     client: Address
     addressed: Address
     port: int
+    place: int = 0
+    """The port is its listener's how many-th, from 0 on; see Places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,26 @@ class Policy:
         return times.next_change(self._periods, at)
 
 
+class Places:
+    """Which of its listener's ports a port is, for servers that have as many."""
+
+    def __init__(self, config: Config) -> None:
+        servers = [rule.server for rule in config.rules if rule.accept and rule.server]
+        wanted = any(server.ports and len(server.ports) > 1 for server in servers)
+        self._listens = config.listen if wanted else ()
+
+    def of(self, addressed: Address, port: int) -> int:
+        """From 0 on; 0 where nobody needs it. An address's own listener goes before one for all."""
+        found = [listen for listen in self._listens if listen.has(port)]
+        for listen in found:
+            if any(address.packed == addressed.packed for address in listen.addresses):
+                return listen.place_of(port)
+        for listen in found:
+            if any(address.version == addressed.version for address in listen.addresses):
+                return listen.place_of(port)
+        return 0
+
+
 def server_for(
     rule: Rule, question: Question, known: NameView, versions: tuple[int, ...] = (4, 6)
 ) -> tuple[Address, int] | None:
@@ -123,7 +145,7 @@ def server_for(
     family is wanted first; `versions` are those that there are sockets for."""
     if rule.server is None:
         raise ValueError(f"{rule.name} has no server: it denies")
-    port = rule.server.port or question.port
+    port = rule.server.port(question.port, question.place)
     if not isinstance(rule.server.host, Name):
         return rule.server.host, port
     found = [

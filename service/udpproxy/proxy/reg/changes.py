@@ -21,7 +21,6 @@ from udpproxy.proxy.policy.rules import NameView
 from udpproxy.proxy.reg.host import RelayHost
 from udpproxy.proxy.reg.name_cache import NameChange
 from udpproxy.proxy.reg.pending import PendingSession
-from udpproxy.proxy.reg.verdicts import question
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.proxy.session.table import Table
@@ -139,7 +138,7 @@ class NamedSessions:
         if rule.resolve_policy == "close":
             self._engine.kill(record.id, Reason.UNRESOLVED if gone else Reason.POLICY)
             return "close"
-        server = self._host.verdicts.server(rule, question(record))
+        server = self._host.verdicts.server(rule, self._host.verdicts.question(record))
         if rule.resolve_policy == "follow" and server is not None:
             self._engine.redirect(record.id, server)
             return "follow"

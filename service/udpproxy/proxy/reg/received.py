@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from udpproxy.errors import LinkError
 from udpproxy.process import wire
 from udpproxy.proxy.config.load import parse
-from udpproxy.proxy.config.model import Config
+from udpproxy.proxy.config.model import Config, Place
 from udpproxy.proxy.engine.interface import ListenerSocket
 from udpproxy.proxy.session.table import Table
 
@@ -40,7 +40,7 @@ class ReceivedDescriptors:
 
     def close(self) -> None:
         """Nothing is kept: the parent has all of it."""
-        lent = [sock for one in self.listeners for sock in (one.socket, *one.others)]
+        lent = [sock for one in self.listeners for sock in one.sockets]
         for sock in (*self.carriers, *lent):
             sock.close()
         self.carriers.clear()
@@ -64,6 +64,8 @@ class ReceivedDescriptors:
             case "carriers", _:
                 self._versions |= {_VERSIONS[int(str(family))] for family in items}
                 self.carriers += [socket.socket(fileno=fd) for fd in descriptors]
+            case "absent", [where]:
+                self.listeners.append(_listener(where, None))
             case "listeners", _:
                 for item, descriptor in zip(items, descriptors, strict=True):
                     self._listen(_listener(item, descriptor))
@@ -81,9 +83,17 @@ class ReceivedDescriptors:
             self.listeners.append(one)
 
 
-def _listener(item: wire.Plain, descriptor: int) -> ListenerSocket:
+def _listener(item: wire.Plain, descriptor: int | None) -> ListenerSocket:
+    """None: its interface is not there, and neither is a socket."""
     match item:
-        case {"number": int(number), "address": str(address), "port": int(port)}:
+        case {
+            "number": int(number),
+            "address": str(address),
+            "port": int(port),
+            "interface": str(interface),
+        }:
             sock = socket.socket(fileno=descriptor)
-            return ListenerSocket(number, sock, ip_address(address), port)
+            if descriptor is None:
+                sock.close()
+            return ListenerSocket(number, sock, Place(ip_address(address), port, interface))
     raise LinkError("lent a listener of an unknown form")

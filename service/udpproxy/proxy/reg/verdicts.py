@@ -18,6 +18,7 @@ from udpproxy.proxy.engine.interface import ListenerSocket, PendingName, Verdict
 from udpproxy.proxy.policy.rules import (
     Choice,
     NameView,
+    Places,
     Policy,
     Question,
     Unresolved,
@@ -53,6 +54,7 @@ class Verdicts:
         self._known = known
         self._versions = versions
         self._policy = Policy(config)
+        self._places = Places(config)
         self._budgets = [budget(rule.limits) for rule in config.rules]
         self._numbers = {rule.name: number for number, rule in enumerate(config.rules)}
         self._before = (before.generation, before.config.rules) if before else (-1, ())
@@ -74,6 +76,7 @@ class Verdicts:
             client=ip_address(client.partition("%")[0]),
             addressed=ip_address(addressed),
             port=listener.port,
+            place=self._places.of(ip_address(addressed), listener.port),
         )
         choice = self._policy.decide(question, now, self._known)
         answer = choice.rule, self._answer(choice, question)
@@ -103,7 +106,7 @@ class Verdicts:
         if self.has_rule(record):
             rule = self.config.rules[record.rule_number]
             return self._verdict(rule, server) if rule.server else None
-        found = self._choose_again(record, question(record))
+        found = self._choose_again(record, self.question(record))
         return self._verdict(found, server) if found and found.accept else None
 
     def elsewhere(self, record: Record, rule: Rule) -> tuple[str, int] | None:
@@ -115,7 +118,7 @@ class Verdicts:
                 return None  # what a name stands for is resolve-policy's business
         elif rule.server is None or isinstance(rule.server.host, Name):
             return None  # nobody knows what it was
-        server = self.server(rule, question(record))
+        server = self.server(rule, self.question(record))
         same = (address_text(record.server[0]), record.server[1])
         return server if server != same else None
 
@@ -123,6 +126,16 @@ class Verdicts:
         """Where a session of the ACL would go now; None: its server's name is not resolved."""
         found = server_for(rule, asked, self._known, self._versions)
         return (str(found[0]), found[1]) if found else None
+
+    def question(self, record: Record) -> Question:
+        """What the session's first datagram asked."""
+        addressed = ip_address(record.addressed)
+        return Question(
+            client=ip_address(record.client[0]),
+            addressed=addressed,
+            port=record.addressed_port,
+            place=self._places.of(addressed, record.addressed_port),
+        )
 
     def rule(self, record: Record) -> str:
         """The name of the session's ACL, as far as it is still known."""
@@ -165,7 +178,7 @@ class Verdicts:
             generation=self.generation,
             rule=rule.name,
             type=rule.type,
-            port=(rule.server.port if rule.server else None) or asked.port,
+            port=rule.server.port(asked.port, asked.place) if rule.server else asked.port,
         )
 
     def _verdict(self, rule: Rule, server: tuple[str, int]) -> Verdict:
@@ -194,12 +207,3 @@ class _Nameless(Unresolved):
     def addresses(self, name: str) -> tuple[Address, ...]:
         """As they are known."""
         return self._known.addresses(name)
-
-
-def question(record: Record) -> Question:
-    """What the session's first datagram asked."""
-    return Question(
-        client=ip_address(record.client[0]),
-        addressed=ip_address(record.addressed),
-        port=record.addressed_port,
-    )

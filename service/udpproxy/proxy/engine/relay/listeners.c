@@ -5,6 +5,7 @@
 
 #include "state.h"
 #include "worker.h"
+#include "book.h"
 #include "decisions.h"
 #include "sessions.h"
 #include "held.h"
@@ -29,38 +30,68 @@ static bool put_listener(struct relay *relay, struct listener *listener)
     return true;
 }
 
-// `fds` has one for each worker. 0, or an errno.
-int relay_listen(struct relay *relay, uint32_t number, const int *fds, const union address *bound)
+// Its sockets in the place of those that there were, in each worker's poll set; an errno, and the
+// listener has none, where the system refuses.
+static int poll_listener(struct relay *relay, struct listener *listener, const int *fds)
+{
+    int problem = 0;
+    for (uint32_t i = 0; i < relay->worker_count; i++) {
+        struct epoll_event event = {
+            .events = EPOLLIN,
+            .data.u64 = polled_as(LISTENER, listener->index),
+        };
+        if (listener->fds[i] >= 0)
+            epoll_ctl(relay->workers[i].epoll, EPOLL_CTL_DEL, listener->fds[i], NULL);
+        listener->fds[i] = fds[i];
+        if (!problem && fds[i] >= 0 &&
+            epoll_ctl(relay->workers[i].epoll, EPOLL_CTL_ADD, fds[i], &event))
+            problem = errno;
+    }
+    for (uint32_t i = 0; i < relay->worker_count && problem; i++) {
+        if (listener->fds[i] >= 0)
+            epoll_ctl(relay->workers[i].epoll, EPOLL_CTL_DEL, listener->fds[i], NULL);
+        listener->fds[i] = -1;
+    }
+    return problem;
+}
+
+static struct listener *new_listener(const struct relay *relay, uint32_t number,
+                                     const union address *bound)
 {
     static const uint8_t nothing[16];
     struct listener *listener =
         calloc(1, sizeof *listener + relay->worker_count * sizeof listener->fds[0]);
     if (!listener)
-        return ENOMEM;
+        return NULL;
     listener->number = number;
     listener->port = port_of(bound);
     listener->family = bound->any.sa_family;
     listener->size = (uint8_t)packed_size(bound);
     memcpy(listener->packed, packed_of(bound), listener->size);
     listener->wildcard = memcmp(listener->packed, nothing, listener->size) == 0;
-    memcpy(listener->fds, fds, relay->worker_count * sizeof fds[0]);
-    lock_all(relay);
-    int problem = put_listener(relay, listener) ? 0 : ENOMEM;
-    bool put = !problem;
-    for (uint32_t i = 0; i < relay->worker_count && !problem; i++) {
-        struct epoll_event event = {
-            .events = EPOLLIN,
-            .data.u64 = polled_as(LISTENER, listener->index),
-        };
-        if (epoll_ctl(relay->workers[i].epoll, EPOLL_CTL_ADD, fds[i], &event))
-            problem = errno;
+    for (uint32_t i = 0; i < relay->worker_count; i++)
+        listener->fds[i] = -1;
+    return listener;
+}
+
+// `fds` has one for each worker, -1 while the listener's interface is absent. One of a number that
+// there is takes these sockets instead of its own, and keeps its sessions. 0, or an errno.
+int relay_listen(struct relay *relay, uint32_t number, const int *fds, const union address *bound)
+{
+    struct listener *listener = listener_of(relay, number), *made = NULL;
+    if (!listener) {
+        listener = made = new_listener(relay, number, bound);
+        if (!made)
+            return ENOMEM;
     }
-    for (uint32_t i = 0; i < relay->worker_count && put && problem; i++)
-        epoll_ctl(relay->workers[i].epoll, EPOLL_CTL_DEL, fds[i], NULL);
-    listener->gone = problem != 0;
+    lock_all(relay);
+    bool put = !made || put_listener(relay, made);
+    int problem = put ? poll_listener(relay, listener, fds) : ENOMEM;
+    if (made)
+        made->gone = problem != 0;
     unlock_all(relay);
     if (!put)
-        free(listener);
+        free(made);
     return problem;
 }
 
@@ -82,7 +113,8 @@ uint32_t relay_unlisten(struct relay *relay, uint32_t number)
     for (uint32_t i = 0; i < relay->worker_count; i++) {
         struct worker *worker = relay->workers + i;
         lock_worker(worker);
-        epoll_ctl(worker->epoll, EPOLL_CTL_DEL, listener->fds[i], NULL);
+        if (listener->fds[i] >= 0)
+            epoll_ctl(worker->epoll, EPOLL_CTL_DEL, listener->fds[i], NULL);
         for (uint32_t slot = 0; slot < relay->capacity; slot++) {
             struct session *session = relay->sessions + slot;
             if (life_of(session) == LIVE && is_of(session, worker) &&

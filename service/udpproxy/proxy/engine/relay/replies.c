@@ -116,7 +116,8 @@ static void send_down(struct worker *worker, int fd, struct session **who, struc
         i += (uint32_t)message->msg_iovlen;
     }
     while (sent < made) {
-        int passed = sendmmsg(fd, messages + sent, made - sent, 0);
+        errno = ENODEV; // of the listener's interface, which is not there
+        int passed = fd < 0 ? -1 : sendmmsg(fd, messages + sent, made - sent, 0);
         if (passed < 0 && errno == EINTR)
             continue;
         if (passed < 0) {

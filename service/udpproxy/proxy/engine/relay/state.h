@@ -38,7 +38,7 @@ enum {
 // (relay_unlisten). What is gone stays in memory while sessions or datagrams that wait refer to it,
 // and is freed when its place is needed for another.
 //
-//   gone        written with all locks, read with any of them, or by the host
+//   gone, fds   written with all locks, read with any of them, or by the host
 //   uses        atomic
 //   the rest    fixed
 struct listener {
@@ -48,7 +48,7 @@ struct listener {
     bool wildcard, gone;
     uint8_t size, packed[16];
     sa_family_t family;
-    int fds[]; // one for each worker
+    int fds[]; // one for each worker; -1: its interface is absent
 };
 
 // UNUSED: nobody's, or kept for a session of the table. TAKEN: a worker is opening one there.
