@@ -103,7 +103,7 @@ class Stock:
             if slot < self._pool.size(family):
                 self._pool.reset(self._pool.get(family, slot), plain=False)
         sock = self._pool.get(sockets.family_of(record.server[0]), slot)
-        server = sockets.unpack(record.server[0]), record.server[1]
+        server = sockets.server_of(record.server, record.server_scope)
         kind = _TYPES[record.type]
         try:
             if kind in _PLAIN:
@@ -111,7 +111,7 @@ class Stock:
             else:
                 own = self._pool.bind(sock, server, broadcast=kind is SessionType.BROADCAST)
                 if record.peer:
-                    self._pool.pin(sock, (sockets.unpack(record.peer[0]), record.peer[1]))
+                    self._pool.pin(sock, sockets.server_of(record.peer, record.server_scope))
         except OSError as problem:
             raise Damaged(f"its server cannot be reached again: {problem.strerror}") from None
         record.source = sockets.pack(own[0]), own[1]

@@ -84,7 +84,9 @@ class Continuity(Reachability):
         lost = sockets.drops(session.sock) - self._words[session.at + layout.DROPS_BASE]
         packed = sockets.pack(server[0])
         try:
-            self._table.redirect(session.slot, (packed, server[1]), (b"", 0))
+            self._table.redirect(
+                session.slot, (packed, server[1]), (b"", 0), sockets.scope_of(server)
+            )
         except Damaged:
             self._close(session, Reason.ERROR)
             return True
@@ -148,7 +150,7 @@ class Continuity(Reachability):
         session.answered = record.downloads > 0
         session.be_careful(watched=False)
         if record.peer is not None:
-            session.pin((sockets.unpack(record.peer[0]), record.peer[1]))
+            session.pin(sockets.server_of(record.peer, record.server_scope))
         self._table.set_rule(slot, verdict.rule_number, verdict.generation)
         self._start(session, keyed=record.state is State.OPEN)
 

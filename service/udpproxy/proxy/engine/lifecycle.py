@@ -201,6 +201,7 @@ class Lifecycle(ABC):
             interface=interface,
             scope=sockets.scope_of(client),
             addressed_port=given.port,
+            server_scope=sockets.scope_of(verdict.server),
             opened=now,
             opened_wall=time.time_ns(),
             last=now,
@@ -403,7 +404,7 @@ class Lifecycle(ABC):
 
 def _peer_rule(record: Record, verdict: Verdict) -> PeerRule:
     """As the session was opened: a reload may have given the rule another type."""
-    server = sockets.unpack(record.server[0]), record.server[1]
+    server = sockets.server_of(record.server, record.server_scope)
     kind = TYPES[record.type]
     if record.network is None:  # a version that did not note it has opened it
         return PeerRule(kind, server, verdict.any_port, verdict.network)

@@ -89,9 +89,25 @@ def has_ipv6() -> bool:
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
-def scope_of(client: tuple[str, int]) -> int:
-    """The interface number that a link-local IPv6 client's address needs, else 0."""
-    return cast(tuple[str, int, int, int], client)[3] if len(client) > 2 else 0
+def scope_of(endpoint: tuple[str, int]) -> int:
+    """The interface number that a link-local IPv6 address needs, else 0."""
+    if len(endpoint) > 2:
+        return cast(tuple[str, int, int, int], endpoint)[3]
+    zone = endpoint[0].partition("%")[2]
+    if not zone or zone.isdigit():
+        return int(zone or 0)
+    try:
+        return socket.if_nametoindex(zone)
+    except OSError:  # it has gone since
+        return 0
+
+
+def server_of(endpoint: tuple[bytes, int], scope: int) -> tuple[str, int]:
+    """A server as recvfrom names it; the scope is that of its link, where its address has one."""
+    packed = endpoint[0]
+    of_link = len(packed) == 16 and packed[0] == 0xFE and packed[1] & 0xC0 == 0x80
+    address, port, *_ = sockaddr(endpoint, scope if of_link else 0)
+    return address, port
 
 
 def sockaddr(endpoint: tuple[bytes, int], scope: int) -> tuple[str, int]:

@@ -42,7 +42,7 @@ class Listeners:
         self._last = 0
         self._lost: dict[Place, ListenerSocket] = {}
         """Spoilt, and their places taken: tried again with the next REG."""
-        self._links = listening.links()
+        self.links = listening.links()
         """Interfaces and their numbers, as they were when we looked."""
         self._groups = groups.Memberships(logs, joins)
         self.by_place: dict[Place, ListenerSocket] = {}
@@ -107,14 +107,14 @@ class Listeners:
             if not is_here(address):
                 self._logs.say(messages.ABSENT, address)
         for link in dict.fromkeys(place.link for place in places):
-            if link and link not in self._links:
+            if link and link not in self.links:
                 self._logs.say(messages.LINK_ABSENT, link)
 
     def follow(self, links: Mapping[str, int]) -> list[Place]:
         """Interfaces have come or gone, or addresses: sockets of one that is another by now are
         made anew, under the same number; which places that were."""
-        gone = {link for link in self._links if link not in links}
-        self._links = dict(links)
+        gone = {link for link in self.links if link not in links}
+        self.links = dict(links)
         changed: list[Place] = []
         said: set[str] = set()
         for place, listener in list(self.by_place.items()):
@@ -180,7 +180,7 @@ class Listeners:
         """Another configuration holds: what was lost may be wanted no longer, and groups are
         joined and left."""
         self._lost.clear()
-        self._groups.replace(joins, self.by_place, self._links)
+        self._groups.replace(joins, self.by_place, self.links)
 
     def lend(self, wanted: Iterable[Place]) -> Iterator[Item]:
         """A message for each of so many sockets, as the other side has room; what is removed before
@@ -229,18 +229,18 @@ class Listeners:
         """As good as new, and if only by a new one; what was wrong with it."""
         place = listener.place
         if listener.absent:
-            if place.link in self._links:
+            if place.link in self.links:
                 self._bind_again(listener)
             return []
         try:
-            if place.link and listening.link_of(listener) != self._links.get(place.link):
+            if place.link and listening.link_of(listener) != self.links.get(place.link):
                 raise Spoilt("its interface is another one")
             wrong = mend(listener, self._key)
         except Spoilt as problem:
             self._logs.say(messages.LISTENER_REMADE, place, problem)
             self._bind_again(listener)
             return []
-        self._groups.join(listener, self._links)
+        self._groups.join(listener, self.links)
         if wrong:
             why = ", ".join(sorted(set(wrong)))
             self._logs.say(messages.LISTENER_MENDED, place, why)
@@ -285,14 +285,14 @@ class Listeners:
             self._shelves.remove(listener.number)
 
     def _listen(self, place: Place, number: int, beside: Sequence[socket.socket]) -> ListenerSocket:
-        if place.link and place.link not in self._links:
+        if place.link and place.link not in self.links:
             return _listener(number, place, listening.absent(self._workers))
         each = listening_sockets(place, self._workers, self._key, beside)
         size = each[0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
         if size < RECEIVE_BUFFER:
             self._logs.say(messages.RECEIVE_BUFFER, place, size, RECEIVE_BUFFER)
         made = _listener(number, place, each)
-        self._groups.join(made, self._links)
+        self._groups.join(made, self.links)
         return made
 
     def _in_the_way(self, place: Place, other: Place) -> Sequence[socket.socket]:

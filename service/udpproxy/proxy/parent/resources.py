@@ -7,6 +7,8 @@ import contextlib
 import hashlib
 import os
 import socket
+from collections.abc import Mapping
+from ipaddress import IPv6Address
 
 from udpproxy.config.model import Address, Name
 from udpproxy.errors import UnitError
@@ -172,6 +174,10 @@ class Resources:
         self.generation = generation(text)
         self._text, self._origin = text, origin
         self._ports = config.ports
+        hosts = [rule.server.host for rule in config.rules if rule.accept and rule.server]
+        zones = [host.scope_id for host in hosts if isinstance(host, IPv6Address)]
+        self._zones = {zone for zone in zones if zone}
+        """Interfaces that servers are at."""
 
     def renew_table(self) -> int:
         """Another one, without sessions; how many are lost that nobody could read."""
@@ -229,6 +235,26 @@ class Resources:
         self._with_reg = set(bound)
         return sorted(removed)
 
+    def follow_links(self, links: Mapping[str, int], link: Link | None) -> None:
+        """Interfaces have come or gone, or addresses; `link` to the REG that there is."""
+        before = self._server_links()
+        changed = self.listeners.follow(links)
+        told = self._server_links()
+        if link is not None and (changed or told != before):
+            known = [
+                place
+                for place in changed
+                if self.listeners.by_place[place].number in self._with_reg
+            ]
+            link.pour(self.listeners.lend(known))
+            link.send(wire.Tell("links", {"links": told}))
+
+    def _server_links(self) -> dict[str, wire.Plain]:
+        """Those that there are, and their numbers: REG cannot see them."""
+        return {
+            name: number for name, number in self.listeners.links.items() if name in self._zones
+        }
+
     def send_text(self, link: Link) -> None:
         """The configuration, as a file: it may be longer than a message."""
         memory = text_file(self._text)
@@ -237,6 +263,7 @@ class Resources:
                 "origin": self._origin,
                 "generation": self.generation,
                 "ports": self._ports,
+                "links": self._server_links(),
             }
             link.send(wire.Lend("config", [item]), [memory])
         finally:

@@ -159,6 +159,8 @@ class Reg:
                 self._lent.take(what, items, descriptors)
             case wire.Tell("known", {"found": found}):
                 self._naming.resume(found)
+            case wire.Tell("links", {"links": dict(links)}):
+                self._linked(links)
             case wire.Tell("relay", {"level": int(level), "segmentation": str(mode)}):
                 self._logs.level = level
                 self._relay(mode)
@@ -238,7 +240,9 @@ class Reg:
             return  # told to leave meanwhile
         config, generation = self._lent.config
         if self._host is None:
-            verdicts = Verdicts(config, generation, self._naming.known, self._lent.versions)
+            verdicts = Verdicts(
+                config, generation, self._naming.known, self._lent.versions, self._lent.links
+            )
             keep = self._naming.wait
             self._host = RelayHost(self._reactor, self._logs, table, verdicts, keep)
         host = self._host
@@ -282,6 +286,14 @@ class Reg:
             self._engine.add_listener(listener)
         self._lent.listeners.clear()
 
+    def _linked(self, links: wire.Plain) -> None:
+        """Interfaces have come or gone; their listeners were lent anew."""
+        self._lent.know(links)
+        if self._engine and self._host:
+            self._host.verdicts.forget()
+            self._engine.forget_decisions()
+            self._take_listeners()
+
     def _reconsider(self, removed: list[int]) -> wire.Plain:
         """The new configuration was lent: it holds from now on. How many sessions it ended, and
         how many of rules that lead elsewhere follow and stay."""
@@ -298,7 +310,12 @@ class Reg:
         self._host.servers.keep({rule.name for rule in config.rules})
         before = self._host.verdicts
         self._host.verdicts = Verdicts(
-            config, generation, self._naming.known, self._lent.versions, before
+            config,
+            generation,
+            self._naming.known,
+            self._lent.versions,
+            self._lent.links,
+            before,
         )
         # Counted one by one: others come and go of themselves meanwhile.
         self._host.led = dict.fromkeys(self._host.led, 0)

@@ -31,12 +31,23 @@ class ReceivedDescriptors:
         self.table: Table | None = None
         self.carriers: list[socket.socket] = []
         self.listeners: list[ListenerSocket] = []
+        self.links: dict[str, int] = {}
+        """Interfaces that servers are at, and their numbers."""
         self._versions: set[int] = set()
 
     @property
     def versions(self) -> tuple[int, ...]:
         """Of IP, that there are sockets towards servers for."""
         return tuple(sorted(self._versions))
+
+    def know(self, links: wire.Plain) -> None:
+        """Interfaces have come or gone; LinkError for what cannot be."""
+        match links:
+            case dict() if all(type(number) is int for number in links.values()):
+                self.links.clear()
+                self.links.update((str(name), int(str(one))) for name, one in links.items())
+            case _:
+                raise LinkError("told of interfaces in an unknown form")
 
     def close(self) -> None:
         """Nothing is kept: the parent has all of it."""
@@ -51,12 +62,18 @@ class ReceivedDescriptors:
         """As many descriptors as items; LinkError, and they are closed, for what is unknown."""
         match what, items:
             case "config", [
-                {"origin": str(origin), "generation": int(generation), "ports": int(ports)}
+                {
+                    "origin": str(origin),
+                    "generation": int(generation),
+                    "ports": int(ports),
+                    "links": dict(links),
+                }
             ]:
                 with os.fdopen(descriptors[0], "rb") as file:
                     file.seek(0)
                     config = parse(file.read().decode(), origin, ephemeral=_ANY)
                 self.config = replace(config, ports=ports), generation
+                self.know(links)
             case "table", [{"capacity": int(capacity)}]:
                 memory = mmap.mmap(descriptors[0], 0)
                 os.close(descriptors[0])

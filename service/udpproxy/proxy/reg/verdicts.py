@@ -8,12 +8,14 @@ question costs no look at the rules. What was decided by a client's name is not 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 
 from udpproxy.config.model import Address, Name
 from udpproxy.proxy.config.model import Config, Rule
 from udpproxy.proxy.config.names import server_name
+from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.engine.interface import ListenerSocket, PendingName, Verdict
 from udpproxy.proxy.policy.rules import (
     Choice,
@@ -27,11 +29,12 @@ from udpproxy.proxy.policy.rules import (
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.limits import budget
 from udpproxy.proxy.session.peers import network_bounds
-from udpproxy.proxy.session.record import address_text
 
 _MOST_KEPT = 65_536
 _FAR = timedelta(days=1)
 _LONGEST = 10.0
+_NO_LINK = (1 << 31) - 1
+"""In the place of an interface's number: no interface has it."""
 
 Key = tuple[int, str, str]
 Answer = tuple[Rule | None, Verdict | PendingName | None]
@@ -46,13 +49,16 @@ class Verdicts:
         generation: int,
         known: NameView,
         versions: tuple[int, ...],
+        links: Mapping[str, int],
         before: Verdicts | None = None,
     ) -> None:
-        """`versions` of IP that there are sockets for; `before`: what ruled until now."""
+        """`versions` of IP that there are sockets for; `links`: the interfaces that servers are
+        at, and their numbers, as they are at each moment; `before`: what ruled until now."""
         self.generation = generation
         self.config = config
         self._known = known
         self._versions = versions
+        self._links = links
         self._policy = Policy(config)
         self._places = Places(config)
         self._budgets = [budget(rule.limits) for rule in config.rules]
@@ -102,7 +108,7 @@ class Verdicts:
     def again(self, record: Record) -> Verdict | None:
         """For a session that exists: nothing is asked while its configuration is the same, and
         its server stays what it is."""
-        server = address_text(record.server[0]), record.server[1]
+        server = sockets.server_of(record.server, record.server_scope)
         if self.has_rule(record):
             rule = self.config.rules[record.rule_number]
             return self._verdict(rule, server) if rule.server else None
@@ -119,13 +125,18 @@ class Verdicts:
         elif rule.server is None or isinstance(rule.server.host, Name):
             return None  # nobody knows what it was
         server = self.server(rule, self.question(record))
-        same = (address_text(record.server[0]), record.server[1])
+        same = sockets.server_of(record.server, record.server_scope)
         return server if server != same else None
 
     def server(self, rule: Rule, asked: Question) -> tuple[str, int] | None:
         """Where a session of the ACL would go now; None: its server's name is not resolved."""
         found = server_for(rule, asked, self._known, self._versions)
-        return (str(found[0]), found[1]) if found else None
+        return self._endpoint(*found) if found else None
+
+    def _endpoint(self, host: Address, port: int) -> tuple[str, int]:
+        zone = host.scope_id if isinstance(host, IPv6Address) else None
+        scope = self._links.get(zone, _NO_LINK) if zone else 0
+        return sockets.server_of((host.packed, port), scope)
 
     def question(self, record: Record) -> Question:
         """What the session's first datagram asked."""

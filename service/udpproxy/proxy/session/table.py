@@ -169,12 +169,15 @@ class Table:
         self.memory[byte + layout.PINNED_AT] = True
         self._done(byte)
 
-    def redirect(self, slot: int, server: tuple[bytes, int], source: tuple[bytes, int]) -> None:
-        """The session has another server, and another end of ours towards it; no pinned peer.
-        Damaged, and nothing has changed, where there is no record any more."""
+    def redirect(
+        self, slot: int, server: tuple[bytes, int], source: tuple[bytes, int], scope: int = 0
+    ) -> None:
+        """The session has another server, with the scope of its address, and another end of ours
+        towards it; no pinned peer. Damaged, and nothing has changed, where there is no record any
+        more."""
         byte = self.at(slot) * 8
         found = record_of(bytes(self.memory[byte : byte + RECORD_SIZE]))
-        record = replace(found, server=server, source=source, peer=None)
+        record = replace(found, server=server, source=source, peer=None, server_scope=scope)
         self._step(slot)
         layout.put_identity(self.memory, byte, record)
         self._done(byte)

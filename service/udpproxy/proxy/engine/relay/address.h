@@ -36,6 +36,11 @@ static inline uint16_t port_of(const union address *address)
     return ntohs(is_v6(address) ? address->v6.sin6_port : address->v4.sin_port);
 }
 
+static inline uint32_t scope_of(const union address *address)
+{
+    return is_v6(address) ? address->v6.sin6_scope_id : 0;
+}
+
 static inline unsigned packed_size(const union address *address)
 {
     return is_v6(address) ? 16 : 4;

@@ -115,7 +115,8 @@ static void write_record(struct record *record, uint64_t id, const struct arriva
     memcpy(record->server, packed_of(&verdict->server), server_size);
     write_network(record, verdict);
     record->interface = arrival->interface;
-    record->scope = is_v6(client) ? client->v6.sin6_scope_id : 0;
+    record->scope = scope_of(client);
+    record->server_scope = scope_of(&verdict->server);
     record->opened = now;
     record->opened_wall = wall_now();
     record->last_upload = now;
@@ -333,6 +334,7 @@ void aim(struct worker *worker, struct session *session, const union address *se
         memset(record->peer, 0, sizeof record->peer);
     }
     memcpy(record->server, packed_of(server), packed_size(server));
+    record->server_scope = scope_of(server);
     end_change(record);
     reset_socket(session->fd, session->plain);
     session->fd = relay->sockets[is_v6(server)][slot];
@@ -347,6 +349,13 @@ void aim(struct worker *worker, struct session *session, const union address *se
     pthread_mutex_lock(&relay->book);
     add_port(relay, session);
     pthread_mutex_unlock(&relay->book);
+}
+
+// A peer of the server's link is on the same one.
+static uint32_t scope_for(const uint8_t *peer, const struct record *record)
+{
+    bool of_link = record->server_size == 16 && peer[0] == 0xfe && (peer[1] & 0xc0) == 0x80;
+    return of_link ? record->server_scope : 0;
 }
 
 // Our end of the way to the server is of no use any more: the session goes on from what the system
@@ -366,10 +375,12 @@ bool reconnect(struct worker *worker, struct session *session, int *problem)
     // Whoever comes after a crash in between connects it himself.
     name_source(session, NULL);
     if (session->pinned) {
-        make_address(&server, record->peer, record->server_size, record->peer_port, 0);
+        make_address(&server, record->peer, record->server_size, record->peer_port,
+                     scope_for(record->peer, record));
         failed = fix_peer_again(session->fd, &server, &own);
     } else {
-        make_address(&server, record->server, record->server_size, record->server_port, 0);
+        make_address(&server, record->server, record->server_size, record->server_port,
+                     record->server_scope);
         disconnect(session->fd);
         failed = attach(relay, session->fd, record->type, &server, &own);
     }

@@ -20,7 +20,8 @@ static ssize_t send_up(const struct session *session, const struct iovec *iov)
     // The server of the record, not of the verdict: a reload may have given the rule another.
     union address address;
     const struct record *record = session->record;
-    make_address(&address, record->server, record->server_size, record->server_port, 0);
+    make_address(&address, record->server, record->server_size, record->server_port,
+                 record->server_scope);
     return sendto(session->fd, iov->iov_base, iov->iov_len, 0, &address.any,
                   length_of(&address));
 }
