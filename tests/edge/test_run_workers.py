@@ -115,3 +115,22 @@ def test_the_table_is_one(tmp_path: Path) -> None:
 def refused(proxy: Proxy) -> int:
     """Newcomers for whom nobody could be evicted just then."""
     return int(proxy.info("reg")["refused-table-full"])
+
+
+def test_what_is_sent_to_many_goes_once(tmp_path: Path) -> None:
+    """The kernel gives a broadcast to the sockets of all workers."""
+    port = free_port("0.0.0.0")
+    top = f"max-sessions = 100\nworkers = {WORKERS}"
+    with Echo() as echo, clients(20) as socks:
+        text = config(port, str(echo), listen="0.0.0.0", top=top)
+        with Proxy(tmp_path, text) as proxy:
+            for sock in socks:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+                for number in range(2):
+                    sock.sendto(b"%d" % number, ("127.255.255.255", port))
+                    assert sock.recv(100) == b"%d" % number
+            assert len(proxy.sessions()) == 20
+            until(lambda: proxy.info()["upload-datagrams"] == 40)
+            assert len(echo.sources) == 20
+            for sock in socks:
+                assert silent(sock)

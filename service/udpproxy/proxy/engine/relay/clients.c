@@ -1,6 +1,7 @@
 // What clients sent: a batch from the listener, and for each datagram one look at the table.
 #include "clients.h"
 
+#include "worker.h"
 #include "book.h"
 #include "events.h"
 #include "upload.h"
@@ -60,6 +61,14 @@ static bool is_same_flow(const struct listener *listener, const struct incoming 
            memcmp(in->to[one].addressed, in->to[other].addressed, 16) == 0;
 }
 
+// What is sent to many, by broadcast or multicast, the kernel gives to the sockets of all workers:
+// steering is asked for what goes to one alone.
+static bool is_of_other_worker(const struct worker *worker, const union address *client)
+{
+    const struct relay *relay = worker->relay;
+    return relay->worker_count > 1 && worker_of(relay, client) != worker->number;
+}
+
 // A datagram, or a run of one client's; how many that were.
 static int pass_on(struct worker *worker, struct listener *listener, int at, int count)
 {
@@ -77,7 +86,8 @@ static int pass_on(struct worker *worker, struct listener *listener, int at, int
     const void *data = in->iov[at].iov_base;
     uint32_t size = in->messages[at].msg_len;
     if (!session) {
-        take_first(worker, &arrival, data, size, NULL);
+        if (!is_of_other_worker(worker, arrival.client))
+            take_first(worker, &arrival, data, size, NULL);
         return 1;
     }
     int run = 1;
