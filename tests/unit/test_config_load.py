@@ -71,6 +71,7 @@ time = ["mon-fri 08:00-16:30"]
 not-time = ["24.-26. dec"]
 type = "any-port"
 plug-to = "[2001:db8::2]"
+source-address = ["client", "2001:db8::7", "no-fallback"]
 unreachable = "close"
 resolve-policy = "follow"
 reload-policy = "keep"
@@ -148,6 +149,8 @@ def test_the_smallest_file() -> None:
                 accept=True,
                 type=SessionType.NORMAL,
                 server=Server(host=ip_address("127.0.0.1"), ports=Ports(first=53, last=53)),
+                sources=(),
+                fallback=True,
                 broadcast_network=None,
                 reply_any_port=False,
                 unreachable_close=False,
@@ -217,6 +220,8 @@ def test_every_key() -> None:
         accept=True,
         type=SessionType.ANY_PORT,
         server=Server(host=ip_address("2001:db8::2"), ports=None),
+        sources=(None, ip_address("2001:db8::7")),
+        fallback=False,
         broadcast_network=None,
         reply_any_port=False,
         unreachable_close=True,
@@ -449,9 +454,15 @@ def test_overlapping_listens(one: tuple[str, str], other: tuple[str, str], *, cl
         ('time = ["8-16"]', "time[1]: expected a weekday"),
         ('type = "tcp"\nreply-port = "any"', 'type: expected one of "normal", "one-way"'),
         ("transparent = true", "transparent: transparent = true is not built yet"),
-        ('source-address = ["client"]', "source-address: source-address is not built yet"),
+        ('source-address = ["client", "client"]', '"client" is in the list twice'),
+        ('source-address = ["0.0.0.0"]', "0.0.0.0 is no address that datagrams can come from"),
+        ('source-address = ["no-fallback"]', '"no-fallback" needs an address, or "client"'),
+        ('source-address = ["::1"]', "source-address: none is of version 4, as "),
+        (
+            f"source-address = {[str(ip_address(number + 9)) for number in range(65)]}",
+            "expected at most 64 addresses, found 65",
+        ),
         ('source-address = ["x y"]', 'source-address: "x y" is not an address'),
-        ('source-address = ["no-fallback", "192.0.2.1"]', "source-address is not built yet"),
         ("source-address = []", "source-address: expected a list of"),
         ('source-address = "client"', "source-address: expected a list of"),
         ('source-port = "client"', "source-port: source-port is not built yet"),

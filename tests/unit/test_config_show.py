@@ -33,6 +33,10 @@ V6 = st.integers(0, 2**128 - 1).map(IPv6Address).filter(lambda address: address 
 ADDRESSES: st.SearchStrategy[Address] = st.one_of(V4, V6)
 PORT = st.integers(1, 65535)
 
+SOURCES: st.SearchStrategy[tuple[Address | None, ...]] = st.lists(
+    st.sampled_from([None, ip_address("192.0.2.1"), ip_address("fe80::1%eth0")]), unique=True
+).map(tuple)
+
 
 def _only(port: int) -> Ports:
     return Ports(first=port, last=port)
@@ -119,6 +123,8 @@ def acls(draw: st.DrawFn) -> Rule:
         accept=draw(st.booleans()),
         type=kind,
         server=Server(host=address, ports=draw(st.none() | PORT.map(_only))),
+        sources=(sources := draw(SOURCES)),
+        fallback=not sources or draw(st.booleans()),
         broadcast_network=wide,
         reply_any_port=wide is not None and draw(st.booleans()),
         unreachable_close=draw(st.booleans()),

@@ -42,8 +42,17 @@ class KernelPorts:
 
     def for_sessions(self, config: Config) -> int:
         """How many of them sessions may have, the host keeps the others; 0: all. IPv4 and IPv6
-        together: a program's socket for both needs a port that is free in both."""
-        return 0 if config.use_all_ports else max(1, self.count * SHARE // 100)
+        together: a program's socket for both needs a port that is free in both. Each source
+        address has ports of its own, and a client's are none of this host's."""
+        if config.use_all_ports or any(None in rule.sources for rule in _accepting(config)):
+            return 0
+        return max(1, self.count * SHARE // 100) * self.sources(config)
+
+    def sources(self, config: Config) -> int:
+        """How many addresses towards servers there are, each with the same ports."""
+        named = {source for rule in _accepting(config) for source in rule.sources}
+        others = any(not rule.sources for rule in _accepting(config))
+        return max(1, len(named) + others)
 
     def taken(self, ports: Ports) -> Ports | None:
         """Those of `ports` that it may hand out, from the first on; None: it does none."""
@@ -58,6 +67,10 @@ class KernelPorts:
             return None
         later = [kept.first for kept in self.reserved if first < kept.first <= shared.last]
         return Ports(first=first, last=min(later, default=shared.last + 1) - 1)
+
+
+def _accepting(config: Config) -> list[Rule]:
+    return [rule for rule in config.rules if rule.accept]
 
 
 def together(
@@ -230,14 +243,16 @@ def _remarks(
 ) -> None:
     """What is allowed but will surprise."""
     available = f"the kernel's {kernel.count} ephemeral ports ({kernel.ephemeral})"
-    ports = kernel.for_sessions(config)
+    ports, sources = kernel.for_sessions(config), kernel.sources(config)
+    if sources > 1:
+        available += f" at {sources} addresses each"
     if ports and config.max_sessions > ports:
         notes.warn(
             ("max-sessions",),
             f"{config.max_sessions} is more than {ports} of {available}, the host keeps the "
             "others; sessions that get no port are refused; see use-all-ports",
         )
-    elif config.max_sessions > kernel.count:
+    elif config.use_all_ports and config.max_sessions > kernel.count * sources:
         notes.warn(
             ("max-sessions",),
             f"{config.max_sessions} is more than {available}; "

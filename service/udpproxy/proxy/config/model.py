@@ -182,6 +182,10 @@ class Rule:
     accept: bool
     type: SessionType
     server: Server | None
+    sources: tuple[Address | None, ...]
+    """From which addresses the server is written to, in that order; None: the client's own."""
+    fallback: bool
+    """Where none of them can be had: from the one that the system chooses."""
     broadcast_network: Network | None
     reply_any_port: bool
     unreachable_close: bool

@@ -20,13 +20,16 @@ _REPLY_PORTS = values.choice({"same": False, "any": True})
 _UNREACHABLE = values.choice({"ignore": False, "close": True})
 _EVERYWHERE = IPv4Address("255.255.255.255")
 
+MOST_SOURCES = 64
+"""Addresses of source-address; the native engine has room for so many."""
+
 
 def session_rule(table: Table, base: Limits) -> Rule:
     take = table.take
     accept = take("action", values.choice({"accept": True, "deny": False}), default=True)
     take("transparent", sections.only_false("transparent"), None)
-    for key, syntax in (("source-address", _source_addresses), ("source-port", _source_port)):
-        take(key, _unbuilt(key, syntax) if accept else syntax, None)
+    take("source-port", _unbuilt("source-port", _source_port) if accept else _source_port, None)
+    sources, fallback = take("source-address", _source_addresses, ((), True))
     rule = Rule(
         name=table.need("name", values.label, ""),
         source=table.many("from", endpoints.source),
@@ -36,6 +39,8 @@ def session_rule(table: Table, base: Limits) -> Rule:
         accept=accept,
         type=take("type", values.choice(_TYPES), SessionType.NORMAL),
         server=take("plug-to", endpoints.server, None),
+        sources=sources,
+        fallback=fallback,
         broadcast_network=take("broadcast-network", _broadcast_network, None),
         reply_any_port=take("reply-port", _REPLY_PORTS, default=False),
         unreachable_close=take("unreachable", _UNREACHABLE, default=False),
@@ -73,6 +78,10 @@ def _accepted(table: Table, rule: Rule) -> None:
         if table.has(key) and table.sound(key):
             table.wrong(key, f'is only used with type = "broadcast", which is "{rule.type.value}"')
     host = rule.server.host if rule.server is not None else None
+    if host is not None and not isinstance(host, Name):
+        fitting = [one for one in rule.sources if one is None or one.version == host.version]
+        if rule.sources and not fitting:
+            table.wrong("source-address", f"none is of version {host.version}, as {host} is")
     if host is not None and not isinstance(host, Name) and _for_many(host):
         table.wrong(
             "plug-to",
@@ -123,15 +132,27 @@ def _unbuilt(key: str, syntax: values.Parser[None]) -> values.Parser[None]:
     return parse
 
 
-def _source_addresses(value: object) -> None:
+def _source_addresses(value: object) -> tuple[tuple[Address | None, ...], bool]:
+    """The addresses, None for the client's own, and whether another will do."""
     if not isinstance(value, list) or not value:
         raise ValueError(
             'expected a list of "client", addresses and "no-fallback", '
             f"found {'an empty list' if value == [] else values.said(value)}"
         )
-    for item in value:
-        if item not in ("client", "no-fallback"):
-            addresses.address(item)
+    items = [item for item in value if item != "no-fallback"]
+    if not items:
+        raise ValueError('"no-fallback" needs an address, or "client", that it is about')
+    found: list[Address | None] = []
+    for item in items:
+        source = None if item == "client" else addresses.own_address(item)
+        if source is not None and (source.is_unspecified or source.is_multicast):
+            raise ValueError(f"{source} is no address that datagrams can come from")
+        if source in found:
+            raise ValueError(f"{values.said(item)} is in the list twice")
+        found.append(source)
+    if len(found) > MOST_SOURCES:
+        raise ValueError(f"expected at most {MOST_SOURCES} addresses, found {len(found)}")
+    return tuple(found), len(items) == len(value)
 
 
 def _source_port(value: object) -> None:

@@ -101,6 +101,7 @@ def _acl(rule: Rule) -> list[Entry]:
         ("action", "accept" if rule.accept else "deny", "accept"),
         ("type", rule.type.value, SessionType.NORMAL.value),
         ("plug-to", rule.server and _server(rule.server), None),
+        ("source-address", _sources(rule) or None, None),
         ("broadcast-network", rule.broadcast_network and str(rule.broadcast_network), None),
         # Where it has no meaning it may not even be written.
         ("reply-port", ("any" if rule.reply_any_port else "same") if broadcast else None, "same"),
@@ -109,6 +110,11 @@ def _acl(rule: Rule) -> list[Entry]:
         ("reload-policy", rule.reload_policy, "close"),
         ("extension", rule.extension and str(rule.extension), None),
     ]
+
+
+def _sources(rule: Rule) -> tuple[str, ...]:
+    found = tuple("client" if source is None else str(source) for source in rule.sources)
+    return found if rule.fallback else (*found, "no-fallback")
 
 
 def _network(network: Network | Name | Pattern) -> str:

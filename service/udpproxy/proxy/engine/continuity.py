@@ -159,6 +159,7 @@ class Continuity(Reachability):
         the system gives now. Else why it gives nothing; or the problem as before, where a socket
         without a peer has chosen for each datagram anyway."""
         sock, peer = session.sock, session.peer
+        sources = session.sources()
         if not session.plain and peer is None:
             return problem
         self._own.discard(session.own)
@@ -167,9 +168,11 @@ class Continuity(Reachability):
         try:
             if peer is None:
                 self._pool.reset(sock, plain=True, port=session.own[1])
-                session.own = self._pool.connect(sock, session.rule.server)
+                session.own = self._attach(session, session.rule.type)
             else:
                 sockets.disconnect(sock)
+                if sources.addresses:
+                    self._pool.connect(sock, peer, sources)
                 self._pool.pin(sock, peer)
                 session.own = sock.getsockname()[:2]
         except OSError as why:

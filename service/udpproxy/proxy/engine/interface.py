@@ -69,6 +69,11 @@ class Verdict:
     any_port: bool
     network: tuple[bytes, bytes] | None
     close_on_unreachable: bool
+    sources: tuple[bytes, ...] = ()
+    """Our addresses towards the server, in the order in which they are tried; empty bytes: the
+    client's own."""
+    fallback: bool = True
+    """Where none of them is there: the one that the system chooses."""
     handed: bool = False
     """Every datagram goes by Host.handed."""
 

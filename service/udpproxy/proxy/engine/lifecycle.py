@@ -239,10 +239,11 @@ class Lifecycle(ABC):
 
     def _attach(self, session: Relayed, kind: SessionType) -> Endpoint:
         server = session.rule.server
+        sources = session.sources()
         if session.plain:
-            return self._pool.connect(session.sock, server)
+            return self._pool.connect(session.sock, server, sources)
         broadcast = kind is SessionType.BROADCAST
-        return self._pool.bind(session.sock, server, broadcast=broadcast)
+        return self._pool.bind(session.sock, server, sources, broadcast=broadcast)
 
     def _relayed(
         self,

@@ -20,6 +20,9 @@ cdef extern from "relay/relay.h" nogil:
     cdef struct budget_ "budget":
         uint64_t idle, lifetime
         uint64_t upload_datagrams, download_datagrams, upload_bytes, download_bytes
+    cdef struct source:
+        uint8_t size
+        uint8_t *packed
     cdef struct verdict:
         budget_ budget
         uint64_t generation
@@ -28,6 +31,8 @@ cdef extern from "relay/relay.h" nogil:
         uint8_t type, any_port, close_on_unreachable, network_size, handed
         uint8_t *network_first
         uint8_t *network_last
+        uint8_t fallback, source_count
+        source *sources
     cdef struct event:
         event *next
         uint64_t session

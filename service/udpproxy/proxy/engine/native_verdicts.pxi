@@ -47,6 +47,11 @@ cdef class _Verdicts:
             made.network_size = len(first)
             memcpy(made.network_first, <const uint8_t *>first, len(first))
             memcpy(made.network_last, <const uint8_t *>last, len(last))
+        made.fallback = decided.fallback
+        made.source_count = len(decided.sources)
+        for at, packed in enumerate(decided.sources):
+            made.sources[at].size = len(packed)
+            memcpy(made.sources[at].packed, <const uint8_t *>packed, len(packed))
         self._numbers[decided] = <size_t>made
         while len(self._verdicts) <= made.number:
             self._verdicts.append(None)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import array
 import errno
+import functools
 import itertools
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from udpproxy.errors import UnitError
 from udpproxy.proxy.engine import sockets
@@ -26,6 +28,20 @@ _RECEIVE_BUFFER = 1 << 20
 _MOST_RESTING = 4096
 """Ports, of 28,232 that the kernel has by default."""
 _MOST_TRIES = 8
+
+
+_NO_PORT = (errno.EADDRINUSE, errno.EAGAIN)
+
+
+class Sources(NamedTuple):
+    """From where a server is written to: these addresses, in order, and whether another one that
+    the system chooses will do where none of them is there."""
+
+    addresses: Sequence[str]
+    fallback: bool
+
+
+ANYWHERE = Sources((), fallback=True)
 
 
 def make_carrier(family: socket.AddressFamily, count: int) -> socket.socket:
@@ -151,10 +167,36 @@ class Pool:
         """How many sessions that family can have."""
         return len(self._sockets[family])
 
-    def connect(self, sock: socket.socket, server: Endpoint) -> Endpoint:
+    def connect(
+        self, sock: socket.socket, server: Endpoint, sources: Sources = ANYWHERE
+    ) -> Endpoint:
         """Only `server` may reply from now on. Our own end of the association; OSError where
         there is no port (EAGAIN) or no route."""
-        return self._get_port(sock, lambda: sock.connect(server))
+
+        def attach(source: str) -> None:
+            if source:
+                sock.bind((source, 0))
+            sock.connect(server)
+
+        return self._from(sock, sources, attach)
+
+    def _from(
+        self, sock: socket.socket, sources: Sources, attach: Callable[[str], None]
+    ) -> Endpoint:
+        """By the first source that has a port. Where those that there are have none, the system
+        would find none either."""
+        problem = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+        used_up = False
+        for source in sources.addresses:
+            try:
+                return self._get_port(sock, functools.partial(attach, source))
+            except OSError as why:
+                problem = why
+                used_up = used_up or why.errno in _NO_PORT
+                sockets.disconnect(sock)
+        if used_up or not sources.fallback:
+            raise problem
+        return self._get_port(sock, lambda: attach(""))
 
     def _get_port(self, sock: socket.socket, attach: Callable[[], None]) -> Endpoint:
         """The kernel picks one, again while that still rests; where all do, the last one is it.
@@ -177,17 +219,32 @@ class Pool:
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return own
 
-    def bind(self, sock: socket.socket, server: Endpoint, *, broadcast: bool) -> Endpoint:
+    def bind(
+        self,
+        sock: socket.socket,
+        server: Endpoint,
+        sources: Sources = ANYWHERE,
+        *,
+        broadcast: bool,
+    ) -> Endpoint:
         """Anybody may reply. Our own end as `server` will see it."""
         if broadcast:
             sockets.allow_broadcast(sock, on=True)
-        sock.connect(server)
-        address, _ = _name(sock)
-        sockets.disconnect(sock)
         anywhere = "0.0.0.0" if sock.family == socket.AF_INET else "::"
-        _, port = self._get_port(sock, lambda: sock.bind((anywhere, 0)))
+        chosen = anywhere
+
+        def attach(source: str) -> None:
+            nonlocal chosen
+            if not source:
+                sock.connect(server)
+                chosen, _ = _name(sock)
+                sockets.disconnect(sock)
+            sock.bind((source or anywhere, 0))
+            chosen = source or chosen
+
+        _, port = self._from(sock, sources, attach)
         sockets.report_errors(sock, on=True)
-        return address, port
+        return chosen, port
 
     def pin(self, sock: socket.socket, peer: Endpoint) -> None:
         """From now on only `peer` may reply; what others sent before still has to be judged."""

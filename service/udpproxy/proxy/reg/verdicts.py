@@ -203,6 +203,12 @@ class Verdicts:
             server=server,
             budget=self._budgets[number],
             any_port=rule.reply_any_port,
+            sources=tuple(
+                source.packed if source else b""
+                for source in rule.sources
+                if source is None or len(source.packed) == len(sockets.pack(server[0]))
+            ),
+            fallback=rule.fallback,
             network=network_bounds(network) if network else None,
             close_on_unreachable=rule.unreachable_close,
             handed=rule.extension is not None,

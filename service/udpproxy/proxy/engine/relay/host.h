@@ -46,6 +46,13 @@ struct budget {
 //
 //   uses        book
 //   the rest    the host's, until a decision or a session has it; never changes after that
+enum { MOST_SOURCES = 64 }; // as in config/rules.py
+
+// Our address towards a server; size 0: the client's own.
+struct source {
+    uint8_t size, packed[16];
+};
+
 struct verdict {
     struct budget budget;
     uint64_t generation;
@@ -54,6 +61,9 @@ struct verdict {
     union address server;
     uint8_t type, any_port, close_on_unreachable, handed;
     uint8_t network_size, network_first[16], network_last[16];
+    // Tried in that order; `fallback`: where none is there, the one that the system chooses.
+    uint8_t fallback, source_count;
+    struct source sources[MOST_SOURCES];
 };
 
 enum kind {

@@ -209,7 +209,8 @@ struct session *open_session(struct worker *worker, const struct arrival *arriva
         return refuse_session(worker, arrival, session, EAFNOSUPPORT);
     // A slot has a socket for each family, and each of them counts on for ever.
     put(&record->drops_base, socket_drops(session->fd));
-    if (attach(relay, session->fd, verdict->type, &verdict->server, &own) ||
+    const struct origin origin = {verdict, &session->client};
+    if (attach(relay, session->fd, verdict->type, &origin, &verdict->server, &own) ||
         !poll_session(worker, session))
         return refuse_session(worker, arrival, session, errno);
     begin_change(record);
@@ -340,7 +341,9 @@ void aim(struct worker *worker, struct session *session, const union address *se
     session->fd = relay->sockets[is_v6(server)][slot];
     session->pinned = session->unreachable = false;
     put(&record->drops_base, (uint32_t)(socket_drops(session->fd) - dropped));
-    if (attach(relay, session->fd, record->type, server, &own) || !poll_session(worker, session)) {
+    const struct origin origin = {session->verdict, &session->client};
+    if (attach(relay, session->fd, record->type, &origin, server, &own) ||
+        !poll_session(worker, session)) {
         tell_failed(worker, session, FOLLOW_SERVER, errno);
         close_session(worker, session, FAULT);
         return;
@@ -365,6 +368,7 @@ bool reconnect(struct worker *worker, struct session *session, int *problem)
 {
     struct relay *relay = worker->relay;
     const struct record *record = session->record;
+    const struct origin origin = {session->verdict, &session->client};
     union address server, own = {0};
     int failed;
     if (!session->plain && !session->pinned)
@@ -377,12 +381,12 @@ bool reconnect(struct worker *worker, struct session *session, int *problem)
     if (session->pinned) {
         make_address(&server, record->peer, record->server_size, record->peer_port,
                      scope_for(record->peer, record));
-        failed = fix_peer_again(session->fd, &server, &own);
+        failed = fix_peer_again(relay, session->fd, &origin, &server, &own);
     } else {
         make_address(&server, record->server, record->server_size, record->server_port,
                      record->server_scope);
         disconnect(session->fd);
-        failed = attach(relay, session->fd, record->type, &server, &own);
+        failed = attach(relay, session->fd, record->type, &origin, &server, &own);
     }
     if (failed) {
         *problem = errno;

@@ -75,18 +75,30 @@ static int associate(int fd, const union address *server)
     return connect(fd, &server->any, length_of(server));
 }
 
-// Only the server may reply from now on.
-static int connect_once(int fd, const union address *server, union address *own)
+// Only the server may reply from now on. `source`, here and below: our address, or NULL.
+static int connect_once(int fd, const union address *server, const union address *source,
+                        union address *own)
 {
+    if (source && bind(fd, &source->any, length_of(source)))
+        return -1;
     return associate(fd, server) || name_of(fd, own) ? -1 : 0;
 }
 
-// Anybody may reply; the address of `own` stays as it is.
-static int bind_once(int fd, const union address *server, union address *own)
+// Anybody may reply; `own` is our end as the server will see it.
+static int bind_once(int fd, const union address *server, const union address *source,
+                     union address *own)
 {
     union address any = {0}, bound;
     any.any.sa_family = server->any.sa_family;
-    if (bind(fd, &any.any, length_of(&any)) || name_of(fd, &bound))
+    if (source) {
+        *own = *source;
+    } else {
+        if (associate(fd, server) || name_of(fd, own))
+            return -1;
+        disconnect(fd);
+        source = &any;
+    }
+    if (bind(fd, &source->any, length_of(source)) || name_of(fd, &bound))
         return -1;
     if (is_v6(own))
         own->v6.sin6_port = bound.v6.sin6_port;
@@ -100,11 +112,13 @@ static int bind_once(int fd, const union address *server, union address *own)
 // What is there already is thrown away, for we have sent nothing that could be answered: a late one
 // of the socket's last session, and whoever hit the moment before the kernel noted the peer. Where
 // that has no end soon, somebody shoots at the port, and we do without.
-static int get_port(struct relay *relay, int fd, const union address *server, union address *own,
-                    int (*once)(int, const union address *, union address *))
+static int get_port(struct relay *relay, int fd, const union address *server,
+                    const union address *source, union address *own,
+                    int (*once)(int, const union address *, const union address *,
+                                union address *))
 {
     for (int tries = 1;; tries++) {
-        if (once(fd, server, own))
+        if (once(fd, server, source, own))
             return -1;
         bool empty = discard(fd, MOST_EARLY), resting = is_resting(relay, own);
         if (empty && !resting)
@@ -119,27 +133,50 @@ static int get_port(struct relay *relay, int fd, const union address *server, un
     }
 }
 
-// `own` is our end as the server will see it.
-static int attach_open(struct relay *relay, int fd, const union address *server, bool broadcast,
-                       union address *own)
+// By the first source that has a port. Where those that there are have none, the system would find
+// none either.
+static int attach_from(struct relay *relay, int fd, const struct origin *origin,
+                       const union address *server, union address *own,
+                       int (*once)(int, const union address *, const union address *,
+                                   union address *))
 {
-    if (broadcast)
-        allow_broadcast(fd, 1);
-    if (associate(fd, server) || name_of(fd, own))
+    const struct verdict *verdict = origin->verdict;
+    unsigned size = packed_size(server);
+    bool used_up = false;
+    errno = EADDRNOTAVAIL;
+    for (unsigned i = 0; i < verdict->source_count; i++) {
+        const struct source *one = verdict->sources + i;
+        bool clients = !one->size;
+        union address source;
+        if ((clients ? packed_size(origin->client) : one->size) != size)
+            continue;
+        make_address(&source, clients ? packed_of(origin->client) : one->packed, size, 0, 0);
+        if (is_v6(&source) && IN6_IS_ADDR_LINKLOCAL(&source.v6.sin6_addr))
+            source.v6.sin6_scope_id = scope_of(server);
+        if (!get_port(relay, fd, server, &source, own, once))
+            return 0;
+        int problem = errno;
+        used_up |= problem == EADDRINUSE || problem == EAGAIN;
+        disconnect(fd);
+        errno = problem;
+    }
+    if (used_up || !verdict->fallback)
         return -1;
-    disconnect(fd);
-    if (get_port(relay, fd, server, own, bind_once))
+    return get_port(relay, fd, server, NULL, own, once);
+}
+
+// `own` is our end as the server will see it.
+int attach(struct relay *relay, int fd, enum type type, const struct origin *origin,
+           const union address *server, union address *own)
+{
+    if (type == NORMAL || type == ONE_WAY)
+        return attach_from(relay, fd, origin, server, own, connect_once);
+    if (type == BROADCAST)
+        allow_broadcast(fd, 1);
+    if (attach_from(relay, fd, origin, server, own, bind_once))
         return -1;
     report_errors(fd, 1);
     return 0;
-}
-
-int attach(struct relay *relay, int fd, enum type type, const union address *server,
-           union address *own)
-{
-    if (type == NORMAL || type == ONE_WAY)
-        return get_port(relay, fd, server, own, connect_once);
-    return attach_open(relay, fd, server, type == BROADCAST, own);
 }
 
 // From now on only `peer` may reply; what others sent before still has to be judged.
@@ -152,11 +189,18 @@ int fix_peer(int fd, const union address *peer)
     return 0;
 }
 
-// A peer that was fixed, from whatever address the system gives now; the port stays.
-int fix_peer_again(int fd, const union address *peer, union address *own)
+// A peer that was fixed, from whatever address the system gives now, or one of the sources.
+int fix_peer_again(struct relay *relay, int fd, const struct origin *origin,
+                   const union address *peer, union address *own)
 {
     disconnect(fd);
-    return fix_peer(fd, peer) || name_of(fd, own) ? -1 : 0;
+    if (!origin->verdict->source_count)
+        return fix_peer(fd, peer) || name_of(fd, own) ? -1 : 0;
+    if (attach_from(relay, fd, origin, peer, own, connect_once))
+        return -1;
+    report_errors(fd, 0);
+    take_errors(fd, NULL);
+    return 0;
 }
 
 // As it was made: no port, no peer, nothing waiting, no option left on.

@@ -5,10 +5,18 @@
 #include "state.h"
 #include <sys/syscall.h>
 
-int attach(struct relay *relay, int fd, enum type type, const union address *server,
-           union address *own);
+// Whose session it is that writes to a server: the client, and the verdict that names sources.
+struct origin {
+    const struct verdict *verdict;
+    const union address *client;
+};
+
+int attach(struct relay *relay, int fd, enum type type, const struct origin *origin,
+           const union address *server, union address *own);
+int fix_peer_again(struct relay *relay, int fd, const struct origin *origin,
+                   const union address *peer, union address *own);
 int fix_peer(int fd, const union address *peer);
-int fix_peer_again(int fd, const union address *peer, union address *own);
+
 void disconnect(int fd);
 void reset_socket(int fd, bool plain);
 uint32_t take_errors(int fd, int *problem);
