@@ -118,8 +118,10 @@ def verdict(
     generation: int = 1,
     rule: str = "rule",
     handed: bool = False,
+    sources: tuple[str, ...] = (),
+    fallback: bool = True,
 ) -> Verdict:
-    """An accepted session as REG would describe it."""
+    """An accepted session as REG would describe it; a source "" is the client's own address."""
     return Verdict(
         rule_number=0,
         generation=generation,
@@ -131,6 +133,8 @@ def verdict(
         network=network_bounds(ip_network(network)) if network else None,
         close_on_unreachable=close_on_unreachable,
         handed=handed,
+        sources=tuple(sockets.pack(one) if one else b"" for one in sources),
+        fallback=fallback,
     )
 
 

@@ -80,7 +80,7 @@ def test_the_host_keeps_ports_though_there_are_slots(new_rig: NewRig) -> None:
     rig.listen()
     server = rig.udp()
     rig.host.policy = lambda _: verdict(server.getsockname())
-    rig.engine.limit_ports(2)
+    rig.engine.limit_ports(2, 0)
     for _ in range(2):
         rig.udp().sendto(b"x", rig.where())
         rig.take(server)
@@ -92,10 +92,10 @@ def test_the_host_keeps_ports_though_there_are_slots(new_rig: NewRig) -> None:
     rig.until(lambda: rig.host.refusals)
     assert rig.host.refusals == ["refused-ports-kept"]
     assert rig.count("refused-ports-kept") == 1
-    rig.engine.limit_ports(0)
+    rig.engine.limit_ports(0, 0)
     for _ in range(2):
         rig.converse(rig.udp(), server, rig.where())
-    rig.engine.limit_ports(1)
+    rig.engine.limit_ports(1, 0)
     assert rig.engine.kill(3)
     rig.udp().sendto(b"x", rig.where())
     rig.until(lambda: len(rig.host.refusals) == 2)

@@ -146,3 +146,37 @@ def test_the_next_relay_keeps_them_as_well(network: Network, tmp_path: Path, eng
         until(lambda: proxy.info()["refused-ports-kept"] == 10, step=0.05)
         assert proxy.info()["sessions"] == MOST
         assert connects(network, 10) == 10
+
+
+SOURCES = ("127.0.0.5", "127.0.0.6")
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_each_source_address_has_ports_of_its_own(
+    network: Network, tmp_path: Path, engine: str
+) -> None:
+    """In their order, and the host keeps some of each."""
+    whole = text(engine).replace(
+        f'127.0.0.1:{SERVERS["127.0.0.1"]}"\n',
+        f'127.0.0.1:{SERVERS["127.0.0.1"]}"\nsource-address = {list(SOURCES)}\n',
+    )
+    with ExitStack() as stack:
+        crowd = Crowd(network, stack)
+        proxy = stack.enter_context(Proxy(tmp_path, whole, prefix=network.prefix("host")))
+        crowd.ask("127.0.0.1", 100)
+        until(lambda: proxy.info()["sessions"] == 100, step=0.05)
+        counts = [
+            sum(row["source"].startswith(f"{source}:") for row in proxy.sessions())
+            for source in SOURCES
+        ]
+        assert counts == [MOST, 10]
+        assert connects(network, 10) == 10
+        crowd.ask("127.0.0.1", 100)
+        until(lambda: proxy.info()["refused-no-port"] == 20, step=0.05)
+        assert proxy.info()["sessions"] == 2 * MOST
+        proxy.next_reg(proxy.kill(signal.SIGKILL, "reg"))
+        until(proxy.ready)
+        proxy.ask("kill", proxy.sessions()[0]["session"])
+        crowd.ask("127.0.0.1", 3)
+        until(lambda: proxy.info()["refused-no-port"] == 22, step=0.05)
+        assert proxy.info()["sessions"] == 2 * MOST

@@ -46,7 +46,11 @@ class KernelPorts:
         address has ports of its own, and a client's are none of this host's."""
         if config.use_all_ports or any(None in rule.sources for rule in _accepting(config)):
             return 0
-        return max(1, self.count * SHARE // 100) * self.sources(config)
+        return self.for_each() * self.sources(config)
+
+    def for_each(self) -> int:
+        """The same, of one source address."""
+        return max(1, self.count * SHARE // 100)
 
     def sources(self, config: Config) -> int:
         """How many addresses towards servers there are, each with the same ports."""

@@ -45,7 +45,8 @@ def parse(
     if notes.problems:
         raise ConfigError(notes.problems)
     ports = kernel.for_sessions(config)
-    return replace(config, ports=ports, warnings=tuple(map(str, notes.warnings)))
+    each = 0 if config.use_all_ports else kernel.for_each()
+    return replace(config, ports=ports, ports_each=each, warnings=tuple(map(str, notes.warnings)))
 
 
 def _config(table: Table, kernel: check.KernelPorts, is_own: Callable[[Address], bool]) -> Config:

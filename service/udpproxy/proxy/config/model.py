@@ -212,3 +212,5 @@ class Config(InstanceConfig):
     use_all_ports: bool = False
     ports: int = field(default=0, compare=False)
     """How many ports of this host the sessions may have; 0: as many as there are."""
+    ports_each: int = field(default=0, compare=False)
+    """The same, of one source address."""

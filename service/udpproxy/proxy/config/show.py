@@ -63,7 +63,7 @@ def _top(config: Config) -> list[Entry]:
     names = {field.name for field in common}
     for field in (*(each for each in fields(config) if each.name not in names), *common):
         value, usual = getattr(config, field.name), getattr(default, field.name)
-        if field.name in ("listen", "rules", "resolver", "log", "warnings", "ports"):
+        if field.name in ("listen", "rules", "resolver", "log", "warnings", "ports", "ports_each"):
             continue
         if field.name in special:
             key, words_of = special[field.name]

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from udpproxy.proxy.config.model import SessionType
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.engine.interface import Host
-from udpproxy.proxy.engine.pool import Pool
+from udpproxy.proxy.engine.pool import ANYWHERE, Pool
 from udpproxy.proxy.session.layout import GOING_ON, Record, State
 from udpproxy.proxy.session.sense import Damaged
-from udpproxy.proxy.session.table import Table
+from udpproxy.proxy.session.table import SOURCED, Table
 
 _TYPES = list(SessionType)
 _PLAIN = (SessionType.NORMAL, SessionType.ONE_WAY)
@@ -105,11 +105,13 @@ class Stock:
         sock = self._pool.get(sockets.family_of(record.server[0]), slot)
         server = sockets.server_of(record.server, record.server_scope)
         kind = _TYPES[record.type]
+        anywhere = ANYWHERE._replace(unbind=bool(self._table.words[SOURCED]))
         try:
             if kind in _PLAIN:
-                own = self._pool.connect(sock, server)
+                own = self._pool.connect(sock, server, anywhere)
             else:
-                own = self._pool.bind(sock, server, broadcast=kind is SessionType.BROADCAST)
+                many = kind is SessionType.BROADCAST
+                own = self._pool.bind(sock, server, anywhere, broadcast=many)
                 if record.peer:
                     self._pool.pin(sock, sockets.server_of(record.peer, record.server_scope))
         except OSError as problem:

@@ -159,7 +159,7 @@ class Continuity(Reachability):
         the system gives now. Else why it gives nothing; or the problem as before, where a socket
         without a peer has chosen for each datagram anyway."""
         sock, peer = session.sock, session.peer
-        sources = session.sources()
+        sources = self._sources(session)
         if not session.plain and peer is None:
             return problem
         self._own.discard(session.own)
@@ -171,7 +171,7 @@ class Continuity(Reachability):
                 session.own = self._attach(session, session.rule.type)
             else:
                 sockets.disconnect(sock)
-                if sources.addresses:
+                if sources.addresses or sources.unbind:
                     self._pool.connect(sock, peer, sources)
                 self._pool.pin(sock, peer)
                 session.own = sock.getsockname()[:2]

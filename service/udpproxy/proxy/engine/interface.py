@@ -250,9 +250,9 @@ class Engine(Protocol):
     def sessions(self) -> int:
         """How many there are now."""
 
-    def limit_ports(self, most: int) -> None:
-        """How many of the host's ports sessions may have at a time, each takes one; 0, as at
-        first: no limit. Those that there are stay."""
+    def limit_ports(self, most: int, each: int) -> None:
+        """How many of the host's ports sessions may have at a time, each takes one, and of those
+        of one source address; 0, as at first: no limit. Those that there are stay."""
 
     def extend(self, carriers: list[socket.socket]) -> None:
         """More sockets towards servers, of a family that was not needed before."""

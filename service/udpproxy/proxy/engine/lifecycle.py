@@ -24,7 +24,7 @@ from udpproxy.proxy.engine.interface import (
     Timer,
     Verdict,
 )
-from udpproxy.proxy.engine.pool import Pool
+from udpproxy.proxy.engine.pool import OwnEnds, Pool, Sources
 from udpproxy.proxy.engine.relayed import Listening, Relayed
 from udpproxy.proxy.session import layout
 from udpproxy.proxy.session.index import Session, SessionIndex
@@ -38,7 +38,7 @@ from udpproxy.proxy.session.limits import (
 )
 from udpproxy.proxy.session.peers import Endpoint, PeerRule
 from udpproxy.proxy.session.reasons import Reason
-from udpproxy.proxy.session.table import Table
+from udpproxy.proxy.session.table import SOURCED, Table
 
 TYPES = list(SessionType)
 """A type's place in here is its number in the table."""
@@ -76,7 +76,7 @@ class Lifecycle(ABC):
         self._listeners: dict[int, Listening] = {}
         self._by_port: dict[int, list[Listening]] = {}
         self._drops: dict[int, int] = {}
-        self._own: set[Endpoint] = set()
+        self._own = OwnEnds()
         self._next_second = 0
         self._planned = 0
         self._timer: Timer | None = None
@@ -125,9 +125,10 @@ class Lifecycle(ABC):
         """How many there are now."""
         return len(self._book)
 
-    def limit_ports(self, most: int) -> None:
+    def limit_ports(self, most: int, each: int) -> None:
         """How many of the host's ports sessions may have; 0: no limit."""
         self._book.limit(most or self._table.capacity)
+        self._own.each = each
 
     def extend(self, carriers: list[socket.socket]) -> None:
         """More sockets towards servers, of a family that was not needed before."""
@@ -239,11 +240,24 @@ class Lifecycle(ABC):
 
     def _attach(self, session: Relayed, kind: SessionType) -> Endpoint:
         server = session.rule.server
-        sources = session.sources()
+        sources = self._sources(session)
         if session.plain:
             return self._pool.connect(session.sock, server, sources)
         broadcast = kind is SessionType.BROADCAST
         return self._pool.bind(session.sock, server, sources, broadcast=broadcast)
+
+    def _sources(self, session: Relayed) -> Sources:
+        """From where its server is written to."""
+        named = session.sources()
+        if named:
+            self._words[SOURCED] = 1
+        free = [address for address in named if not self._own.is_full(address)]
+        return Sources(
+            free,
+            session.verdict.fallback,
+            unbind=bool(self._words[SOURCED]),
+            used_up=len(free) < len(named),
+        )
 
     def _relayed(
         self,

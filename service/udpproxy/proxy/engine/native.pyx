@@ -150,11 +150,12 @@ cdef class NativeEngine(_News):
         """How many there are now."""
         return relay_sessions(self._relay)
 
-    def limit_ports(self, most):
+    def limit_ports(self, most, each):
         """How many of the host's ports sessions may have; 0: no limit."""
         cdef uint32_t sessions = min(most or self._table.capacity, self._table.capacity)
+        cdef uint32_t of_address = each
         with nogil:
-            relay_limit(self._relay, sessions)
+            relay_limit(self._relay, sessions, of_address)
 
     def extend(self, carriers):
         """More sockets towards servers, of a family that was not needed before."""

@@ -111,7 +111,7 @@ cdef extern from "relay/relay.h" nogil:
     void relay_clear(relay_ *, uint32_t)
     void relay_free_slot(relay_ *, uint32_t)
     void relay_reserve(relay_ *, const uint8_t *)
-    void relay_limit(relay_ *, uint32_t)
+    void relay_limit(relay_ *, uint32_t, uint32_t)
     uint64_t relay_expire(relay_ *, uint64_t)
     uint32_t relay_sessions(relay_ *)
     void relay_watch(relay_ *, int)

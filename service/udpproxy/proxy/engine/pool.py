@@ -8,6 +8,7 @@ sockets, bound and connected as the last one left them.
 from __future__ import annotations
 
 import array
+import collections
 import errno
 import functools
 import itertools
@@ -39,6 +40,10 @@ class Sources(NamedTuple):
 
     addresses: Sequence[str]
     fallback: bool
+    unbind: bool = False
+    """The socket may have been bound to an address, which the system never forgets by itself."""
+    used_up: bool = False
+    """There were others, whose ports sessions have as far as they may."""
 
 
 ANYWHERE = Sources((), fallback=True)
@@ -101,6 +106,37 @@ def peek(sock: socket.socket, size: int) -> tuple[bytes, list[int]]:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return text, list(fds)
+
+
+class OwnEnds:
+    """Our own ends of the sessions, and how many each address of ours has."""
+
+    def __init__(self) -> None:
+        self._ends: set[Endpoint] = set()
+        self._counts: collections.Counter[str] = collections.Counter()
+        self.each = 0
+        """How many an address may have where it is asked for; 0: no limit."""
+
+    def __contains__(self, end: object) -> bool:
+        return end in self._ends
+
+    def add(self, end: Endpoint) -> None:
+        """A session has it now."""
+        if end not in self._ends:
+            self._ends.add(end)
+            self._counts[end[0]] += 1
+
+    def discard(self, end: Endpoint) -> None:
+        """None has it any more."""
+        if end in self._ends:
+            self._ends.remove(end)
+            self._counts[end[0]] -= 1
+            if not self._counts[end[0]]:
+                del self._counts[end[0]]
+
+    def is_full(self, address: str) -> bool:
+        """Has that address as many as it may?"""
+        return bool(self.each) and self._counts[address] >= self.each
 
 
 class RestingPorts:
@@ -174,8 +210,8 @@ class Pool:
         there is no port (EAGAIN) or no route."""
 
         def attach(source: str) -> None:
-            if source:
-                sock.bind((source, 0))
+            if source or sources.unbind:
+                sock.bind((source or _anywhere(sock), 0))
             sock.connect(server)
 
         return self._from(sock, sources, attach)
@@ -185,8 +221,9 @@ class Pool:
     ) -> Endpoint:
         """By the first source that has a port. Where those that there are have none, the system
         would find none either."""
-        problem = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
-        used_up = False
+        used_up = sources.used_up
+        number = errno.EAGAIN if used_up else errno.EADDRNOTAVAIL
+        problem = OSError(number, os.strerror(number))
         for source in sources.addresses:
             try:
                 return self._get_port(sock, functools.partial(attach, source))
@@ -230,16 +267,17 @@ class Pool:
         """Anybody may reply. Our own end as `server` will see it."""
         if broadcast:
             sockets.allow_broadcast(sock, on=True)
-        anywhere = "0.0.0.0" if sock.family == socket.AF_INET else "::"
-        chosen = anywhere
+        chosen = ""
 
         def attach(source: str) -> None:
             nonlocal chosen
             if not source:
+                if sources.unbind:
+                    sock.bind((_anywhere(sock), 0))
                 sock.connect(server)
                 chosen, _ = _name(sock)
                 sockets.disconnect(sock)
-            sock.bind((source or anywhere, 0))
+            sock.bind((source or _anywhere(sock), 0))
             chosen = source or chosen
 
         _, port = self._from(sock, sources, attach)
@@ -268,6 +306,10 @@ class Pool:
         for batch in self._sockets.values():
             for sock in batch:
                 sock.close()
+
+
+def _anywhere(sock: socket.socket) -> str:
+    return "0.0.0.0" if sock.family == socket.AF_INET else "::"
 
 
 def _name(sock: socket.socket) -> Endpoint:

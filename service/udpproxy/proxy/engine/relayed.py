@@ -11,7 +11,6 @@ from dataclasses import replace
 from udpproxy.proxy.config.model import SessionType
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.engine.interface import ListenerSocket, Verdict
-from udpproxy.proxy.engine.pool import Sources
 from udpproxy.proxy.engine.sockets import Ancillary, answer_from
 from udpproxy.proxy.session import layout
 from udpproxy.proxy.session.index import Session
@@ -131,13 +130,12 @@ class Relayed(Session):
             or self.unreachable
         )
 
-    def sources(self) -> Sources:
-        """From where the server is written to."""
+    def sources(self) -> list[str]:
+        """Our addresses towards the server that the rule names, in order."""
         server = self.rule.server
         size, scope = len(sockets.pack(server[0])), sockets.scope_of(server)
         found = [source or sockets.pack(self.address[0]) for source in self.verdict.sources]
-        addresses = [sockets.server_of((one, 0), scope)[0] for one in found if len(one) == size]
-        return Sources(addresses, self.verdict.fallback)
+        return [sockets.server_of((one, 0), scope)[0] for one in found if len(one) == size]
 
     def pin(self, peer: Endpoint) -> None:
         """From now on this is the server."""

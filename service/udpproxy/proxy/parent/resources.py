@@ -173,7 +173,7 @@ class Resources:
         """The configuration that children get from now on."""
         self.generation = generation(text)
         self._text, self._origin = text, origin
-        self._ports = config.ports
+        self._ports, self._ports_each = config.ports, config.ports_each
         hosts = [rule.server.host for rule in config.rules if rule.accept and rule.server]
         zones = [host.scope_id for host in hosts if isinstance(host, IPv6Address)]
         self._zones = {zone for zone in zones if zone}
@@ -263,6 +263,7 @@ class Resources:
                 "origin": self._origin,
                 "generation": self.generation,
                 "ports": self._ports,
+                "ports-each": self._ports_each,
                 "links": self._server_links(),
             }
             link.send(wire.Lend("config", [item]), [memory])

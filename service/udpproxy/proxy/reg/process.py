@@ -260,7 +260,7 @@ class Reg:
         self._engine = engine
         host.servers.await_answers = lambda on: engine.await_answers(on=on)
         engine.segment(on=segmentation == "auto")
-        engine.limit_ports(config.ports)
+        engine.limit_ports(config.ports, config.ports_each)
         self._clean_ups.limit = config.stop_timeout / 2
         # The sessions that end as the relay stops are still the extensions' business.
         self._clean_ups.add("extensions", lambda: self._close_extensions(host.extensions))
@@ -306,7 +306,7 @@ class Reg:
         self._clean_ups.limit = config.stop_timeout / 2
         self._naming.configure(config)
         self._host.extensions.configure(config)
-        self._engine.limit_ports(config.ports)
+        self._engine.limit_ports(config.ports, config.ports_each)
         self._host.servers.keep({rule.name for rule in config.rules})
         before = self._host.verdicts
         self._host.verdicts = Verdicts(

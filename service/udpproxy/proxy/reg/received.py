@@ -66,13 +66,14 @@ class ReceivedDescriptors:
                     "origin": str(origin),
                     "generation": int(generation),
                     "ports": int(ports),
+                    "ports-each": int(each),
                     "links": dict(links),
                 }
             ]:
                 with os.fdopen(descriptors[0], "rb") as file:
                     file.seek(0)
                     config = parse(file.read().decode(), origin, ephemeral=_ANY)
-                self.config = replace(config, ports=ports), generation
+                self.config = replace(config, ports=ports, ports_each=each), generation
                 self.know(links)
             case "table", [{"capacity": int(capacity)}]:
                 memory = mmap.mmap(descriptors[0], 0)

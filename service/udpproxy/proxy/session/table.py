@@ -27,8 +27,9 @@ HEADER_SIZE = 16 * RECORD_SIZE
 _HEADER = struct.Struct("=8sIII4x")
 
 # Words of the header that change.
-STARTS, NEXT_ID, STEERING = 4, 5, 6
-"""STEERING: the key by which clients are divided between workers (parent/steering.py)."""
+STARTS, NEXT_ID, STEERING, SOURCED = 4, 5, 6, 8
+"""STEERING: the key by which clients are divided between workers (parent/steering.py). SOURCED: a
+socket towards servers may have been bound to an address (engine/pool.py)."""
 _TOTALS_AT = 16
 
 TOTALS = (

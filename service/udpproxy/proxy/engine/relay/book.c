@@ -6,6 +6,7 @@
 
 #include "siphash.h"
 #include "address.h"
+#include "tally.h"
 
 // ---- listeners, each part of the keys of its sessions ----
 
@@ -232,37 +233,12 @@ void unlist_unanswered(struct worker *worker, struct session *session)
 
 // ---- how many sessions each client has, with the book locked ----
 
-static uint32_t home_of(const struct relay *relay, const uint8_t wide[16])
-{
-    uint64_t words[2];
-    memcpy(words, wide, 16);
-    return (uint32_t)siphash(relay->key, words, 2) & relay->client_mask;
-}
-
 uint32_t *client_count(struct relay *relay, const union address *client)
 {
-    uint8_t wide[16];
-    widen(wide, packed_of(client), packed_size(client));
-    uint32_t at = home_of(relay, wide);
-    while (relay->clients[at].count && memcmp(relay->clients[at].address, wide, 16))
-        at = (at + 1) & relay->client_mask;
-    memcpy(relay->clients[at].address, wide, 16);
-    return &relay->clients[at].count;
+    return count_of(relay, &relay->clients, packed_of(client), packed_size(client));
 }
 
 void uncount_client(struct relay *relay, const union address *client)
 {
-    uint32_t *count = client_count(relay, client), mask = relay->client_mask;
-    if (*count == 0 || --*count)
-        return;
-    uint32_t at = (uint32_t)((struct client *)((uint8_t *)count - offsetof(struct client, count)) -
-                             relay->clients);
-    for (uint32_t next = (at + 1) & mask; relay->clients[next].count; next = (next + 1) & mask) {
-        uint32_t home = home_of(relay, relay->clients[next].address);
-        if (((next - home) & mask) >= ((next - at) & mask)) {
-            relay->clients[at] = relay->clients[next];
-            relay->clients[next].count = 0;
-            at = next;
-        }
-    }
+    uncount(relay, &relay->clients, packed_of(client), packed_size(client));
 }

@@ -14,11 +14,13 @@ uint32_t relay_sessions(struct relay *relay)
     return __atomic_load_n(&relay->live, __ATOMIC_RELAXED);
 }
 
-// So many sessions and no more, though there are slots for others.
-void relay_limit(struct relay *relay, uint32_t most)
+// So many sessions and no more, though there are slots for others; `each`: of a source address, 0:
+// no limit.
+void relay_limit(struct relay *relay, uint32_t most, uint32_t each)
 {
     pthread_mutex_lock(&relay->book);
     relay->most = most;
+    relay->each = each;
     pthread_mutex_unlock(&relay->book);
 }
 

@@ -5,7 +5,7 @@
 #include "host.h"
 
 uint32_t relay_sessions(struct relay *relay);
-void relay_limit(struct relay *relay, uint32_t most);
+void relay_limit(struct relay *relay, uint32_t most, uint32_t each);
 void relay_segment(struct relay *relay, int on);
 void relay_watch(struct relay *relay, int on);
 int relay_copy(struct relay *relay, uint32_t slot, uint64_t *id, void *record);

@@ -1,6 +1,9 @@
 // Our own ports towards servers: whose they are, which of them rest, and who writes from one.
 #include "ports.h"
 
+#include "address.h"
+#include "tally.h"
+
 enum { MOST_RESTING = 4096 }; // of 28,232 that the kernel has by default
 
 // ---- by port, with the book locked ----
@@ -11,6 +14,10 @@ void add_port(struct relay *relay, struct session *session)
     uint32_t *first = relay->ports + session->port;
     session->same_port = *first;
     *first = slot_of(relay, session) + 1;
+    session->tallied = session->verdict->source_count > 0;
+    if (session->tallied)
+        ++*count_of(relay, &relay->sources, session->record->source,
+                    session->record->server_size);
 }
 
 void remove_port(struct relay *relay, struct session *session)
@@ -21,10 +28,23 @@ void remove_port(struct relay *relay, struct session *session)
         link = &relay->sessions[*link - 1].same_port;
     if (*link)
         *link = session->same_port;
+    if (session->tallied)
+        uncount(relay, &relay->sources, session->record->source, session->record->server_size);
+    session->tallied = false;
     uint32_t count = __atomic_add_fetch(&relay->given_back_count, 1, __ATOMIC_RELAXED);
     __atomic_store_n(relay->given_back + session->port, count, __ATOMIC_RELAXED);
     if (relay->rest < MOST_RESTING)
         __atomic_add_fetch(&relay->rest, 1, __ATOMIC_RELAXED);
+}
+
+// Has that address of ours as many sessions as it may, where it is asked for?
+bool is_used_up(struct relay *relay, const union address *source)
+{
+    pthread_mutex_lock(&relay->book);
+    bool full = relay->each && *count_of(relay, &relay->sources, packed_of(source),
+                                         packed_size(source)) >= relay->each;
+    pthread_mutex_unlock(&relay->book);
+    return full;
 }
 
 // ---- those that rest ----

@@ -6,6 +6,7 @@
 
 void add_port(struct relay *relay, struct session *session);
 void remove_port(struct relay *relay, struct session *session);
+bool is_used_up(struct relay *relay, const union address *source);
 bool is_resting(const struct relay *relay, const union address *own);
 void rest_less(struct relay *relay);
 bool is_ours(struct relay *relay, const union address *client, const struct listener *listener,

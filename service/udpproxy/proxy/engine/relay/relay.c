@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 
 #include "state.h"
+#include "tally.h"
 #include "worker.h"
 #include "decisions.h"
 #include "held.h"
@@ -88,11 +89,8 @@ static bool make_shared(struct relay *relay)
     for (uint32_t i = 0; relay->workers && i < relay->worker_count; i++)
         relay->workers[i].epoll = relay->workers[i].bell = -1;
     relay->bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (relay->per_client) {
-        uint32_t size = power_of_two(2 * capacity);
-        relay->clients = calloc(size, sizeof *relay->clients);
-        relay->client_mask = size - 1;
-    }
+    bool tallied = make_tally(&relay->sources, capacity) &&
+                   (!relay->per_client || make_tally(&relay->clients, capacity));
     for (int family = 0; family < 2; family++) {
         relay->sockets[family] = calloc(capacity, sizeof(int));
         for (uint32_t i = 0; relay->sockets[family] && i < capacity; i++)
@@ -100,7 +98,7 @@ static bool make_shared(struct relay *relay)
     }
     return relay->sessions && relay->free && relay->ports && relay->given_back &&
            relay->decisions && relay->workers && relay->bell >= 0 &&
-           (!relay->per_client || relay->clients) && relay->sockets[0] && relay->sockets[1];
+           tallied && relay->sockets[0] && relay->sockets[1];
 }
 
 struct relay *relay_new(void *table, uint32_t capacity, uint32_t workers, uint32_t per_client,
@@ -195,7 +193,8 @@ void relay_free(struct relay *relay)
     free(relay->verdicts);
     free(relay->workers);
     free(relay->decisions);
-    free(relay->clients);
+    free(relay->clients.cells);
+    free(relay->sources.cells);
     free(relay->ports);
     free(relay->given_back);
     free(relay->free);

@@ -13,6 +13,7 @@
 //   address      addresses as the system, the table and the keys have them
 //   host         what passes between relay and host
 //   state        all that is kept, and which lock guards what
+//   tally        how many sessions there are, by an address
 //   ports        our own ports towards servers
 //   sockets      the sockets towards servers
 //   worker       locks, clock, bells, which client is whose

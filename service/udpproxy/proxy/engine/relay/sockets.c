@@ -75,11 +75,22 @@ static int associate(int fd, const union address *server)
     return connect(fd, &server->any, length_of(server));
 }
 
-// Only the server may reply from now on. `source`, here and below: our address, or NULL.
+// `source`, here and below: our address; of no family: none, though the socket may have been bound
+// to one, which the system never forgets by itself; NULL: nor that.
+static int bind_to(int fd, const union address *server, const union address *source)
+{
+    union address any = {0};
+    any.any.sa_family = server->any.sa_family;
+    if (!source || source->any.sa_family == AF_UNSPEC)
+        source = &any;
+    return bind(fd, &source->any, length_of(source));
+}
+
+// Only the server may reply from now on.
 static int connect_once(int fd, const union address *server, const union address *source,
                         union address *own)
 {
-    if (source && bind(fd, &source->any, length_of(source)))
+    if (source && bind_to(fd, server, source))
         return -1;
     return associate(fd, server) || name_of(fd, own) ? -1 : 0;
 }
@@ -88,17 +99,15 @@ static int connect_once(int fd, const union address *server, const union address
 static int bind_once(int fd, const union address *server, const union address *source,
                      union address *own)
 {
-    union address any = {0}, bound;
-    any.any.sa_family = server->any.sa_family;
-    if (source) {
+    union address bound;
+    if (source && source->any.sa_family != AF_UNSPEC) {
         *own = *source;
     } else {
-        if (associate(fd, server) || name_of(fd, own))
+        if ((source && bind_to(fd, server, source)) || associate(fd, server) || name_of(fd, own))
             return -1;
         disconnect(fd);
-        source = &any;
     }
-    if (bind(fd, &source->any, length_of(source)) || name_of(fd, &bound))
+    if (bind_to(fd, server, source) || name_of(fd, &bound))
         return -1;
     if (is_v6(own))
         own->v6.sin6_port = bound.v6.sin6_port;
@@ -140,9 +149,13 @@ static int attach_from(struct relay *relay, int fd, const struct origin *origin,
                        int (*once)(int, const union address *, const union address *,
                                    union address *))
 {
+    static const union address unbound; // of no family
     const struct verdict *verdict = origin->verdict;
     unsigned size = packed_size(server);
     bool used_up = false;
+    if (verdict->source_count)
+        __atomic_store_n(relay->header + SOURCED, 1, __ATOMIC_RELAXED);
+    bool unbind = __atomic_load_n(relay->header + SOURCED, __ATOMIC_RELAXED);
     errno = EADDRNOTAVAIL;
     for (unsigned i = 0; i < verdict->source_count; i++) {
         const struct source *one = verdict->sources + i;
@@ -153,6 +166,11 @@ static int attach_from(struct relay *relay, int fd, const struct origin *origin,
         make_address(&source, clients ? packed_of(origin->client) : one->packed, size, 0, 0);
         if (is_v6(&source) && IN6_IS_ADDR_LINKLOCAL(&source.v6.sin6_addr))
             source.v6.sin6_scope_id = scope_of(server);
+        if (is_used_up(relay, &source)) {
+            used_up = true;
+            errno = EAGAIN;
+            continue;
+        }
         if (!get_port(relay, fd, server, &source, own, once))
             return 0;
         int problem = errno;
@@ -162,7 +180,7 @@ static int attach_from(struct relay *relay, int fd, const struct origin *origin,
     }
     if (used_up || !verdict->fallback)
         return -1;
-    return get_port(relay, fd, server, NULL, own, once);
+    return get_port(relay, fd, server, unbind ? &unbound : NULL, own, once);
 }
 
 // `own` is our end as the server will see it.
@@ -194,7 +212,7 @@ int fix_peer_again(struct relay *relay, int fd, const struct origin *origin,
                    const union address *peer, union address *own)
 {
     disconnect(fd);
-    if (!origin->verdict->source_count)
+    if (!relay->header[SOURCED])
         return fix_peer(fd, peer) || name_of(fd, own) ? -1 : 0;
     if (attach_from(relay, fd, origin, peer, own, connect_once))
         return -1;

@@ -83,7 +83,9 @@ struct session {
     uint32_t gathered_bytes; // replies that are not sent yet
     uint16_t gathered;
     uint8_t reason, polled[2]; // by which worker + 1, for each family
-    bool keyed, singly, unreachable; // ICMP errors came, and no reply since
+    bool keyed : 1, singly : 1;
+    bool unreachable : 1; // ICMP errors came, and no reply since
+    bool tallied : 1;     // under its source address
     uint32_t hash;
     uint32_t due_at;         // its place in the worker's heap, NOBODY: none
     uint32_t older, younger; // among those without an answer
@@ -165,9 +167,15 @@ struct worker {
     struct outgoing out;
 };
 
-struct client {
+struct tallied {
     uint8_t address[16];
-    uint32_t count;
+    uint32_t count; // 0: an empty cell
+};
+
+// How many sessions there are, by address.
+struct tally {
+    struct tallied *cells;
+    uint32_t mask;
 };
 
 // Its life: a question makes one that is `asked`, and the answer puts another in its place, or the
@@ -221,8 +229,8 @@ struct relay {
     uint32_t ended, ended_last, ended_count;
     uint32_t *ports; // our own: the first session of each
     uint32_t *given_back, given_back_count, rest; // ports, see ports.c
-    struct client *clients;
-    uint32_t client_mask;
+    struct tally clients, sources;
+    uint32_t each; // sessions of a source address; 0: no limit
     struct decision **decisions;
     uint32_t decision_count, lengths[LENGTHS], answers;
     struct verdict **verdicts;
