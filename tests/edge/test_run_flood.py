@@ -24,7 +24,7 @@ from proxy import Proxy, Row, config, until
 
 pytestmark = pytest.mark.alone
 
-SECONDS = float(os.environ.get("FLOOD_SECONDS", "8"))
+SECONDS = float(os.environ.get("FLOOD_SECONDS", "5"))
 _SLOTS = 4000
 _WHERE = (
     "refused-table-full", "refused-per-client", "refused-no-port", "refused-own-socket",
