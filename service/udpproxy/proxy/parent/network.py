@@ -19,6 +19,11 @@ from udpproxy.proxy.session.limits import Rate
 
 _MESSAGES_A_TURN = 64
 """More than so many that wait are a storm, which is looked at now and then only."""
+_ROOM = 128 << 10
+"""Bytes of messages that the kernel keeps for us: some hundred of them, or a storm would be long
+over when the last is read."""
+_MOST_KEPT = 4096
+"""No message takes less than 64 bytes of it."""
 _REST = 0.1
 """Seconds between two looks at a storm; what the kernel has no room for meanwhile is lost."""
 _SETTLE = 0.02
@@ -109,6 +114,7 @@ class Network:
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
         try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
             self._socket.bind((0, sum(1 << (group - 1) for group in _GROUPS)))
             self.devices = _devices()
         except OSError:
@@ -131,11 +137,22 @@ class Network:
             except BlockingIOError:
                 return
             except OSError:  # ENOBUFS: the kernel had no room for some of them
+                self._drain()
                 self._note(Kind.ANYTHING)
                 break
             self._note(kind_of(packet))
         self._reactor.remove_reader(self._socket.fileno())
         self._rest = self._reactor.call_later(_REST, self._rested)
+
+    def _drain(self) -> None:
+        """Until then the kernel keeps no more, and does not say so again."""
+        for _ in range(_MOST_KEPT):
+            try:
+                self._socket.recv(1)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue
 
     def _rested(self) -> None:
         self._rest = None
