@@ -17,7 +17,7 @@ DEB_PACKAGES = build-essential debhelper dh-python pybuild-plugin-pyproject pyth
 
 build: .venv/built
 
-NATIVE = setup.py $(wildcard service/udpproxy/proxy/engine/*.px[iy] service/udpproxy/proxy/engine/relay/*)
+NATIVE = setup.py $(wildcard service/udpproxy/proxy/engine/*.pxi service/udpproxy/proxy/engine/*.pyx service/udpproxy/proxy/engine/relay/*)
 
 .venv/built: pyproject.toml $(NATIVE)
 	@tools/need $(BUILD_PACKAGES)

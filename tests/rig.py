@@ -168,6 +168,8 @@ class Witness:
         self.unable: list[int] = []
         self.failures: list[str] = []
         self.reroutes: list[int] = []
+        self.tries: list[int] = []
+        """Sessions that were connected afresh, for their server is silent."""
         self.dead: list[tuple[int, int]] = []
         """Sessions whose server is unreachable, and why."""
         self.answering: list[int] = []
@@ -227,6 +229,9 @@ class Witness:
 
     def rerouted(self, slot: int, number: int, rule: str) -> None:
         self.reroutes.append(number)
+
+    def silent(self, slot: int, number: int, rule: str) -> None:
+        self.tries.append(number)
 
     def unreachable(self, slot: int, number: int, rule: str, problem: int) -> None:
         self.dead.append((number, problem))

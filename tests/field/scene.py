@@ -78,8 +78,6 @@ class Weather:
     """For strangers' sessions."""
     days: int = 0
     """By which the clock steps."""
-    known_fault: str = ""
-    """Why the promise is not kept for now."""
 
 
 @dataclass

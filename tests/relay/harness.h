@@ -69,7 +69,7 @@ static inline struct verdict *make_verdict(struct relay *relay, const union addr
 {
     struct verdict *verdict = relay_verdict(relay);
     check(verdict != NULL, "no verdict");
-    verdict->budget = (struct budget){NEVER, NEVER, NEVER, NEVER, NEVER, NEVER};
+    verdict->budget = (struct budget){NEVER, NEVER, NEVER, NEVER, NEVER, NEVER, NEVER};
     verdict->server = *server;
     return verdict;
 }

@@ -160,7 +160,7 @@ static void busy_sessions_are_planned_anew_in_parts(void)
         session->verdict = verdict;
         session->due_at = NOBODY;
         session->record->last_upload = then;
-        set_due(worker, session);
+        set_due(worker, session, worker->now);
         session->record->last_upload = late;
     }
     check(relay_expire(relay, late) <= late, "all of them at once");

@@ -16,7 +16,7 @@ from system.package import Package
 from system.service import INSIDE, ROLES, Instance, install, load, serve_echo
 from system.waiting import until
 
-EXPOSURE = {"parent": 1.2, "reg": 0.6, "acr": 1.2, "apr": 1.2}
+EXPOSURE = {"parent": 1.3, "reg": 0.6, "acr": 1.2, "apr": 1.2}
 CHANGES = [
     ("", "LogLevel", "s", "+1"),
     ("", "Reopen"),

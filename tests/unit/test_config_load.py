@@ -452,6 +452,11 @@ def test_overlapping_listens(one: tuple[str, str], other: tuple[str, str], *, cl
         ("to = []", "to: the list is empty; leave the key out where anything will do"),
         ("to = [1]", "to[1]: expected text in quotes, found 1"),
         ('time = ["8-16"]', "time[1]: expected a weekday"),
+        ("limits.silent = -1", "limits.silent: expected a duration"),
+        (
+            'type = "one-way"\nlimits.silent = 5',
+            'limits.silent: has no meaning with type = "one-way"',
+        ),
         ('type = "tcp"\nreply-port = "any"', 'type: expected one of "normal", "one-way"'),
         ("transparent = true", "transparent: transparent = true is not built yet"),
         ('source-address = ["client", "client"]', '"client" is in the list twice'),
@@ -931,3 +936,16 @@ def test_an_interface_reaches_the_proxy_itself_by_lo_alone() -> None:
             assert "127.0.0.1:9 is the proxy itself: see line 2 (lo)" in mistake(text)
         else:
             load.parse(text, "test.toml")
+def test_nobody_waits_for_an_answer_where_nobody_may_answer() -> None:
+    """The default of [limits] is for the other rules; 0 can be written anywhere."""
+    rules = [
+        'type = "one-way"',
+        'type = "one-way"\nlimits.silent = 0',
+        'type = "one-way"\nlimits.silent = 5\naction = "deny"',
+        "",
+    ]
+    text = 'max-sessions = 5\n[limits]\nsilent = "20s"\n[[listen]]\naddress = "::1"\nport = 53\n'
+    for number, keys in enumerate(rules):
+        text += f'[[session-acl]]\nname = "{number}"\nplug-to = "192.0.2.1:53"\n{keys}\n'
+    config = load.parse(text, "test.toml")
+    assert [rule.limits.silent for rule in config.rules] == [0.0, 0.0, 5.0, 20.0]

@@ -71,9 +71,13 @@ class Lab:
         self.discarded: list[str] = []
         config = self.write([self.first])
         self.logs.configure(config.log)
-        self.service = ProxyService(self, config, self.path.read_text(), self.path)
+        self.runner = asyncio.Runner()
+        self.service = self.runner.run(self._serve(config))
         self.resources = self.service._resources
         self.family = Family()
+
+    async def _serve(self, config: Config) -> ProxyService:
+        return ProxyService(self, config, self.path.read_text(), self.path)
 
     def discard(self, child: ChildConnection, why: str) -> None:
         """It is to be replaced."""
@@ -119,6 +123,7 @@ class Lab:
     def close(self) -> None:
         """Nothing stays open."""
         self.service.close()
+        self.runner.close()
         self.logs.close()
         if self.notifier:
             self.notifier._notifier.socket.close()
@@ -200,7 +205,7 @@ def test_a_fault_changes_nothing_and_the_next_reload_mends_it(
         ]
         assert lab.family.started == 1
 
-    asyncio.run(run())
+    lab.runner.run(run())
 
 
 def test_more_than_the_limit_of_descriptors(lab: Lab) -> None:
@@ -217,7 +222,7 @@ def test_more_than_the_limit_of_descriptors(lab: Lab) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
         assert lab.state() == state
 
-    asyncio.run(run())
+    lab.runner.run(run())
 
 
 def test_a_store_that_does_not_listen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +253,7 @@ def test_a_store_that_does_not_listen(tmp_path: Path, monkeypatch: pytest.Monkey
             assert await lab.reload() == 0
             assert is_bound(lab.second)
 
-        asyncio.run(run())
+        lab.runner.run(run())
 
 
 @pytest.mark.parametrize(
@@ -289,4 +294,4 @@ def test_a_nonsense_answer_costs_the_child(lab: Lab, answer: wire.Plain) -> None
             reg.close()
             ours_link.close()
 
-    asyncio.run(run())
+    lab.runner.run(run())

@@ -8,7 +8,7 @@ import pytest
 
 from udpproxy.proxy.session import index as index_module
 from udpproxy.proxy.session.index import Session, SessionIndex
-from udpproxy.proxy.session.limits import NEVER, Budget
+from udpproxy.proxy.session.limits import NEVER, TRIED, Budget
 from udpproxy.proxy.session.reasons import Reason
 
 
@@ -17,9 +17,14 @@ class Shelf:
 
     def __init__(self, slots: int = 4, *, per_client: int = 0, evict: bool = False) -> None:
         self.last: dict[int, int] = {}
+        self.asked: dict[int, int] = {}
         self.owner: dict[Hashable, Session] = {}
         self.book = SessionIndex(
-            range(slots), per_client=per_client, evict=evict, last=lambda one: self.last[one.id]
+            range(slots),
+            per_client=per_client,
+            evict=evict,
+            last=lambda one: self.last[one.id],
+            asked=lambda one: self.asked.get(one.id, 0),
         )
 
     def open(
@@ -29,6 +34,7 @@ class Shelf:
         client: str = "a",
         idle: int = 10,
         lifetime: int = NEVER,
+        silent: int = NEVER,
         now: int = 0,
         answered: bool = False,
         keyed: bool = True,
@@ -40,17 +46,23 @@ class Shelf:
             owner=self.owner,
             key=(client, number),
             client=client,
-            budget=Budget(idle, lifetime, NEVER, NEVER, NEVER, NEVER),
+            budget=Budget(idle, lifetime, NEVER, NEVER, NEVER, NEVER, silent),
             opened=now,
         )
         self.book.open(session, answered=answered, keyed=keyed)
         return session
 
     def due(self, now: int) -> list[tuple[int, Reason]]:
+        """Those that end; who is to be connected afresh stays."""
         ended = []
         while due := self.book.due(now):
-            ended.append((due[0].id, due[1]))
-            self.book.close(due[0])
+            session, reason = due
+            if reason is None:
+                self.asked[session.id] |= TRIED
+                self.book.replan(session)
+                continue
+            ended.append((session.id, reason))
+            self.book.close(session)
         return ended
 
 
@@ -173,7 +185,7 @@ def test_entries_of_sessions_that_ended_early_are_passed_over() -> None:
 def test_a_deadline_that_came_nearer() -> None:
     shelf = Shelf()
     session = shelf.open(1, idle=1000)
-    session.budget = Budget(10, NEVER, NEVER, NEVER, NEVER, NEVER)
+    session.budget = Budget(10, NEVER, NEVER, NEVER, NEVER, NEVER, NEVER)
     shelf.book.replan(session)
     assert shelf.due(9) == []
     assert shelf.due(10) == [(1, Reason.IDLE)]
@@ -191,3 +203,33 @@ def test_stale_entries_are_swept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shelf.due(49) == []
     assert shelf.due(50) == [(1, Reason.IDLE)]
     assert shelf.due(1000) == []
+
+
+def test_a_server_that_is_silent() -> None:
+    """The session is tried afresh once, and ends when as much time has passed again."""
+    shelf = Shelf()
+    shelf.open(1, idle=1000, silent=20)
+    shelf.open(2, idle=1000, silent=20)
+    assert shelf.book.next_due() == 20
+    assert shelf.due(20) == []
+    shelf.asked[1] = shelf.last[1] = 30
+    assert shelf.book.next_due() == 40, "it may have been asked from that look on"
+    assert shelf.due(40) == []
+    assert shelf.book.next_due() == 50
+    assert shelf.due(49) == []
+    assert shelf.due(50) == []
+    assert shelf.asked[1] == 31
+    shelf.last[1] = 65
+    assert shelf.due(70) == []
+    assert shelf.due(71) == [(1, Reason.SILENT)]
+    assert [session.id for session in shelf.book] == [2]
+
+
+def test_a_server_that_answers_is_not_silent() -> None:
+    shelf = Shelf()
+    shelf.open(1, idle=1000, silent=20)
+    for moment in range(0, 200, 10):
+        shelf.asked[1] = shelf.last[1] = moment
+        assert shelf.due(moment + 9) == []
+        shelf.asked[1] = 0
+    assert shelf.due(900) == []

@@ -7,12 +7,15 @@ import pytest
 from udpproxy.proxy.config.model import Limits
 from udpproxy.proxy.session.limits import (
     NEVER,
+    TRIED,
     Budget,
     Rate,
     Verdict,
+    asked_at,
     budget,
     deadline,
     expired,
+    is_to_try,
     judge_download,
     judge_upload,
 )
@@ -22,16 +25,19 @@ SECOND = 1_000_000_000
 
 def test_no_limit_is_never() -> None:
     none = budget(Limits(idle=0))
-    assert none == Budget(NEVER, NEVER, NEVER, NEVER, NEVER, NEVER)
+    assert none == Budget(NEVER, NEVER, NEVER, NEVER, NEVER, NEVER, NEVER)
     assert not none.counts_upload
     assert not none.counts_download
-    assert deadline(none, 5, 7) >= NEVER
-    assert expired(none, 5, 7, NEVER - 1) is None
+    assert deadline(none, 5, 7, 0, 7) >= NEVER
+    assert deadline(none, 5, 7, 6, 7) >= NEVER
+    assert expired(none, 5, 7, 7, NEVER - 1) is None
+    assert not is_to_try(none, 6, NEVER - 1)
 
 
 def test_seconds_become_nanoseconds() -> None:
-    some = budget(Limits(idle=0.5, lifetime=3600))
-    assert (some.idle, some.lifetime) == (SECOND // 2, 3600 * SECOND)
+    some = budget(Limits(idle=0.5, lifetime=3600, silent=2))
+    moments = (SECOND // 2, 3600 * SECOND, 2 * SECOND)
+    assert (some.idle, some.lifetime, some.silent) == moments
 
 
 @pytest.mark.parametrize(
@@ -84,9 +90,42 @@ def test_judging(before: int, volume: int, size: int, wanted: Verdict) -> None:
     ],
 )
 def test_moments(opened: int, last: int, now: int, wanted: str | None) -> None:
-    short = Budget(10, 100, NEVER, NEVER, NEVER, NEVER)
-    assert expired(short, opened, last, now) == wanted
-    assert (now >= deadline(short, opened, last)) == (wanted is not None)
+    short = Budget(10, 100, NEVER, NEVER, NEVER, NEVER, NEVER)
+    assert expired(short, opened, last, 0, now) == wanted
+    assert (now >= deadline(short, opened, last, 0, last)) == (wanted is not None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "now", "tries", "wanted"),
+    [
+        (0, 99, False, None),
+        (50, 59, False, None),
+        (50, 60, True, None),
+        (50, 99, True, None),
+        (51, 70, False, None),
+        (51, 71, False, "silent"),
+        (91, 111, False, "silent"),
+    ],
+)
+def test_how_long_a_client_waits(asked: int, now: int, *, tries: bool, wanted: str | None) -> None:
+    """Odd: it was connected afresh."""
+    patient = Budget(100, NEVER, NEVER, NEVER, NEVER, NEVER, 10)
+    last = asked & ~TRIED
+    assert expired(patient, 0, last, asked, now) == wanted
+    assert is_to_try(patient, asked, now) == tries
+    if asked:
+        assert (now >= deadline(patient, 0, last, asked, now)) == (tries or wanted is not None)
+    else:
+        assert deadline(patient, 0, last, asked, now) == min(now + 10, last + 100)
+
+
+def test_idle_comes_before_silent() -> None:
+    same = Budget(20, NEVER, NEVER, NEVER, NEVER, NEVER, 10)
+    assert expired(same, 0, 50, 51, 71) == "idle"
+
+
+def test_the_moment_of_a_question_is_even() -> None:
+    assert [asked_at(now) for now in (6, 7)] == [6, 6]
 
 
 def test_a_rate() -> None:

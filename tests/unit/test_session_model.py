@@ -26,7 +26,15 @@ from udpproxy.proxy.session import layout
 from udpproxy.proxy.session import table as t
 from udpproxy.proxy.session.index import Session, SessionIndex
 from udpproxy.proxy.session.layout import Record, State
-from udpproxy.proxy.session.limits import Verdict, budget, judge_download, judge_upload
+from udpproxy.proxy.session.limits import (
+    NEVER,
+    TRIED,
+    Verdict,
+    asked_at,
+    budget,
+    judge_download,
+    judge_upload,
+)
 from udpproxy.proxy.session.peers import Endpoint, PeerRule, Reply, judge
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.proxy.session.table import Table
@@ -48,6 +56,8 @@ RULES = [
     Limits(idle=20, download_datagrams=2),
     Limits(idle=20, upload_bytes=100, download_bytes=100),
     Limits(idle=0),
+    Limits(idle=0, silent=4),
+    Limits(idle=20, silent=5),
 ]
 SIZES = st.sampled_from([0, 1, 40, 60, 100, 101])
 
@@ -69,6 +79,7 @@ class Expected:
     stray: int = 0
     peer: Endpoint | None = None
     takes_uploads: bool = True
+    asked: int | None = None
 
     def over(self, now: int) -> str | None:
         lifetime, idle = round(self.limits.lifetime * SECOND), round(self.limits.idle * SECOND)
@@ -76,6 +87,9 @@ class Expected:
             return "lifetime"
         if idle and now - self.last >= idle:
             return "idle"
+        silent = round(self.limits.silent * SECOND)
+        if silent and self.asked is not None and now > self.asked + 2 * silent:
+            return "silent"
         return None
 
     def may_reply(self, sender: Endpoint) -> str:
@@ -125,7 +139,11 @@ class Driver:
     def _begin(self) -> None:
         self.owner.clear()
         self.book = SessionIndex(
-            range(CAPACITY), per_client=self.per_client, evict=self.evict, last=self._last
+            range(CAPACITY),
+            per_client=self.per_client,
+            evict=self.evict,
+            last=self._last,
+            asked=lambda session: self._words(session, layout.ASKED)[0],
         )
 
     def _last(self, session: Session) -> int:
@@ -136,6 +154,9 @@ class Driver:
     def _words(self, session: Session, *which: int) -> list[int]:
         at = self.table.at(session.slot)
         return [self.table.words[at + word] for word in which]
+
+    def put_asked(self, session: Session, moment: int) -> None:
+        self.table.words[self.table.at(session.slot) + layout.ASKED] = moment
 
     def _carry(self, session: Session, first: int, now: int, size: int) -> None:
         count, volume = self._words(session, first + 1, first + 2)
@@ -154,6 +175,8 @@ class Driver:
             self.close(session, Reason.UPLOAD_BYTES)
             return
         self._carry(session, layout.LAST_UPLOAD, now, size)
+        if session.budget.silent < NEVER and not self._words(session, layout.ASKED)[0]:
+            self.put_asked(session, asked_at(now))
         if verdict is Verdict.PASS_LAST:
             self.book.close_upload(session)
             self.table.set_state(session.slot, State.UPLOAD_CLOSED)
@@ -207,6 +230,7 @@ class Driver:
         if what is Reply.PIN:
             session.peer = sender
             self.table.pin(session.slot, (ip_address(sender[0]).packed, sender[1]))
+        self.put_asked(session, 0)
         count, volume = self._words(session, layout.DOWNLOADS, layout.DOWNLOAD_BYTES)
         verdict = judge_download(session.budget, count, volume, size)
         if verdict is Verdict.OVER:
@@ -219,7 +243,15 @@ class Driver:
 
     def expire(self, now: int) -> None:
         while due := self.book.due(now):
-            self.close(*due)
+            session, reason = due
+            if reason is not None:
+                self.close(session, reason)
+                continue
+            (asked,) = self._words(session, layout.ASKED)
+            assert asked
+            assert not asked & TRIED
+            self.put_asked(session, asked | TRIED)
+            self.book.replan(session)
 
     def close(self, session: Session, reason: Reason) -> None:
         record = self.table.read(session.slot)
@@ -231,6 +263,8 @@ class Driver:
 
     def relimit(self, session: Session, limits: Limits) -> None:
         session.budget = budget(limits)
+        if session.budget.silent == NEVER:
+            self.put_asked(session, 0)
         self.table.set_rule(session.slot, RULES.index(limits), 2)
         self.book.replan(session)
 
@@ -307,6 +341,8 @@ class Sessions(RuleBasedStateMachine):
         expected.uploads += 1
         expected.upload_bytes += size
         expected.last = self.now
+        if expected.limits.silent and expected.asked is None:
+            expected.asked = self.now & ~TRIED
         most = expected.limits.upload_datagrams
         expected.takes_uploads = not most or expected.uploads < most
 
@@ -346,6 +382,7 @@ class Sessions(RuleBasedStateMachine):
             return
         if expected.kind in (SessionType.ANY_PORT, SessionType.ANY_SOCK):
             expected.peer = sender
+        expected.asked = None
         most = expected.limits.download_bytes
         if most and expected.download_bytes + size > most:
             self.end(expected, "download-bytes")
@@ -374,11 +411,13 @@ class Sessions(RuleBasedStateMachine):
         assert self.driver.book.get(expected.number) is None
 
     @precondition(lambda self: self.live)
-    @rule(data=st.data(), limits=st.sampled_from(RULES[:3]))
+    @rule(data=st.data(), limits=st.sampled_from([*RULES[:3], RULES[-1]]))
     def rules_change(self, data: st.DataObject, limits: Limits) -> None:
         expected, session = self.pick(lambda live: data.draw(st.sampled_from(live)))
         self.driver.relimit(session, limits)
         expected.limits = limits
+        if not limits.silent:
+            expected.asked = None
         self.time_passes(0)
 
     @rule()
@@ -424,6 +463,9 @@ class Sessions(RuleBasedStateMachine):
             for moment in (
                 one.last + round(one.limits.idle * SECOND) if one.limits.idle else None,
                 one.opened + round(one.limits.lifetime * SECOND) if one.limits.lifetime else None,
+                one.asked + 1 + 2 * round(one.limits.silent * SECOND)
+                if one.asked is not None and one.limits.silent
+                else None,
             )
             if moment is not None
         ]

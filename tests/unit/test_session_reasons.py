@@ -9,7 +9,7 @@ RESULTS = {
         "idle", "lifetime", "upload-bytes", "upload-datagrams", "download-bytes",
         "download-datagrams",
     },
-    "FAILED": {"unexpected-reply", "unreachable", "unresolved", "error"},
+    "FAILED": {"unexpected-reply", "unreachable", "unresolved", "silent", "error"},
     "ABORTED": {"policy", "evicted", "killed", "terminated", "extension"},
 }  # fmt: skip
 

@@ -67,7 +67,9 @@ MEANT = {
         "PrivateNetwork": "it is lent every socket",
         "IPAddressDeny": "it is lent every socket",
     },
-    "parent acr apr / reg": {"RestrictAddressFamilies": "it is lent every socket"},
+    "parent / reg / acr apr": {
+        "RestrictAddressFamilies": "it is lent every socket; the parent hears of the network",
+    },
 }
 """Who has a setting, with a bar between those that have another, and why."""
 MEANT_COMMENTS = {

@@ -14,8 +14,17 @@ from udpproxy.config.model import Address, NameServer, Resolver
 Entry = tuple[str, object, object]
 
 _DURATIONS = {
-    *("idle", "lifetime", "stop_timeout", "crash_window", "conf_timeout", "initial_timeout"),
-    *("timeout", "tcp_connect_timeout", "min_ttl", "max_ttl", "retry", "negative_ttl", "stale"),
+    *("idle", "lifetime", "silent", "stop_timeout", "crash_window", "conf_timeout"),
+    *(
+        "initial_timeout",
+        "timeout",
+        "tcp_connect_timeout",
+        "min_ttl",
+        "max_ttl",
+        "retry",
+        "negative_ttl",
+        "stale",
+    ),
 }
 
 

@@ -75,6 +75,11 @@ LINK_ABSENT = Message(
 LINK_GONE = Message("UDPS-132-W", "the interface %s is gone: nothing comes in there for now")
 LINK_BACK = Message("UDPS-133-I", "the interface %s is there: it is listened on")
 GROUP_NOT_JOINED = Message("UDPS-134-W", "cannot join the multicast group %s at %s for now: %s")
+NETWORK_UNSEEN = Message(
+    "UDPS-127-N",
+    "changes of this host's addresses and routes are not seen: %s; a session whose way has changed "
+    "goes on once a send fails, or by the limit silent",
+)
 STORE_FULL = Message(
     "UDPS-125-W",
     "systemd's store has %d of the %d descriptors that a restart needs: sessions would be lost; "
@@ -142,6 +147,10 @@ SERVER_UNREACHABLE = Message(
 )
 SERVER_ANSWERS = Message(
     "UDPS-632-N", "server %s of rule %s answers again; %d sessions could not reach it, for %d s"
+)
+SERVER_SILENT = Message(
+    "UDPS-633-N",
+    "server %s of rule %s does not answer client %s: session %d is connected afresh, from %s%s",
 )
 REROUTED = Message(
     "UDPS-601-N", "the way of session %d from %s to %s, rule %s, has changed: it goes on from %s%s"

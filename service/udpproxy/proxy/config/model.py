@@ -50,6 +50,7 @@ class Limits:
     download_datagrams: int = 0
     upload_bytes: int = 0
     download_bytes: int = 0
+    silent: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

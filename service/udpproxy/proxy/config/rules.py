@@ -7,6 +7,7 @@ switched off without being emptied.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 from udpproxy.config import addresses, values
@@ -30,6 +31,7 @@ def session_rule(table: Table, base: Limits) -> Rule:
     take("transparent", sections.only_false("transparent"), None)
     take("source-port", _unbuilt("source-port", _source_port) if accept else _source_port, None)
     sources, fallback = take("source-address", _source_addresses, ((), True))
+    kind = take("type", values.choice(_TYPES), SessionType.NORMAL)
     rule = Rule(
         name=table.need("name", values.label, ""),
         source=table.many("from", endpoints.source),
@@ -37,7 +39,7 @@ def session_rule(table: Table, base: Limits) -> Rule:
         time=table.many("time", periods.period),
         not_time=table.many("not-time", periods.period),
         accept=accept,
-        type=take("type", values.choice(_TYPES), SessionType.NORMAL),
+        type=kind,
         server=take("plug-to", endpoints.server, None),
         sources=sources,
         fallback=fallback,
@@ -46,7 +48,7 @@ def session_rule(table: Table, base: Limits) -> Rule:
         unreachable_close=take("unreachable", _UNREACHABLE, default=False),
         resolve_policy=take("resolve-policy", values.one_of("pin", "follow", "close"), "pin"),
         reload_policy=take("reload-policy", values.one_of("close", "follow", "keep"), "close"),
-        limits=sections.limits(table.table("limits"), base),
+        limits=_limits(table.table("limits"), base, one_way=kind is SessionType.ONE_WAY and accept),
         extension=_extension(table),
         line=table.line,
     )
@@ -54,6 +56,14 @@ def session_rule(table: Table, base: Limits) -> Rule:
         _accepted(table, rule)
     table.done()
     return rule
+
+
+def _limits(table: Table, base: Limits, *, one_way: bool) -> Limits:
+    """Of a session that nobody may answer nobody expects an answer, whatever [limits] says."""
+    found = sections.limits(table, base if not one_way else replace(base, silent=0.0))
+    if one_way and found.silent:
+        table.wrong("silent", 'has no meaning with type = "one-way": nobody may answer')
+    return found
 
 
 def _extension(table: Table) -> ExtensionName | None:

@@ -53,6 +53,7 @@ def limits(table: Table, base: Limits) -> Limits:
         download_datagrams=take("download-datagrams", _count, base.download_datagrams),
         upload_bytes=take("upload-bytes", values.size, base.upload_bytes),
         download_bytes=take("download-bytes", values.size, base.download_bytes),
+        silent=take("silent", values.duration, base.silent),
     )
     table.done()
     return found

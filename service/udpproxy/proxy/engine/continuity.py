@@ -1,5 +1,5 @@
-"""Sessions that go on: over the death of REG, a change of the rules, of a name or of our own
-address, and a wait."""
+"""Sessions that go on: over the death of REG, a change of the rules, of a name or of the way to
+their server, and a wait."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ from udpproxy.proxy.engine.reachability import Reachability
 from udpproxy.proxy.engine.relayed import Relayed
 from udpproxy.proxy.session import layout
 from udpproxy.proxy.session.layout import Record, State
+from udpproxy.proxy.session.limits import TRIED
 from udpproxy.proxy.session.peers import Endpoint
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.proxy.session.sense import Damaged
 
 _FOLLOW = "follow a server to its new address"
+_MOST_READS = range(16)
+"""Bursts of datagrams that are taken from a socket before it is connected afresh: what is left is
+lost."""
 
 
 class Continuity(Reachability):
-    """What adopt(), reconsider(), inject() and redirect() of the interface do."""
+    """What adopt(), reconsider(), inject(), redirect() and reconnect() of the interface do."""
 
     @abstractmethod
     def _upload(self, session: Relayed, data: bytes, now: int) -> None:
@@ -49,6 +53,7 @@ class Continuity(Reachability):
             session.judge_by(verdict)
             session.be_careful(watched=self._watched)
             self._table.set_rule(session.slot, verdict.rule_number, verdict.generation)
+            self._wait_for_nothing(session)
             self._book.replan(session)
             self._plan(time.monotonic_ns())
         return ended
@@ -152,22 +157,69 @@ class Continuity(Reachability):
         if record.peer is not None:
             session.pin(sockets.server_of(record.peer, record.server_scope))
         self._table.set_rule(slot, verdict.rule_number, verdict.generation)
+        self._wait_for_nothing(session)
         self._start(session, keyed=record.state is State.OPEN)
+
+    def _wait_for_nothing(self, session: Relayed) -> None:
+        """Nobody will note the answer without the limit: with another one the wait begins anew."""
+        if not session.awaited:
+            self._words[session.at + layout.ASKED] = 0
+
+    def reconnect(self, slot: int, number: int) -> bool:
+        """The session goes on from what the system gives now; the slot is of no use here."""
+        session = cast("Relayed | None", self._book.get(number))
+        if session is None or not (session.plain or session.peer) or not self._read_all(session):
+            return False
+        if self._connect_afresh(session) is None:
+            self._host.rerouted(session.slot, session.id, session.verdict.rule)
+        return True
+
+    def _silent(self, session: Relayed) -> None:
+        """An answer may have come while nobody looked: it is here, or there is none."""
+        if not self._read_all(session):
+            return
+        at = session.at + layout.ASKED
+        if self._words[at] & TRIED:
+            self._close(session, Reason.SILENT)
+            return
+        if self._words[at]:
+            self._words[at] |= TRIED
+            self._connect_afresh(session)
+            self._host.silent(session.slot, session.id, session.verdict.rule)
+        self._book.replan(session)
+
+    def _read_all(self, session: Relayed) -> bool:
+        """What waits in its socket is carried. False: the session has ended by it."""
+        for _ in _MOST_READS:
+            if not sockets.waits(session.sock):
+                break
+            self._reader(session)()
+            if self._book.get(session.id) is not session:
+                return False
+        return True
 
     def _reconnect(self, session: Relayed, problem: OSError) -> OSError | None:
         """Our end of the way to the server is of no use any more: the session goes on from what
         the system gives now. Else why it gives nothing; or the problem as before, where a socket
         without a peer has chosen for each datagram anyway."""
+        if not session.plain and session.peer is None:
+            return problem
+        why = self._connect_afresh(session)
+        if why is None:
+            self._host.rerouted(session.slot, session.id, session.verdict.rule)
+        return why
+
+    def _connect_afresh(self, session: Relayed) -> OSError | None:
+        """Another port, and whatever address there is; what waits in the socket is lost. Why the
+        system gives nothing: then the session has no end of ours, and its next datagram tries."""
         sock, peer = session.sock, session.peer
         sources = self._sources(session)
-        if not session.plain and peer is None:
-            return problem
         self._own.discard(session.own)
         # Whoever comes after a crash in between connects it himself.
         self._table.set_source(session.slot, (b"", 0))
         try:
             if peer is None:
-                self._pool.reset(sock, plain=True, port=session.own[1])
+                self._pool.reset(sock, plain=session.plain, port=session.own[1])
                 session.own = self._attach(session, session.rule.type)
             else:
                 sockets.disconnect(sock)
@@ -180,5 +232,4 @@ class Continuity(Reachability):
             return why
         self._own.add(session.own)
         self._table.set_source(session.slot, (sockets.pack(session.own[0]), session.own[1]))
-        self._host.rerouted(session.slot, session.id, session.verdict.rule)
         return None

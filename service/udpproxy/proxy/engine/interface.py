@@ -163,6 +163,9 @@ class Host(Protocol):
     def rerouted(self, slot: int, number: int, rule: str) -> None:
         """A session goes on from another end of ours, for the old one was of no use any more."""
 
+    def silent(self, slot: int, number: int, rule: str) -> None:
+        """A session's server does not answer: it was connected afresh, and waits as long again."""
+
     def unreachable(self, slot: int, number: int, rule: str, problem: int) -> None:
         """The first ICMP error of a session since its server's last reply; `problem` is the errno
         that the system makes of it."""
@@ -287,6 +290,11 @@ class Engine(Protocol):
         towards it, a pinned peer is forgotten, limits and counters go on, the table's record
         shows the new server. Where the system refuses, the session ends as `error`. False: there
         is none of that number."""
+
+    def reconnect(self, slot: int, number: int) -> bool:
+        """That session goes on from another port, and from the address that the system has for it
+        now; what its server has sent so far is passed on. False: it is there no more, or its
+        socket has no peer, so that the system chooses for each datagram anyway."""
 
     def work(self, now: int) -> int | None:
         """Expire what is due and do what is done now and then. Returns when to call again, in

@@ -69,7 +69,11 @@ class Lifecycle(ABC):
         self._pool = pool
         self._host = host
         self._book = SessionIndex(
-            range(table.capacity), per_client=per_client, evict=evict, last=self._last
+            range(table.capacity),
+            per_client=per_client,
+            evict=evict,
+            last=self._last,
+            asked=self._asked,
         )
         self._evictions = Rate(EVICTIONS_AT_ONCE, NS_PER_EVICTION)
         self._chances = Rate(CHANCES_AT_ONCE, NS_PER_CHANCE)
@@ -87,6 +91,14 @@ class Lifecycle(ABC):
     @abstractmethod
     def _reader(self, session: Relayed) -> Callable[[], None]:
         """What to call when the session's socket has something."""
+
+    @abstractmethod
+    def _silent(self, session: Relayed) -> None:
+        """Its server does not answer, and its patience has come to an end, for the first time or
+        for good."""
+
+    def _asked(self, session: Session) -> int:
+        return self._words[cast(Relayed, session).at + layout.ASKED]
 
     def _last(self, session: Session) -> int:
         words, at = self._words, cast(Relayed, session).at
@@ -369,7 +381,11 @@ class Lifecycle(ABC):
             due = self._book.due(now)
             if due is None:
                 break
-            self._close(cast(Relayed, due[0]), due[1])
+            session, reason = cast(Relayed, due[0]), due[1]
+            if reason is None or reason is Reason.SILENT:
+                self._silent(session)
+            else:
+                self._close(session, reason)
         if now >= self._next_second:
             self._next_second = now + _SECOND
             self._count_drops()

@@ -309,6 +309,19 @@ cdef class NativeEngine(_News):
         self._tell()
         return bool(found)
 
+    def reconnect(self, slot, number):
+        """The session goes on from what the system gives now."""
+        cdef uint64_t id = number
+        cdef uint32_t place
+        cdef int found
+        if not 0 <= slot < self._table.capacity:
+            return False
+        place = slot
+        with nogil:
+            found = relay_reconnect(self._relay, id, place)
+        self._tell()
+        return bool(found)
+
     def work(self, now):
         """Expire what is due; once a second see what the kernel dropped."""
         cdef uint64_t moment = now, due

@@ -106,6 +106,8 @@ cdef class _News(_Verdicts):
             host.strayed(one.session, self._verdicts[one.verdict].rule, sender)
         elif one.kind == REROUTED:
             host.rerouted(one.slot, one.session, self._verdicts[one.verdict].rule)
+        elif one.kind == SERVER_SILENT:
+            host.silent(one.slot, one.session, self._verdicts[one.verdict].rule)
         elif one.kind == SERVER_UNREACHABLE:
             rule = self._verdicts[one.verdict].rule
             host.unreachable(one.slot, one.session, rule, one.problem)

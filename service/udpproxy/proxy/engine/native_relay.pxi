@@ -20,6 +20,7 @@ cdef extern from "relay/relay.h" nogil:
     cdef struct budget_ "budget":
         uint64_t idle, lifetime
         uint64_t upload_datagrams, download_datagrams, upload_bytes, download_bytes
+        uint64_t silent
     cdef struct source:
         uint8_t size
         uint8_t *packed
@@ -67,7 +68,7 @@ cdef extern from "relay/relay.h" nogil:
     cdef struct relay_ "relay":
         pass
     int OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN, HANDED, REROUTED
-    int SERVER_UNREACHABLE, SERVER_ANSWERS
+    int SERVER_SILENT, SERVER_UNREACHABLE, SERVER_ANSWERS
     int POLICY, FAULT
     ctypedef void (*seen)(void *, uint64_t, int, const void *, uint32_t) noexcept
 
@@ -99,6 +100,7 @@ cdef extern from "relay/relay.h" nogil:
     void relay_inject(relay_ *, uint32_t, const address *, const uint8_t *, const uint8_t *,
                       uint32_t, const void *, uint32_t)
     int relay_redirect(relay_ *, uint64_t, const address *)
+    int relay_reconnect(relay_ *, uint64_t, uint32_t)
     int relay_kill(relay_ *, uint64_t, int)
     int relay_end(relay_ *, uint64_t, uint32_t, int)
     int relay_asks(relay_ *, uint32_t, uint64_t, int, const void *, uint32_t)

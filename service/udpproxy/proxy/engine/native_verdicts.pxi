@@ -41,6 +41,7 @@ cdef class _Verdicts:
         made.budget.download_datagrams = decided.budget.download_datagrams
         made.budget.upload_bytes = decided.budget.upload_bytes
         made.budget.download_bytes = decided.budget.download_bytes
+        made.budget.silent = decided.budget.silent
         _to_address(&made.server, decided.server)
         if decided.network is not None:
             first, last = decided.network

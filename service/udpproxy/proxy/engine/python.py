@@ -16,7 +16,7 @@ from udpproxy.proxy.engine.handing import Handing
 from udpproxy.proxy.engine.interface import ListenerSocket
 from udpproxy.proxy.engine.relayed import Listening, Relayed
 from udpproxy.proxy.session import layout
-from udpproxy.proxy.session.limits import Verdict, judge_download, judge_upload
+from udpproxy.proxy.session.limits import Verdict, asked_at, judge_download, judge_upload
 from udpproxy.proxy.session.peers import Reply, judge
 from udpproxy.proxy.session.reasons import Reason
 
@@ -149,6 +149,8 @@ class PythonEngine(Handing):
         session.upload_bytes += size
         counters = session.uploads, session.upload_bytes
         _write_carried(self._table.memory, session.upload_at, now, *counters)
+        if session.awaited and not self._words[session.at + layout.ASKED]:
+            self._words[session.at + layout.ASKED] = asked_at(now)
 
     def _sent_after_all(self, session: Relayed, data: bytes, problem: OSError, now: int) -> bool:
         # An ICMP error is reported by the next call, whatever that does: this datagram was not
@@ -264,6 +266,8 @@ class PythonEngine(Handing):
     def _download(self, session: Relayed, data: bytes, now: int, *, screened: bool = False) -> bool:
         """The long way: one-way, a host that treats or wants to see it, limits, first replies,
         wildcard listeners. False: the session is gone."""
+        if session.awaited and not screened:
+            self._words[session.at + layout.ASKED] = 0
         if session.screened and not screened:
             treated = self._screen(session, data, now)
             if treated is None:

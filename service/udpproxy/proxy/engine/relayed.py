@@ -14,6 +14,7 @@ from udpproxy.proxy.engine.interface import ListenerSocket, Verdict
 from udpproxy.proxy.engine.sockets import Ancillary, answer_from
 from udpproxy.proxy.session import layout
 from udpproxy.proxy.session.index import Session
+from udpproxy.proxy.session.limits import NEVER
 from udpproxy.proxy.session.peers import Endpoint, PeerRule
 
 CONNECTED = (SessionType.NORMAL, SessionType.ONE_WAY)
@@ -27,6 +28,7 @@ class Relayed(Session):
         "address",
         "answered",
         "at",
+        "awaited",
         "burst",
         "careful_down",
         "careful_up",
@@ -116,14 +118,17 @@ class Relayed(Session):
         self.budget = verdict.budget
         self.handed = verdict.handed
         self.screened = self.handed or self.one_way
+        # Does a limit want to know since when its client waits for an answer?
+        self.awaited = self.budget.silent < NEVER and not self.one_way
         self.be_careful(watched=False)
 
     def be_careful(self, *, watched: bool) -> None:
         """Which directions need a look at each datagram; the others take the short way."""
-        self.careful_up = watched or self.handed or self.budget.counts_upload
+        self.careful_up = watched or self.handed or self.awaited or self.budget.counts_upload
         self.careful_down = (
             watched
             or self.screened
+            or self.awaited
             or self.budget.counts_download
             or bool(self.control)
             or not self.answered

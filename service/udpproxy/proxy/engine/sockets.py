@@ -154,6 +154,11 @@ def take_errors(sock: socket.socket) -> tuple[int, int]:
     return count, problem
 
 
+def waits(sock: socket.socket) -> bool:
+    """Is there a datagram in it, or an error in its queue?"""
+    return _meminfo(sock)[0] > 0
+
+
 def drain(sock: socket.socket) -> int:
     """Throw away all that waits in the socket by now, however much that is, and not what comes
     after it; how many that were."""

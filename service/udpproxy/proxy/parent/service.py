@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from udpproxy.instance.service import Instance, Service
 from udpproxy.process import messages, wire
 from udpproxy.process.commands import Figures
 from udpproxy.process.costly import Costly
+from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
 from udpproxy.process.verbs import Verb
@@ -26,11 +29,14 @@ from udpproxy.proxy.identity import IDENTITY
 from udpproxy.proxy.parent.commands import ProxyCommands
 from udpproxy.proxy.parent.inheritance import Inheritance
 from udpproxy.proxy.parent.names import HELPERS, NameRegistry, client_look_up
+from udpproxy.proxy.parent.network import Change as NetworkChange
+from udpproxy.proxy.parent.network import Network
 from udpproxy.proxy.parent.records import Records
 from udpproxy.proxy.parent.resources import Resources
 from udpproxy.proxy.parent.sessions import Sessions
 from udpproxy.proxy.parent.store import Store
 from udpproxy.proxy.parent.taking_over import Change, Moved, hand_over
+from udpproxy.proxy.parent.ways import Ways
 from udpproxy.proxy.reg.process import Reg
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.supervisor.roles import Role
@@ -92,6 +98,10 @@ class ProxyService(Service[Config]):
         self._commands = ProxyCommands(
             self._instance, self._sessions, self._naming.found, lambda: self.config
         )
+        self._ways = Ways(
+            asyncio.get_running_loop(), lambda: self._resources.table, self._link_of_reg
+        )
+        self._network = self._hear_of_the_network()
         self._totals = Costly(lambda: self._resources.table.figures())
         self._engine = ""
         self._started: set[str] = set()
@@ -103,6 +113,21 @@ class ProxyService(Service[Config]):
             self._logs.say(messages.SINGLE)
             self._naming.look_up_all(self.config)
         self._records.write(self._sessions.lost_over_a_restart())
+
+    def _hear_of_the_network(self) -> Network | None:
+        try:
+            return Network(asyncio.get_running_loop(), self._network_changed)
+        except OSError as problem:
+            self._logs.say(messages.NETWORK_UNSEEN, os.strerror(problem.errno or 0))
+            return None
+
+    def _network_changed(self, change: NetworkChange) -> None:
+        if change.addresses or change.routes:
+            self._ways.look()
+
+    def _link_of_reg(self) -> Link | None:
+        reg = self._instance.peers.get(REG.name)
+        return reg.link if reg else None
 
     # Its children.
 
@@ -135,6 +160,7 @@ class ProxyService(Service[Config]):
         """A resolver, or REG with its engine."""
         if child.role == REG.name:
             self._inheritance.relays()
+            self._ways.look()  # nobody did while there was none
             self._engine = wire.cut(str(news.get("engine")))
 
     def heard(self, child: ChildConnection, news: wire.Tell) -> None:
@@ -156,8 +182,6 @@ class ProxyService(Service[Config]):
     ) -> Reg:
         """REG, which looks clients' names up itself; its log has a level of its own, as in the
         other modes."""
-        import asyncio
-
         return Reg(
             asyncio.get_running_loop(),
             Logs(IDENTITY.speaker(self._instance.options.instance, role), self._logs.level),
@@ -306,6 +330,9 @@ class ProxyService(Service[Config]):
 
     def close(self) -> None:
         """Sockets and table."""
+        if self._network:
+            self._network.close()
+        self._ways.close()
         self._resources.close()
 
     def farewell(self) -> str:

@@ -268,6 +268,20 @@ class RelayHost:
                 SESSION=number, RULE=rule,
             )  # fmt: skip
 
+    def silent(self, slot: int, number: int, rule: str) -> None:
+        """One line a second for each rule: so many clients of a server may wait."""
+        record = self._table.read(slot)
+        if record is None or record.id != number:
+            return
+        held = self._rate_limit.allow(("silent", rule))
+        if held is not None:
+            client, server = self._ends(record)
+            source = session_record.endpoint_text(*record.source) if record.source[1] else "nowhere"
+            self._logs.say(
+                messages.SERVER_SILENT, server, rule, client, number, source, held,
+                SERVER=server, SESSION=number, RULE=rule,
+            )  # fmt: skip
+
     def unreachable(self, slot: int, number: int, rule: str, problem: int) -> None:
         """ICMP errors of a session begin."""
         record = self._table.read(slot)

@@ -26,6 +26,7 @@ from udpproxy.proxy.reg.extensions import Extensions
 from udpproxy.proxy.reg.host import RelayHost
 from udpproxy.proxy.reg.name_waits import Blocking, NameWaits
 from udpproxy.proxy.reg.received import ReceivedDescriptors
+from udpproxy.proxy.reg.rerouting import reconnect
 from udpproxy.proxy.reg.verdicts import Verdicts
 from udpproxy.proxy.session.table import STARTS
 
@@ -164,6 +165,9 @@ class Reg:
             case wire.Tell("relay", {"level": int(level), "segmentation": str(mode)}):
                 self._logs.level = level
                 self._relay(mode)
+            case wire.Tell("reconnect", {"source": str(source), "sessions": list(places)}):
+                if self._engine and self._lent.table:
+                    reconnect(self._engine, self._lent.table, source, places)
             case wire.Ask(number, verb, args):
                 try:
                     value = self._perform(verb, args)

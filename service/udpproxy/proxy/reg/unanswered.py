@@ -19,6 +19,8 @@ TOLD_A_SECOND = 1
 
 _CHEAP = frozenset((Reason.EVICTED, Reason.UNREACHABLE, Reason.UNRESOLVED, Reason.UPLOAD_DATAGRAMS))
 """These free a slot at once, so that another forged datagram can have it."""
+_WAITED = frozenset((Reason.IDLE, Reason.SILENT))
+"""These free one after a while, all of a flood's at once."""
 _PRESSURE_LASTS = 10.0
 """Seconds after which a table that was nearly full is so no longer: a flood's sessions are idle all
 at once, and then it is empty."""
@@ -48,7 +50,7 @@ class Unanswered:
     def tells(self, rule: str, reason: Reason, *, answered: bool) -> bool:
         """Does that session have a record of its own? Else it is counted."""
         now = self._clock()
-        filled = reason is Reason.IDLE and now - self._pressed_at < _PRESSURE_LASTS
+        filled = reason in _WAITED and now - self._pressed_at < _PRESSURE_LASTS
         if answered or not (filled or reason in _CHEAP):
             return True
         count = self._counts.get(rule)

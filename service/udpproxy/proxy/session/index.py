@@ -12,7 +12,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 
-from udpproxy.proxy.session.limits import NEVER, Budget, deadline, expired
+from udpproxy.proxy.session.limits import NEVER, Budget, deadline, expired, is_to_try
 from udpproxy.proxy.session.reasons import Reason
 
 _STALE_ENTRIES = 1024
@@ -45,7 +45,8 @@ class Session:
 
 
 class SessionIndex:
-    """All sessions of one relay; `last` tells when a session last carried a datagram."""
+    """All sessions of one relay; `last` tells when a session last carried a datagram, `asked` since
+    when its client has been waiting for an answer (see limits)."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class SessionIndex:
         per_client: int,
         evict: bool,
         last: Callable[[Session], int],
+        asked: Callable[[Session], int],
     ) -> None:
         """`per_client` 0 is no cap; `evict` lets newcomers replace unanswered sessions."""
         self._free = list(reversed(slots))
@@ -61,6 +63,7 @@ class SessionIndex:
         self._per_client = per_client
         self._evict = evict
         self._last = last
+        self._asked = asked
         self._by_id: dict[int, Session] = {}
         self._clients: dict[str, int] = {}
         # A dict looks for its first item past all that were before it, a hundred thousand maybe.
@@ -129,7 +132,7 @@ class SessionIndex:
             del session.owner[session.key]
 
     def replan(self, session: Session) -> None:
-        """Its limits have changed: a deadline may have come nearer."""
+        """Its limits have changed, or its patience: a deadline may have come nearer."""
         self._plan(session)
 
     def close(self, session: Session) -> None:
@@ -148,21 +151,26 @@ class SessionIndex:
         """The moment to call due() again at the latest."""
         return self._due[0][0] if self._due else None
 
-    def due(self, now: int) -> tuple[Session, Reason] | None:
-        """The next session whose time is over, for the caller to close; None: none is."""
+    def due(self, now: int) -> tuple[Session, Reason | None] | None:
+        """The next session whose time is over, for the caller to close; None: none is. Without a
+        reason it is to be connected afresh, and then replan() is called."""
         while self._due and self._due[0][0] <= now:
             _, number = heapq.heappop(self._due)
             session = self._by_id.get(number)
             if session is None:
                 continue
-            reason = expired(session.budget, session.opened, self._last(session), now)
+            last, asked = self._last(session), self._asked(session)
+            reason = expired(session.budget, session.opened, last, asked, now)
             if reason is not None:
                 return session, Reason(reason)
-            self._plan(session)
+            if is_to_try(session.budget, asked, now):
+                return session, None
+            self._plan(session, now)
         return None
 
-    def _plan(self, session: Session) -> None:
-        moment = deadline(session.budget, session.opened, self._last(session))
+    def _plan(self, session: Session, now: int = 0) -> None:
+        last, asked = self._last(session), self._asked(session)
+        moment = deadline(session.budget, session.opened, last, asked, now)
         if moment < NEVER:
             heapq.heappush(self._due, (moment, session.id))
         if len(self._due) > 2 * len(self._by_id) + _STALE_ENTRIES:

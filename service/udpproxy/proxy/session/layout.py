@@ -31,7 +31,7 @@ ENDPOINT_ADDRESS = struct.Struct("=16s")
 
 # Words of a record that change while the session lives, counted from its first word. What changes
 # with each datagram stands together, so that one call writes it, and in one line of the cache.
-STRAY, ICMP, SEND_ERRORS, DROPS_BASE = 26, 27, 28, 29
+STRAY, ICMP, SEND_ERRORS, DROPS_BASE, ASKED = 26, 27, 28, 29, 30
 LAST_UPLOAD, UPLOADS, UPLOAD_BYTES = 32, 33, 34
 LAST_DOWNLOAD, DOWNLOADS, DOWNLOAD_BYTES = 35, 36, 37
 CHANGING = range(STRAY, DOWNLOAD_BYTES + 1)

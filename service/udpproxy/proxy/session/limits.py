@@ -35,6 +35,7 @@ class Budget:
     download_datagrams: int
     upload_bytes: int
     download_bytes: int
+    silent: int
 
     @property
     def counts_upload(self) -> bool:
@@ -56,6 +57,7 @@ def budget(limits: Limits) -> Budget:
         download_datagrams=limits.download_datagrams or NEVER,
         upload_bytes=limits.upload_bytes or NEVER,
         download_bytes=limits.download_bytes or NEVER,
+        silent=_nanoseconds(limits.silent),
     )
 
 
@@ -79,18 +81,42 @@ def _judge(most: int, most_bytes: int, datagrams: int, volume: int, size: int) -
     return Verdict.PASS_LAST if datagrams + 1 >= most else Verdict.PASS
 
 
-def deadline(budget: Budget, opened: int, last: int) -> int:
-    """When the session ends if nothing more arrives."""
-    return min(last + budget.idle, opened + budget.lifetime)
+TRIED = 1
+"""Of `asked`, the moment since which a client has been waiting for an answer, 0: it does not. Such
+a moment is even; odd: the session was connected afresh meanwhile."""
 
 
-def expired(budget: Budget, opened: int, last: int, now: int) -> str | None:
+def asked_at(now: int) -> int:
+    """The `asked` of a client that begins to wait."""
+    return now & ~TRIED
+
+
+def deadline(budget: Budget, opened: int, last: int, asked: int, now: int) -> int:
+    """When to look at the session again if nothing more arrives. A client that does not wait may
+    begin to at any moment from `now` on, without a word to anybody."""
+    patience = _patience(budget, asked) if asked else max(last, now) + budget.silent
+    return min(last + budget.idle, opened + budget.lifetime, patience)
+
+
+def expired(budget: Budget, opened: int, last: int, asked: int, now: int) -> str | None:
     """The reason, or None while the session may go on."""
     if now >= opened + budget.lifetime:
         return "lifetime"
     if now >= last + budget.idle:
         return "idle"
+    if asked & TRIED and now >= _patience(budget, asked):
+        return "silent"
     return None
+
+
+def is_to_try(budget: Budget, asked: int, now: int) -> bool:
+    """Is the session to be connected afresh, for its server does not answer?"""
+    return asked != 0 and not asked & TRIED and now >= _patience(budget, asked)
+
+
+def _patience(budget: Budget, asked: int) -> int:
+    """The end of it: once until the session is connected afresh, then as long again."""
+    return asked + budget.silent * (2 if asked & TRIED else 1)
 
 
 EVICTIONS_AT_ONCE = 250

@@ -19,6 +19,7 @@ class Reason(enum.Enum):
     UNREACHABLE = "unreachable"
     UNRESOLVED = "unresolved"
     POLICY = "policy"
+    SILENT = "silent"
     EVICTED = "evicted"
     KILLED = "killed"
     TERMINATED = "terminated"
@@ -26,7 +27,13 @@ class Reason(enum.Enum):
     EXTENSION = "extension"
 
 
-_FAILED = {Reason.UNEXPECTED_REPLY, Reason.UNREACHABLE, Reason.UNRESOLVED, Reason.ERROR}
+_FAILED = {
+    Reason.UNEXPECTED_REPLY,
+    Reason.UNREACHABLE,
+    Reason.UNRESOLVED,
+    Reason.SILENT,
+    Reason.ERROR,
+}
 _ABORTED = {Reason.POLICY, Reason.EVICTED, Reason.KILLED, Reason.TERMINATED, Reason.EXTENSION}
 
 

@@ -143,6 +143,7 @@ class Table:
             (layout.STRAY, record.stray),
             (layout.ICMP, record.icmp),
             (layout.SEND_ERRORS, record.send_errors),
+            (layout.ASKED, 0),
         ):
             words[at + word] = value
         self._done(at * 8)
@@ -273,7 +274,7 @@ class Table:
         at, words = self.at(slot), self.words
         for word in layout.CHANGING:
             words[at + word] &= _SENSIBLE
-        for word in (layout.LAST_UPLOAD, layout.LAST_DOWNLOAD):
+        for word in (layout.LAST_UPLOAD, layout.LAST_DOWNLOAD, layout.ASKED):
             words[at + word] = min(words[at + word], now)
 
     def repair_ids(self, most: int) -> None:

@@ -117,12 +117,32 @@ static uint64_t last_of(const struct session *session)
                                                        : record->last_download;
 }
 
-static uint64_t deadline(const struct session *session)
+static uint64_t earlier(uint64_t one, uint64_t other)
+{
+    return one < other ? one : other;
+}
+
+// When a client's patience ends: once until the session is connected afresh, then as long again.
+static uint64_t patience_of(const struct session *session)
+{
+    uint64_t silent = session->verdict->budget.silent, asked = session->record->asked;
+    if (!asked || silent >= NEVER)
+        return NEVER;
+    return asked + (asked & TRIED ? 2 * silent : silent);
+}
+
+// When to look at it again. A client that does not wait may begin to at any moment from `now` on,
+// without a word to anybody.
+static uint64_t deadline(const struct session *session, uint64_t now)
 {
     const struct budget *budget = &session->verdict->budget;
-    uint64_t quiet = last_of(session) + budget->idle;
-    uint64_t old = session->record->opened + budget->lifetime;
-    return quiet < old ? quiet : old;
+    uint64_t last = last_of(session);
+    uint64_t moment = earlier(last + budget->idle, session->record->opened + budget->lifetime);
+    if (!is_awaited(session))
+        return moment;
+    if (session->record->asked)
+        return earlier(moment, patience_of(session));
+    return earlier(moment, (last > now ? last : now) + budget->silent);
 }
 
 static void place(struct worker *worker, uint32_t at, struct due due)
@@ -152,9 +172,9 @@ static void sift(struct worker *worker, uint32_t at, struct due due)
     place(worker, at, due);
 }
 
-void set_due(struct worker *worker, struct session *session)
+void set_due(struct worker *worker, struct session *session, uint64_t now)
 {
-    struct due due = {deadline(session), slot_of(worker->relay, session)};
+    struct due due = {deadline(session, now), slot_of(worker->relay, session)};
     if (due.moment >= NEVER) {
         clear_due(worker, session);
         return;
@@ -181,7 +201,8 @@ uint64_t first_due(const struct worker *worker)
 }
 
 // The next session whose time is over, for the caller to close.
-// Those that were busy meanwhile get another moment; `looks` says how many may be looked at.
+// Those that were busy meanwhile get another moment; `looks` says how many may be looked at. SILENT:
+// its client's patience has come to an end, for the first time or for good.
 struct session *next_due(struct worker *worker, uint64_t now, enum reason *reason, int *looks)
 {
     while (worker->due_count && worker->due[0].moment <= now && (*looks)-- > 0) {
@@ -195,7 +216,11 @@ struct session *next_due(struct worker *worker, uint64_t now, enum reason *reaso
             *reason = IDLE;
             return session;
         }
-        set_due(worker, session);
+        if (now >= patience_of(session)) {
+            *reason = SILENT;
+            return session;
+        }
+        set_due(worker, session, now);
     }
     return NULL;
 }

@@ -14,10 +14,16 @@ struct session *find_session(struct worker *worker, const struct arrival *arriva
 void add_key(struct worker *worker, struct session *session);
 void remove_key(struct worker *worker, struct session *session);
 
-void set_due(struct worker *worker, struct session *session);
+void set_due(struct worker *worker, struct session *session, uint64_t now);
 void clear_due(struct worker *worker, struct session *session);
 uint64_t first_due(const struct worker *worker);
 struct session *next_due(struct worker *worker, uint64_t now, enum reason *reason, int *looks);
+
+// Does a limit want to know since when its client has been waiting for an answer?
+static inline bool is_awaited(const struct session *session)
+{
+    return session->verdict->budget.silent < NEVER && session->record->type != ONE_WAY;
+}
 
 void list_unanswered(struct worker *worker, struct session *session);
 void unlist_unanswered(struct worker *worker, struct session *session);

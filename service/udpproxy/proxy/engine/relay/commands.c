@@ -8,6 +8,7 @@
 #include "book.h"
 #include "events.h"
 #include "sessions.h"
+#include "servers.h"
 
 uint32_t relay_sessions(struct relay *relay)
 {
@@ -81,7 +82,8 @@ int relay_judge_by(struct relay *relay, uint64_t id, uint32_t slot, struct verdi
         session->record->generation = verdict->generation;
         end_change(session->record);
         be_careful(relay, session);
-        set_due(worker, session);
+        wait_for_nothing(session);
+        set_due(worker, session, worker->now);
         ring_worker(worker);
     }
     unlock_worker(worker);
@@ -104,6 +106,28 @@ int relay_redirect(struct relay *relay, uint64_t id, const union address *server
         return found;
     }
     return 0;
+}
+
+// The session goes on from what the system gives now; 0: it is not there any more, or its socket has
+// no peer, and the system chooses for each datagram.
+int relay_reconnect(struct relay *relay, uint64_t id, uint32_t slot)
+{
+    struct session *session = relay->sessions + slot;
+    struct worker *worker = lock_worker_of(session, id);
+    int problem;
+    if (!worker)
+        return 0;
+    bool found = life_of(session) == LIVE && (session->plain || session->pinned);
+    if (found) {
+        worker->now = clock_now();
+        read_all(worker, session);
+        found = life_of(session) == LIVE;
+    }
+    if (found)
+        reconnect(worker, session, &problem);
+    unlock_worker(worker);
+    ring_host(relay);
+    return found;
 }
 
 // 0: it is not there any more.

@@ -105,8 +105,8 @@ void tell_rerouted(struct worker *worker, const struct session *session)
     pthread_mutex_unlock(&relay->book);
 }
 
-// What the server of a session says, or rather the network for it: SERVER_UNREACHABLE, why, or
-// SERVER_ANSWERS.
+// What the server of a session says, or rather the network for it: SERVER_UNREACHABLE, why,
+// SERVER_SILENT or SERVER_ANSWERS.
 void tell_server(struct worker *worker, const struct session *session, enum kind kind, int problem)
 {
     struct relay *relay = worker->relay;

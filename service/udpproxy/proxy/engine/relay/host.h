@@ -25,6 +25,7 @@ enum reason {
     UNREACHABLE,
     UNRESOLVED,
     POLICY,
+    SILENT,
     EVICTED_BY_NEWCOMER,
     KILLED,
     TERMINATED,
@@ -37,6 +38,7 @@ enum reason {
 struct budget {
     uint64_t idle, lifetime;
     uint64_t upload_datagrams, download_datagrams, upload_bytes, download_bytes;
+    uint64_t silent;
 };
 
 // interface.Verdict; `number` is its place in the list that Python keeps.
@@ -75,6 +77,7 @@ enum kind {
     SEEN,
     HANDED,
     REROUTED,
+    SERVER_SILENT,
     SERVER_UNREACHABLE,
     SERVER_ANSWERS,
 };

@@ -6,6 +6,7 @@
 
 #include "worker.h"
 #include "book.h"
+#include "events.h"
 #include "replies.h"
 #include "sessions.h"
 #include "held.h"
@@ -17,12 +18,36 @@ enum { EVENTS = 256, AHEAD = 8, MOST_EXPIRED = 64, LONGEST = 1000 };
 enum { LOOKS = 8 }; // for each that may expire
 enum { OVERSLEPT = 500 };
 
+// Its server does not answer. An answer may have come while nobody looked: it is here, or there is
+// none. The first time the session is connected afresh, for it may be the way; then it ends.
+static void end_patience(struct worker *worker, struct session *session, uint64_t now)
+{
+    int problem = 0;
+    read_all(worker, session);
+    if (life_of(session) != LIVE)
+        return;
+    struct record *record = session->record;
+    if (record->asked & TRIED) {
+        close_session(worker, session, SILENT);
+        return;
+    }
+    if (record->asked) {
+        put(&record->asked, record->asked | TRIED);
+        connect_afresh(worker, session, &problem);
+        tell_server(worker, session, SERVER_SILENT, problem);
+    }
+    set_due(worker, session, now);
+}
+
 void expire_sessions(struct worker *worker, uint64_t now, int most)
 {
     enum reason reason;
     int looks = most * LOOKS;
     for (struct session *session; most-- && (session = next_due(worker, now, &reason, &looks));)
-        close_session(worker, session, reason);
+        if (reason == SILENT)
+            end_patience(worker, session, now);
+        else
+            close_session(worker, session, reason);
 }
 
 // What a session will need comes while those before it are served.

@@ -19,6 +19,7 @@ static const struct {
     [UNREACHABLE] = {"unreachable", "FAILED"},
     [UNRESOLVED] = {"unresolved", "FAILED"},
     [POLICY] = {"policy", "ABORTED"},
+    [SILENT] = {"silent", "FAILED"},
     [EVICTED_BY_NEWCOMER] = {"evicted", "ABORTED"},
     [KILLED] = {"killed", "ABORTED"},
     [TERMINATED] = {"terminated", "ABORTED"},

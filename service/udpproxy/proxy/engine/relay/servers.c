@@ -9,6 +9,7 @@
 enum {
     BURST = 32,    // datagrams read from a session at a time
     PATIENCE = 16, // a session that had nothing more is read singly for so many turns
+    MOST_READS = 16, // bursts taken from a socket before it is connected afresh
 };
 
 // One datagram of a server. False: the session is gone.
@@ -18,6 +19,8 @@ static bool download(struct worker *worker, struct session *session, void *data,
         gather_reply(worker, session, data, size);
         return true;
     }
+    if (session->record->asked)
+        put(&session->record->asked, 0);
     if (session->record->type == ONE_WAY) {
         close_session(worker, session, UNEXPECTED_REPLY);
         return false;
@@ -237,4 +240,15 @@ void read_server(struct worker *worker, struct session *session)
     } else {
         read_many(worker, session, burst);
     }
+}
+
+// What waits in its socket, which is about to be connected afresh; the session may end by it. What
+// is left is lost.
+void read_all(struct worker *worker, struct session *session)
+{
+    for (int i = 0; i < MOST_READS && life_of(session) == LIVE && has_waiting(session->fd); i++)
+        read_server(worker, session);
+    if (worker->out.count)
+        send_replies(worker);
+    worker->out.used = 0;
 }

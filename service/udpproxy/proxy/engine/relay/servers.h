@@ -5,6 +5,7 @@
 #include "state.h"
 
 void read_server(struct worker *worker, struct session *session);
+void read_all(struct worker *worker, struct session *session);
 bool pass_down(struct worker *worker, struct session *session, void *data, uint32_t size);
 
 #endif

@@ -28,11 +28,18 @@ void be_careful(struct relay *relay, struct session *session)
 {
     const struct budget *budget = &session->verdict->budget;
     bool watched = is_watched(relay);
-    bool handed = session->verdict->handed;
-    session->careful_up =
-        watched || handed || budget->upload_datagrams < NEVER || budget->upload_bytes < NEVER;
-    session->careful_down = watched || handed || budget->download_datagrams < NEVER ||
+    bool handed = session->verdict->handed, awaited = is_awaited(session);
+    session->careful_up = watched || handed || awaited || budget->upload_datagrams < NEVER ||
+                          budget->upload_bytes < NEVER;
+    session->careful_down = watched || handed || awaited || budget->download_datagrams < NEVER ||
                             budget->download_bytes < NEVER || session->record->type == ONE_WAY;
+}
+
+// Nobody will note the answer without the limit: with another one the wait begins anew.
+void wait_for_nothing(struct session *session)
+{
+    if (!is_awaited(session))
+        put(&session->record->asked, 0);
 }
 
 // `polled` is the book's: a worker may find that a session ended whose slot another one takes.
@@ -152,10 +159,11 @@ void begin_session(struct worker *worker, struct session *session)
     // The record's type, not the verdict's: a reload may have given the rule another.
     session->plain = session->record->type == NORMAL || session->record->type == ONE_WAY;
     be_careful(worker->relay, session);
+    wait_for_nothing(session);
     if (!session->answered)
         list_unanswered(worker, session);
     set_life(session, LIVE);
-    set_due(worker, session);
+    set_due(worker, session, worker->now);
     __atomic_add_fetch(&worker->relay->live, 1, __ATOMIC_RELAXED);
 }
 
@@ -361,18 +369,15 @@ static uint32_t scope_for(const uint8_t *peer, const struct record *record)
     return of_link ? record->server_scope : 0;
 }
 
-// Our end of the way to the server is of no use any more: the session goes on from what the system
-// gives now. False: it gives nothing, and `problem` says why; or a socket without a peer has chosen
-// for each datagram anyway.
-bool reconnect(struct worker *worker, struct session *session, int *problem)
+// Another port, and whatever address there is; what waits in the socket is lost. False: the system
+// gives nothing, and `problem` says why; its next datagram tries again.
+bool connect_afresh(struct worker *worker, struct session *session, int *problem)
 {
     struct relay *relay = worker->relay;
     const struct record *record = session->record;
     const struct origin origin = {session->verdict, &session->client};
     union address server, own = {0};
     int failed;
-    if (!session->plain && !session->pinned)
-        return false;
     pthread_mutex_lock(&relay->book);
     remove_port(relay, session);
     pthread_mutex_unlock(&relay->book);
@@ -385,7 +390,7 @@ bool reconnect(struct worker *worker, struct session *session, int *problem)
     } else {
         make_address(&server, record->server, record->server_size, record->server_port,
                      record->server_scope);
-        disconnect(session->fd);
+        reset_socket(session->fd, session->plain);
         failed = attach(relay, session->fd, record->type, &origin, &server, &own);
     }
     if (failed) {
@@ -396,6 +401,15 @@ bool reconnect(struct worker *worker, struct session *session, int *problem)
     pthread_mutex_lock(&relay->book);
     add_port(relay, session);
     pthread_mutex_unlock(&relay->book);
+    return true;
+}
+
+// Our end of the way to the server is of no use any more: the session goes on from what the system
+// gives now. False: as above, or a socket without a peer has chosen for each datagram anyway.
+bool reconnect(struct worker *worker, struct session *session, int *problem)
+{
+    if ((!session->plain && !session->pinned) || !connect_afresh(worker, session, problem))
+        return false;
     tell_rerouted(worker, session);
     return true;
 }

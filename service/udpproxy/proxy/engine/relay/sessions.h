@@ -9,6 +9,7 @@ struct session *open_session(struct worker *worker, const struct arrival *arriva
 void close_session(struct worker *worker, struct session *session, enum reason reason);
 void begin_session(struct worker *worker, struct session *session);
 void be_careful(struct relay *relay, struct session *session);
+void wait_for_nothing(struct session *session);
 bool poll_session(struct worker *worker, struct session *session);
 void unpoll_ended(struct worker *worker, struct session *session);
 void write_network(struct record *record, const struct verdict *verdict);
@@ -21,6 +22,7 @@ void count_icmp(struct worker *worker, struct session *session, uint32_t count, 
 
 uint32_t drops_of(const struct relay *relay, uint32_t slot);
 void aim(struct worker *worker, struct session *session, const union address *server);
+bool connect_afresh(struct worker *worker, struct session *session, int *problem);
 bool reconnect(struct worker *worker, struct session *session, int *problem);
 
 #endif

@@ -30,6 +30,12 @@ static uint32_t meminfo(int fd, int word)
     return words[word];
 }
 
+// Is there a datagram in it, or an error in its queue?
+bool has_waiting(int fd)
+{
+    return meminfo(fd, WAITING_WORD) > 0;
+}
+
 // Throw away what waits, up to so many. False: there may be more.
 static bool discard(int fd, uint32_t most)
 {
@@ -207,7 +213,7 @@ int fix_peer(int fd, const union address *peer)
     return 0;
 }
 
-// A peer that was fixed, from whatever address the system gives now, or one of the sources.
+// A peer that was fixed, from whatever address and port the system gives now, or one of the sources.
 int fix_peer_again(struct relay *relay, int fd, const struct origin *origin,
                    const union address *peer, union address *own)
 {

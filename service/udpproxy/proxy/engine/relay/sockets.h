@@ -19,6 +19,7 @@ int fix_peer(int fd, const union address *peer);
 
 void disconnect(int fd);
 void reset_socket(int fd, bool plain);
+bool has_waiting(int fd);
 uint32_t take_errors(int fd, int *problem);
 uint32_t socket_drops(int fd);
 bool means_unreachable(int problem);

@@ -38,6 +38,10 @@ enum total {
     TOTALS
 };
 
+// In `asked`, the moment since which the client has been waiting for an answer, 0: it does not. Such
+// a moment is even; odd: the session was connected afresh meanwhile.
+#define TRIED ((uint64_t)1)
+
 enum state { FREE, OPENING, OPEN, UPLOAD_CLOSED, CLOSING };
 
 struct record {
@@ -59,7 +63,7 @@ struct record {
     uint8_t via[16];
     uint32_t spare, server_scope;
     uint8_t via_size, room[7];
-    uint64_t stray, icmp, send_errors, drops_base, more_room[2];
+    uint64_t stray, icmp, send_errors, drops_base, asked, more_room;
     uint64_t last_upload, uploads, upload_bytes;
     uint64_t last_download, downloads, download_bytes;
     uint64_t most_room;
@@ -68,6 +72,7 @@ struct record {
 
 _Static_assert(sizeof(struct record) == RECORD_SIZE, "a record has its size");
 _Static_assert(offsetof(struct record, stray) == 26 * 8, "the identity stands together");
+_Static_assert(offsetof(struct record, asked) == 30 * 8, "when the client began to wait");
 _Static_assert(offsetof(struct record, last_upload) == 4 * 64, "each datagram's in one line");
 _Static_assert(offsetof(struct record, download_bytes) == 37 * 8, "each datagram's stands together");
 _Static_assert(offsetof(struct record, sum) == 39 * 8, "the sum is the last word");

@@ -33,6 +33,8 @@ static void count_up(struct worker *worker, struct session *session, uint64_t da
     put(&record->last_upload, worker->now);
     more(&record->uploads, datagrams);
     more(&record->upload_bytes, bytes);
+    if (session->careful_up && is_awaited(session) && !record->asked)
+        put(&record->asked, worker->now & ~TRIED);
 }
 
 // An ICMP error is reported by the next call, whatever that does: this datagram was not sent yet.
