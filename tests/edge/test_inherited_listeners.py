@@ -17,6 +17,7 @@ import pytest
 
 from built import NAMES, WITHOUT
 from echo import Echo, clients, exchange, udp
+from grasp import of_process
 from host import free_port
 from proxy import Proxy, command, config, until
 from steered import KEY, got, steered
@@ -28,7 +29,6 @@ from udpproxy.proxy.parent.listening import RECEIVE_BUFFER, refuse_all
 from udpproxy.proxy.parent.mending import Spoilt, empty, mend
 from udpproxy.proxy.parent.shelf import pack
 
-_PIDFD_GETFD = 438
 _SO_ATTACH_FILTER, _SO_LOCK_FILTER, _UDP_CORK, _IP_MINTTL = 26, 44, 1, 21
 
 
@@ -74,28 +74,6 @@ MENDED = [connect, refuse_all, block, shrink, cork, be_picky]
 REMADE = [deafen_for_good, shut, shut_half]
 Harm = Callable[[socket.socket], None]
 NEAR = ip_address("127.0.0.1")
-
-
-def of_process(pid: int, port: int) -> list[socket.socket]:
-    """Duplicates of the sockets of that process that are bound to the port."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    pidfd = os.pidfd_open(pid)
-    found = []
-    try:
-        for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
-            if not os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:"):  # noqa: PTH115
-                continue
-            fd = libc.syscall(_PIDFD_GETFD, pidfd, int(name), 0)
-            assert fd >= 0, os.strerror(ctypes.get_errno())
-            sock = socket.socket(fileno=fd)
-            inet = sock.family in (socket.AF_INET, socket.AF_INET6)
-            if inet and sock.getsockname()[1] == port:
-                found.append(sock)
-            else:
-                sock.close()
-    finally:
-        os.close(pidfd)
-    return found
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

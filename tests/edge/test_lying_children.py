@@ -70,6 +70,11 @@ idle = "2s"
         path = liar.come_in(self.lies, role, count=COUNT, seed=seed, ever=ever)
         self.proxy.environment["PYTHONPATH"] = str(path)
 
+    def listens(self) -> bool:
+        """The socket is there a moment before anybody listens."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            return sock.connect_ex(str(self.proxy.runtime / "control.sock")) == 0
+
     def asked(self) -> float:
         """Seconds until the parent has answered `info`."""
         begun = time.monotonic()

@@ -39,7 +39,7 @@ static void make(void)
     listener = udp();
     listening = bind_to(listener, 0);
     relay_inline(relay, NULL, NULL);
-    check(!relay_listen(relay, 1, &listener, &listening), "cannot listen");
+    check(!relay_listen(relay, 1, &listener, 0, &listening), "cannot listen");
 }
 
 static void a_full_buffer_is_no_icmp_error(void)

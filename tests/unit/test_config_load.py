@@ -146,6 +146,7 @@ def test_the_smallest_file() -> None:
                 destinations=None,
                 time=None,
                 not_time=None,
+                transparent=None,
                 accept=True,
                 type=SessionType.NORMAL,
                 server=Server(host=ip_address("127.0.0.1"), ports=Ports(first=53, last=53)),
@@ -217,6 +218,7 @@ def test_every_key() -> None:
         ),
         time=(period("mon-fri 08:00-16:30"),),
         not_time=(period("24.-26. dec"),),
+        transparent=False,
         accept=True,
         type=SessionType.ANY_PORT,
         server=Server(host=ip_address("2001:db8::2"), ports=None),
@@ -366,7 +368,10 @@ def test_mistakes_at_the_top(text: str, told: str) -> None:
             'interface = "eth0"\nversion = 4\nport = 1\nmulticast = ["ff02::fb"]',
             "nothing of version 6 is listened on here",
         ),
-        ('address = "::1"\nport = 1\ntransparent = true', "transparent = true is not built yet"),
+        (
+            'address = "::1"\nport = 1\ntransparent = true',
+            "transparent: needs all addresses: leave ::1 out, or write an interface",
+        ),
         ('address = "::1"\nport = 1\ntransparent = 1', "expected true or false"),
         ('address = "::1"\nport = 1\nversion = 4', "version: ::1 is of version 6, not 4"),
         ('address = "::1"\nport = 1\nversion = 5', "version: expected 4 or 6, found 5"),
@@ -458,7 +463,7 @@ def test_overlapping_listens(one: tuple[str, str], other: tuple[str, str], *, cl
             'limits.silent: has no meaning with type = "one-way"',
         ),
         ('type = "tcp"\nreply-port = "any"', 'type: expected one of "normal", "one-way"'),
-        ("transparent = true", "transparent: transparent = true is not built yet"),
+        ("transparent = 1", "transparent: expected true or false"),
         ('source-address = ["client", "client"]', '"client" is in the list twice'),
         ('source-address = ["0.0.0.0"]', "0.0.0.0 is no address that datagrams can come from"),
         ('source-address = ["no-fallback"]', '"no-fallback" needs an address, or "client"'),
@@ -508,7 +513,11 @@ def test_an_acl_needs_a_name_of_its_own_and_a_server() -> None:
     text = SMALLEST + "[[session-acl]]\n"
     assert mistakes(text) == [
         (9, "session-acl[2].name", "must be given"),
-        (9, "session-acl[2].plug-to", "must be given: an ACL that accepts needs a server"),
+        (
+            9,
+            "session-acl[2].plug-to",
+            "must be given: an ACL that accepts needs a server, but for transparent = true",
+        ),
     ]
     again = SMALLEST + '[[session-acl]]\nname = "local"\naction = "deny"\n'
     assert mistakes(again) == [(10, "session-acl[2].name", '"local" is already the name of line 5')]
@@ -559,7 +568,7 @@ def test_denying_leaves_the_actions_unused_but_spelt_right() -> None:
     itself = with_acl('action = "deny"\nplug-to = "127.0.0.1:5353"')
     assert load.parse(itself, "test.toml").rules[0].server is not None
     assert "source-port: expected" in mistake(with_acl('action = "deny"\nsource-port = 0'))
-    assert "transparent = true" in mistake(with_acl('action = "deny"\ntransparent = true'))
+    assert "transparent: expected" in mistake(with_acl('action = "deny"\ntransparent = 1'))
 
 
 @pytest.mark.parametrize(
@@ -936,6 +945,8 @@ def test_an_interface_reaches_the_proxy_itself_by_lo_alone() -> None:
             assert "127.0.0.1:9 is the proxy itself: see line 2 (lo)" in mistake(text)
         else:
             load.parse(text, "test.toml")
+
+
 def test_nobody_waits_for_an_answer_where_nobody_may_answer() -> None:
     """The default of [limits] is for the other rules; 0 can be written anywhere."""
     rules = [

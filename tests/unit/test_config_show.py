@@ -120,6 +120,7 @@ def acls(draw: st.DrawFn) -> Rule:
         destinations=draw(st.none() | some(DESTINATIONS)),
         time=draw(st.none() | some(PERIODS)),
         not_time=draw(st.none() | some(PERIODS)),
+        transparent=draw(st.sampled_from([None, False, True])),
         accept=draw(st.booleans()),
         type=kind,
         server=Server(host=address, ports=draw(st.none() | PORT.map(_only))),

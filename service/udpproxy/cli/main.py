@@ -69,6 +69,8 @@ def main(argv: list[str] | None = None) -> int:
             return offline.explain(words.file, client=words.client, to=words.to, at=words.at)
         case "show":
             return offline.show(words.file, defaults=words.defaults)
+        case "transparent":
+            return offline.transparent(words.file)
         case "daemon":
             from udpproxy.cli import daemon_actions
 
@@ -116,6 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="print a configuration as it is understood")
     show.add_argument("file", **_READ)
     show.add_argument("--defaults", action="store_true", help="with every default")
+
+    transparent = commands.add_parser(
+        "transparent", help="print what the firewall has to do for addresses of others"
+    )
+    transparent.add_argument("file", **_READ)
 
     ctl.add_parser(commands, PROGRAM)
     daemon.add_parser(commands)

@@ -1,4 +1,4 @@
-"""What can be asked of a file without a running proxy: check, explain, show.
+"""What can be asked of a file without a running proxy: check, explain, show, transparent.
 
 Each prints its answer and returns the exit status: 0, 2 for a bad value on the command line, 71
 where a name cannot be resolved, 78 for mistakes in the file.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from udpproxy.config import reading
 from udpproxy.errors import ConfigError, InvalidArgument, UnitError
-from udpproxy.proxy.config import here
+from udpproxy.proxy.config import firewall, here
 from udpproxy.proxy.config import show as shown
 from udpproxy.proxy.config.model import Config
 from udpproxy.proxy.config.names import names, needed
@@ -77,7 +77,7 @@ def explain(path: Path, *, client: str, to: str | None, at: str | None) -> int:
     """Say which ACL decides for a client, and why none before it did."""
     try:
         config = here.read(path)
-        question = asked.question(config, client, to)
+        question = asked.question(config, client, to, here.is_own)
         moment = asked.moment(at, datetime.now())
     except ConfigError as error:
         return _mistaken(error)
@@ -102,6 +102,20 @@ def _known(config: Config) -> NameView:
     except UnitError as problem:
         _tell(f"note: {problem}")
         return Unresolved()
+
+
+def transparent(path: Path) -> int:
+    """Print nft's and ip's part of it."""
+    try:
+        config = here.read(path)
+    except ConfigError as error:
+        return _mistaken(error)
+    try:
+        name = reading.instance_name(path)
+    except ConfigError as error:
+        return _mistaken(error)
+    print(firewall.rules(config, name), end="")
+    return _DONE
 
 
 def show(path: Path, *, defaults: bool) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from udpproxy.errors import UnitError
 
-DAC_OVERRIDE, NET_BIND_SERVICE, SYS_RESOURCE = 1, 10, 24
+DAC_OVERRIDE, NET_BIND_SERVICE, NET_RAW, SYS_RESOURCE = 1, 10, 13, 24
 """Capabilities (capabilities(7), linux/capability.h)."""
 _SETPCAP = 8
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from udpproxy.instance.options import Mode
 from udpproxy.instance.service import RESTART_KEYS, Instance, Product
-from udpproxy.process.privileges import NET_BIND_SERVICE
+from udpproxy.process.privileges import NET_BIND_SERVICE, NET_RAW
 from udpproxy.proxy.config import here
 from udpproxy.proxy.config.model import Config
 from udpproxy.proxy.identity import IDENTITY
 from udpproxy.proxy.parent.names import check_name_servers
-from udpproxy.proxy.parent.resources import check_descriptors
+from udpproxy.proxy.parent.resources import check_descriptors, needs_foreign
 from udpproxy.proxy.parent.service import ProxyService
 from udpproxy.proxy.reg import engines, installed
 from udpproxy.proxy.verbs import VERBS
@@ -51,9 +51,10 @@ class Proxy(Product[Config]):
         engines.check(config)
 
     def capabilities(self, config: Config) -> frozenset[int]:
-        """Ports that a reload brings."""
+        """Ports that a reload brings, and addresses of others."""
         low = any(ports.first < 1024 for listen in config.listen for ports in listen.ports)
-        return frozenset({NET_BIND_SERVICE} if low else ())
+        needed = {NET_BIND_SERVICE} if low else set()
+        return frozenset(needed | ({NET_RAW} if needs_foreign(config) else set()))
 
     def serve(self, instance: Instance, config: Config, text: str, path: Path) -> ProxyService:
         """The parent's part of it."""

@@ -7,7 +7,6 @@ from ipaddress import IPv4Address, IPv6Address
 from udpproxy.config import addresses, values
 from udpproxy.config.model import Address, Ports
 from udpproxy.config.table import Table
-from udpproxy.proxy.config import sections
 from udpproxy.proxy.config.model import Listen
 
 _ALL: dict[int, Address] = {4: IPv4Address(0), 6: IPv6Address(0)}
@@ -15,7 +14,7 @@ _ALL: dict[int, Address] = {4: IPv4Address(0), 6: IPv6Address(0)}
 
 def listen(table: Table) -> Listen | None:
     """None where it is too wrong to be checked further."""
-    table.take("transparent", sections.only_false("transparent"), None)
+    transparent = table.take("transparent", values.flag, default=False)
     version = table.take("version", _version, None)
     found: tuple[Address, ...] | None
     interface = table.take("interface", addresses.interface, "")
@@ -24,9 +23,15 @@ def listen(table: Table) -> Listen | None:
             table.take("address", addresses.own_address, None)
             table.wrong("address", "give an address or an interface, not both")
         found = (_ALL[version],) if version else tuple(_ALL.values())
+    elif transparent and not table.has("address"):
+        found = (_ALL[version],) if version else tuple(_ALL.values())
     else:
         address = table.need("address", addresses.own_address, None)
         found = None if address is None else (address,)
+        if transparent and address is not None and not address.is_unspecified:
+            table.wrong(
+                "transparent", f"needs all addresses: leave {address} out, or write an interface"
+            )
         if address is not None and version is not None and version != address.version:
             table.wrong("version", f"{address} is of version {address.version}, not {version}")
     ports: tuple[Ports, ...] | None = table.need("port", _ports, None)
@@ -36,7 +41,14 @@ def listen(table: Table) -> Listen | None:
     table.done()
     if found is None or ports is None or not table.sound("interface", "address"):
         return None
-    return Listen(addresses=found, interface=interface, ports=ports, groups=groups, line=table.line)
+    return Listen(
+        addresses=found,
+        interface=interface,
+        ports=ports,
+        groups=groups,
+        transparent=transparent,
+        line=table.line,
+    )
 
 
 def _ports(value: object) -> tuple[Ports, ...]:

@@ -60,6 +60,8 @@ class Place:
     address: Address
     port: int
     interface: str = ""
+    transparent: bool = False
+    """It also takes what the firewall redirects and was sent to others."""
 
     def __str__(self) -> str:
         where = f" on {self.interface}" if self.interface else ""
@@ -84,6 +86,7 @@ class Listen:
     ports: tuple[Ports, ...]
     groups: tuple[Address, ...] = ()
     """Multicast groups to join."""
+    transparent: bool = False
     line: int = field(compare=False)  # a listener that moved in the file is the same listener
 
     def __str__(self) -> str:
@@ -93,7 +96,8 @@ class Listen:
         """Each of them, in the order of the file."""
         for address in self.addresses:
             for ports in self.ports:
-                yield from (Place(address, port, self.interface) for port in ports)
+                for port in ports:
+                    yield Place(address, port, self.interface, self.transparent)
 
     @property
     def count(self) -> int:
@@ -180,6 +184,8 @@ class Rule:
     destinations: tuple[Destination, ...] | None
     time: tuple[Period, ...] | None
     not_time: tuple[Period, ...] | None
+    transparent: bool | None
+    """Of datagrams that were sent to others, or to this host; None: of both."""
     accept: bool
     type: SessionType
     server: Server | None

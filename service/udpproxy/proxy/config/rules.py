@@ -28,7 +28,6 @@ MOST_SOURCES = 64
 def session_rule(table: Table, base: Limits) -> Rule:
     take = table.take
     accept = take("action", values.choice({"accept": True, "deny": False}), default=True)
-    take("transparent", sections.only_false("transparent"), None)
     take("source-port", _unbuilt("source-port", _source_port) if accept else _source_port, None)
     sources, fallback = take("source-address", _source_addresses, ((), True))
     kind = take("type", values.choice(_TYPES), SessionType.NORMAL)
@@ -38,6 +37,7 @@ def session_rule(table: Table, base: Limits) -> Rule:
         destinations=table.many("to", endpoints.destination),
         time=table.many("time", periods.period),
         not_time=table.many("not-time", periods.period),
+        transparent=take("transparent", values.flag, None),
         accept=accept,
         type=kind,
         server=take("plug-to", endpoints.server, None),
@@ -79,8 +79,11 @@ def _extension(table: Table) -> ExtensionName | None:
 
 def _accepted(table: Table, rule: Rule) -> None:
     """What an ACL that accepts must have."""
-    if rule.server is None:
-        table.wrong("plug-to", "must be given: an ACL that accepts needs a server")
+    if rule.server is None and rule.transparent is not True:
+        table.wrong(
+            "plug-to",
+            "must be given: an ACL that accepts needs a server, but for transparent = true",
+        )
     if rule.type is SessionType.BROADCAST:
         _broadcast(table, rule.server, rule.broadcast_network)
         return

@@ -12,17 +12,6 @@ from udpproxy.proxy.config.model import SEGMENTATION, Config, Limits
 _count = values.whole(0)
 
 
-def only_false(what: str) -> values.Parser[bool]:
-    """A parser for a flag that can only be false so far."""
-
-    def parse(value: object) -> bool:
-        if values.flag(value):
-            raise values.NotBuilt(f"{what} = true is")
-        return False
-
-    return parse
-
-
 def top(table: Table) -> Config:
     """The keys before the first table; the rest of the Config is put in by load.parse."""
     plain = Config(max_sessions=1, listen=())

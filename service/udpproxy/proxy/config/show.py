@@ -80,10 +80,13 @@ def _listen(listener: Listen) -> list[Entry]:
         ("port", ports if len(ports) > 1 else ports[0], None),
         ("multicast", tuple(map(str, listener.groups)) or None, None),
     ]
-    if not listener.interface:
-        return [("address", str(listener.addresses[0]), None), *entries]
+    entries.append(("transparent", listener.transparent or None, None))
     version = versions.pop() if len(versions) == 1 else None
-    return [("interface", listener.interface, None), ("version", version, None), *entries]
+    if listener.interface:
+        return [("interface", listener.interface, None), ("version", version, None), *entries]
+    if len(listener.addresses) > 1:
+        return entries
+    return [("address", str(listener.addresses[0]), None), *entries]
 
 
 def _ports(ports: Ports) -> int | str:
@@ -96,6 +99,7 @@ def _acl(rule: Rule) -> list[Entry]:
         ("name", rule.name, None),
         ("from", rule.source and tuple(map(_network, rule.source)), None),
         ("to", rule.destinations and tuple(map(_destination, rule.destinations)), None),
+        ("transparent", rule.transparent, None),
         ("time", rule.time and tuple(period.text for period in rule.time), None),
         ("not-time", rule.not_time and tuple(period.text for period in rule.not_time), None),
         ("action", "accept" if rule.accept else "deny", "accept"),

@@ -173,12 +173,17 @@ cdef class NativeEngine(_News):
         cdef int problem = 0
         cdef int *fds = <int *>calloc(self._workers, sizeof(int))
         _to_address(&bound, (str(listener.address), listener.port))
-        cdef uint32_t number = listener.number
+        cdef uint32_t number = listener.number, sole = 0
+        each = [sock.fileno() for sock in listener.sockets]
+        if len(each) == 1 and self._workers > 1:  # by turns, where there are several such
+            at = number % self._workers
+            each = [-1] * at + each + [-1] * (self._workers - at - 1)
+            sole = at + 1
         try:
             for i in range(self._workers):
-                fds[i] = listener.sockets[i].fileno()
+                fds[i] = each[i]
             with nogil:
-                problem = relay_listen(self._relay, number, fds, &bound)
+                problem = relay_listen(self._relay, number, fds, sole, &bound)
         finally:
             free(fds)
         if problem:

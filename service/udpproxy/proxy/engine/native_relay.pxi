@@ -82,7 +82,7 @@ cdef extern from "relay/relay.h" nogil:
     int relay_bell(relay_ *)
     int relay_poller(relay_ *, uint32_t)
     void relay_socket(relay_ *, int, uint32_t, int)
-    int relay_listen(relay_ *, uint32_t, const int *, const address *)
+    int relay_listen(relay_ *, uint32_t, const int *, uint32_t, const address *)
     uint32_t relay_unlisten(relay_ *, uint32_t)
     void relay_ring(relay_ *)
     void relay_hush(relay_ *)

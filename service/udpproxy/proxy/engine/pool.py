@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from udpproxy.errors import UnitError
+from udpproxy.proxy.config import firewall
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.session.peers import Endpoint
 
@@ -49,13 +50,18 @@ class Sources(NamedTuple):
 ANYWHERE = Sources((), fallback=True)
 
 
-def make_carrier(family: socket.AddressFamily, count: int) -> socket.socket:
-    """A new batch of `count` sockets; the end that is to be kept. OSError where the system has
-    no more descriptors (those in carriers count against RLIMIT_NOFILE, too)."""
+def make_carrier(
+    family: socket.AddressFamily, count: int, *, foreign: bool = False
+) -> socket.socket:
+    """A new batch of `count` sockets; the end that is to be kept. `foreign`: see take_foreign().
+    OSError where the system has no more descriptors (those in carriers count against
+    RLIMIT_NOFILE, too)."""
     keep, fill = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     made: list[socket.socket] = []
     try:
         made.extend(_make(family) for _ in range(count))
+        for sock in made if foreign else ():
+            take_foreign(sock)
         socket.send_fds(fill, [bytes([family, count])], [sock.fileno() for sock in made])
     except OSError:
         keep.close()
@@ -75,6 +81,14 @@ def _make(family: socket.AddressFamily) -> socket.socket:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     sockets.allow_fragments(sock)
     return sock
+
+
+def take_foreign(sock: socket.socket) -> None:
+    """It may be bound to a client's address. The mark lets the firewall tell what comes from it, so
+    that whoever relays can be held to the clients of the rules (SO_MARK, socket(7));
+    PermissionError without CAP_NET_RAW."""
+    sockets.take_foreign(sock)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, firewall.OURS)
 
 
 def peek_carrier(carrier: socket.socket) -> list[socket.socket]:

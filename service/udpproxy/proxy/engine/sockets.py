@@ -23,6 +23,7 @@ IPV6_PKTINFO = 50
 MSG_ERRQUEUE = 0x2000
 PMTUDISC_DONT = 0
 SO_MEMINFO = 55
+_IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75
 
 UNREACHABLE = {
     errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENONET,
@@ -131,6 +132,15 @@ def pack(address: str) -> bytes:
 def unpack(packed: bytes) -> str:
     """The other way round."""
     return socket.inet_ntop(family_of(packed), packed)
+
+
+def take_foreign(sock: socket.socket) -> None:
+    """It may be bound to addresses of others, and hear what is sent there (IP_TRANSPARENT, ip(7));
+    PermissionError without CAP_NET_RAW."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
 
 
 def allow_fragments(sock: socket.socket) -> None:

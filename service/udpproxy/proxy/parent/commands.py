@@ -11,6 +11,7 @@ from udpproxy.instance.options import Mode
 from udpproxy.instance.service import Instance
 from udpproxy.process.verbs import Verb
 from udpproxy.process.wire import Plain
+from udpproxy.proxy.config import here
 from udpproxy.proxy.config.model import SEGMENTATION, Config
 from udpproxy.proxy.config.names import needed
 from udpproxy.proxy.parent.sessions import Sessions
@@ -106,7 +107,7 @@ class ProxyCommands:
         if "from" not in question:
             raise InvalidArgument("from is missing: the client's address")
         to, at = (str(question[key]) if key in question else None for key in ("to", "at"))
-        asked = explain.question(self._config(), str(question["from"]), to)
+        asked = explain.question(self._config(), str(question["from"]), to, here.is_own)
         moment = explain.moment(at, datetime.now())
         answer = explain.explanation(self._config(), asked, moment, self._known)
         return {

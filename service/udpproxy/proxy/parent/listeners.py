@@ -65,14 +65,14 @@ class Listeners:
         for number, (kept, each) in found.items():
             self._last = max(self._last, number)
             place = kept or _place_of(each[0])
-            listener = _listener(number, place, each or listening.absent(self._workers))
+            listener = _listener(number, place, each or listening.absent(self._count(place)))
             if place not in wanted or place in self.by_place:
                 self._forget(listener)
                 continue
             self.by_place[place] = listener
             if kept is None:
                 self._take_up(place, listener)
-            if len(each) != self._workers:
+            if len(each) != self._count(place):
                 # Another number of workers: the place keeps its number, and so its sessions.
                 self._bind_again(listener)
             elif DEAF in self._mend(listener):
@@ -193,6 +193,7 @@ class Listeners:
                 "address": str(one.address),
                 "port": one.port,
                 "interface": one.place.interface,
+                "transparent": one.place.transparent,
             }
             if one.absent:
                 yield wire.Lend("absent", [where]), []
@@ -286,14 +287,19 @@ class Listeners:
 
     def _listen(self, place: Place, number: int, beside: Sequence[socket.socket]) -> ListenerSocket:
         if place.link and place.link not in self.links:
-            return _listener(number, place, listening.absent(self._workers))
-        each = listening_sockets(place, self._workers, self._key, beside)
+            return _listener(number, place, listening.absent(self._count(place)))
+        each = listening_sockets(place, self._count(place), self._key, beside)
         size = each[0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
         if size < RECEIVE_BUFFER:
             self._logs.say(messages.RECEIVE_BUFFER, place, size, RECEIVE_BUFFER)
         made = _listener(number, place, each)
         self._groups.join(made, self.links)
         return made
+
+    def _count(self, place: Place) -> int:
+        """Of sockets: one for each worker. What the firewall redirects is not steered between
+        sockets, so one worker has all of it."""
+        return 1 if place.transparent else self._workers
 
     def _in_the_way(self, place: Place, other: Place) -> Sequence[socket.socket]:
         """Those of ours on the same port that a wildcard excludes, or that are one."""

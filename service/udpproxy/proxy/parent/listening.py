@@ -20,6 +20,7 @@ _SO_RCVBUFFORCE = 33
 _SO_BINDTOIFINDEX = 62
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+_FOREIGN = ": transparent = true needs root or CAP_NET_RAW, see udp-proxy-units(7)"
 _LOW_PORT = ": ports below 1024 need root or CAP_NET_BIND_SERVICE, see udp-proxy-units(7)"
 
 _DROP = [(0x06, 0, 0)]
@@ -63,6 +64,8 @@ def listening_sockets(
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             _bind_freely(sock)
+            if place.transparent:
+                sockets.take_foreign(sock)
             if place.interface:
                 name = place.interface.encode() + b"\0"
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name)
@@ -81,6 +84,8 @@ def listening_sockets(
         for sock in made:
             sock.close()
         where = f"listen on {place}"
+        if problem.errno == errno.EPERM and place.transparent:
+            raise NoRight(where, f"{problem.strerror}{_FOREIGN}") from None
         if problem.errno == errno.EACCES and port < 1024:
             raise NoRight(where, f"{problem.strerror}{_LOW_PORT}") from None
         why = [problem.strerror or str(problem)]

@@ -11,7 +11,7 @@ import enum
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from udpproxy.process.loop import Reactor, Timer
@@ -44,6 +44,8 @@ _GROUPS = (
     32,  # RTNLGRP_NEXTHOP
 )  # of linux/rtnetlink.h
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
+_ATTRIBUTE = struct.Struct("=HH")  # struct rtattr
+_NEWADDR = 20
 
 
 class Kind(enum.Flag):
@@ -183,6 +185,56 @@ class Network:
                 routes=Kind.ROUTES in news,
             )
         )
+
+
+_IFADDRMSG = struct.Struct("=BBBBI")
+_GETADDR, _DUMP, _DONE, _ERROR = 22, 0x301, 3, 2  # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_MOST_PARTS = 4096
+"""Of a dump, each with some tens of addresses."""
+
+
+def own_addresses() -> frozenset[bytes]:
+    """This host's addresses, packed; OSError where the kernel does not tell."""
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+    found: set[bytes] = set()
+    with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as sock:
+        sock.settimeout(1.0)
+        asked = _HEADER.size + _IFADDRMSG.size
+        sock.send(_HEADER.pack(asked, _GETADDR, _DUMP, 1, 0) + _IFADDRMSG.pack(0, 0, 0, 0, 0))
+        for _ in range(_MOST_PARTS):
+            packet = sock.recv(_LARGEST)
+            for kind, body in _parts(packet):
+                if kind in (_DONE, _ERROR):
+                    return frozenset(found)
+                attributes = dict(_attributes(body[_IFADDRMSG.size :]))
+                # Of a tunnel the first is ours, and the other the far end's.
+                address = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
+                if kind == _NEWADDR and address:
+                    found.add(address)
+    return frozenset(found)
+
+
+def _parts(packet: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kind and body of each message in a packet; one that cannot be read ends them."""
+    at = 0
+    while len(packet) - at >= _HEADER.size:
+        length, kind, *_ = _HEADER.unpack_from(packet, at)
+        if not _HEADER.size <= length <= len(packet) - at:
+            return
+        yield kind, packet[at + _HEADER.size : at + length]
+        at += (length + 3) & ~3
+
+
+def _attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
+    """The same of struct rtattr."""
+    at = 0
+    while len(body) - at >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(body, at)
+        if not _ATTRIBUTE.size <= length <= len(body) - at:
+            return
+        yield kind, body[at + _ATTRIBUTE.size : at + length]
+        at += (length + 3) & ~3
 
 
 def _devices() -> dict[str, int]:

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import os
 import socket
-from collections.abc import Mapping
 from ipaddress import IPv6Address
 
 from udpproxy.config.model import Address, Name
@@ -19,6 +18,8 @@ from udpproxy.proxy.config.model import Config, Place
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.parent import steering
 from udpproxy.proxy.parent.listeners import Listeners
+from udpproxy.proxy.parent.listening import links
+from udpproxy.proxy.parent.network import own_addresses
 from udpproxy.proxy.parent.socket_pool import SocketPool
 from udpproxy.proxy.parent.store import Store
 from udpproxy.proxy.parent.table_memory import TableMemory
@@ -59,7 +60,21 @@ def families(config: Config) -> list[socket.AddressFamily]:
         if sockets.has_ipv6():
             versions.add(6)
     both = {4: socket.AF_INET, 6: socket.AF_INET6}
+    if any(rule.accept and rule.server is None for rule in config.rules):
+        # To wherever the client wrote.
+        taken = [one for listen in config.listen if listen.transparent for one in listen.addresses]
+        versions |= {address.version for address in taken}
     return [both[version] for version in sorted(versions)] or [socket.AF_INET]
+
+
+def writes_as_client(config: Config) -> bool:
+    """Do sessions write to servers from their clients' addresses?"""
+    return any(None in rule.sources for rule in config.rules if rule.accept)
+
+
+def needs_foreign(config: Config) -> bool:
+    """Are addresses of others taken for ours, which needs CAP_NET_RAW?"""
+    return any(listen.transparent for listen in config.listen) or writes_as_client(config)
 
 
 def check_descriptors(config: Config, limit: int) -> None:
@@ -178,6 +193,9 @@ class Resources:
         zones = [host.scope_id for host in hosts if isinstance(host, IPv6Address)]
         self._zones = {zone for zone in zones if zone}
         """Interfaces that servers are at."""
+        self._foreign = needs_foreign(config)
+        """There are addresses of others that we take for ours."""
+        self._own = self._own_addresses()
 
     def renew_table(self) -> int:
         """Another one, without sessions; how many are lost that nobody could read."""
@@ -208,6 +226,8 @@ class Resources:
 
     def fill_pool(self, config: Config) -> list[socket.AddressFamily]:
         """Sockets for every session and family; which families are new."""
+        if writes_as_client(config):
+            self._rows.take_foreign()
         return self._rows.fill(families(config), config.max_sessions)
 
     def send_all(self, link: Link) -> None:
@@ -235,19 +255,36 @@ class Resources:
         self._with_reg = set(bound)
         return sorted(removed)
 
-    def follow_links(self, links: Mapping[str, int], link: Link | None) -> None:
+    def follow_network(self, link: Link | None) -> None:
         """Interfaces have come or gone, or addresses; `link` to the REG that there is."""
-        before = self._server_links()
-        changed = self.listeners.follow(links)
+        before, own = self._server_links(), self._own
+        changed = self.listeners.follow(links())
         told = self._server_links()
-        if link is not None and (changed or told != before):
+        self._own = self._own_addresses()
+        if link is not None and (changed or told != before or own != self._own):
             known = [
-                place
-                for place in changed
-                if self.listeners.by_place[place].number in self._with_reg
+                one for one in changed if self.listeners.by_place[one].number in self._with_reg
             ]
+            self._send_own(link)
             link.pour(self.listeners.lend(known))
             link.send(wire.Tell("links", {"links": told}))
+
+    def _own_addresses(self) -> frozenset[bytes]:
+        """Those of this host, where REG has to tell them from others."""
+        if self._foreign:
+            try:
+                return own_addresses()
+            except OSError as problem:
+                self._logs.say(messages.NETWORK_UNSEEN, problem.strerror)
+        return frozenset()
+
+    def _send_own(self, link: Link) -> None:
+        """As a file: they may be thousands."""
+        memory = text_file("".join(f"{own.hex()}\n" for own in self._own))
+        try:
+            link.send(wire.Lend("own", [{}]), [memory])
+        finally:
+            os.close(memory)
 
     def _server_links(self) -> dict[str, wire.Plain]:
         """Those that there are, and their numbers: REG cannot see them."""
@@ -269,6 +306,7 @@ class Resources:
             link.send(wire.Lend("config", [item]), [memory])
         finally:
             os.close(memory)
+        self._send_own(link)
 
     def give_back(self) -> None:
         """The sessions have ended: what the store has would be of no use to the next parent, and

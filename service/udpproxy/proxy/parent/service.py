@@ -116,7 +116,9 @@ class ProxyService(Service[Config]):
 
     def _hear_of_the_network(self) -> Network | None:
         try:
-            return Network(asyncio.get_running_loop(), self._network_changed)
+            network = Network(asyncio.get_running_loop(), self._network_changed)
+            self._resources.follow_network(None)  # as it is now: no change gets lost
+            return network
         except OSError as problem:
             self._logs.say(messages.NETWORK_UNSEEN, os.strerror(problem.errno or 0))
             return None
@@ -124,6 +126,7 @@ class ProxyService(Service[Config]):
     def _network_changed(self, change: NetworkChange) -> None:
         if change.addresses or change.routes:
             self._ways.look()
+        self._resources.follow_network(self._link_of_reg())
 
     def _link_of_reg(self) -> Link | None:
         reg = self._instance.peers.get(REG.name)

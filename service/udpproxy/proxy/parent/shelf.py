@@ -41,7 +41,8 @@ def pack(items: Iterable[Item]) -> socket.socket:
     descriptors: list[int] = []
     for number, place, each in items:
         assert place is not None
-        told.append([number, str(place.address), place.port, place.interface, len(each)])
+        where = [str(place.address), place.port, place.interface, place.transparent]
+        told.append([number, *where, len(each)])
         descriptors += [sock.fileno() for sock in each]
     keep, fill = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with fill:
@@ -75,13 +76,15 @@ def unpack(shelf: socket.socket) -> list[Item]:
 def _told(text: bytes) -> tuple[Told, int]:
     """What it says, and how many sockets that makes; ValueError or TypeError: it says nothing."""
     found: Told = []
-    for number, address, port, interface, count in json.loads(text):
+    for number, address, port, interface, transparent, count in json.loads(text):
         numbers = (number, port, count)
         if not all(type(one) is int and one >= 0 for one in numbers) or not isinstance(
             interface, str
         ):
             raise ValueError("no listener")
-        found.append((number, Place(ip_address(address), port, interface), count))
+        found.append(
+            (number, Place(ip_address(address), port, interface, bool(transparent)), count)
+        )
     return found, sum(count for _, _, count in found)
 
 

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
-from udpproxy.errors import UnitError
+from udpproxy.errors import NoRight, UnitError
 from udpproxy.process import messages, wire
 from udpproxy.process.link import Item, Link
 from udpproxy.process.logs import Logs
@@ -36,6 +36,7 @@ class SocketPool:
         """With what the store has."""
         self._logs = logs
         self._store = store
+        self._foreign = False
         self._rows: dict[Family, list[SocketBatch]] = {}
         for family, row in (store.take_carriers() if store else {}).items():
             self._rows[family] = [SocketBatch(sock, count) for sock, count in row]
@@ -62,6 +63,28 @@ class SocketPool:
                     "of descriptors",
                 ) from None
         return new
+
+    def take_foreign(self) -> None:
+        """They may be bound to addresses of others: those that there are, and those to come.
+        UnitError where we have no right to that."""
+        if self._foreign:
+            return
+        try:
+            for row in self._rows.values():
+                for carrier in row:
+                    for sock in pool.peek_carrier(carrier.socket):
+                        with sock:
+                            pool.take_foreign(sock)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+                pool.take_foreign(one)
+        except PermissionError as problem:
+            raise NoRight(
+                'source-address = ["client"]',
+                f"{problem.strerror}: it needs root or CAP_NET_RAW, see udp-proxy-units(7)",
+            ) from None
+        except OSError as problem:
+            raise UnitError("descriptors", problem.strerror or "") from None
+        self._foreign = True
 
     def drop(self, families: list[Family]) -> None:
         """Families that nobody needs after all, as far as there are sockets for them."""
@@ -141,7 +164,8 @@ class SocketPool:
         have = sum(carrier.count for carrier in row)
         while have < capacity:
             count = min(pool.BATCH, capacity - have)
-            row.append(SocketBatch(pool.make_carrier(family, count), count))
+            made = pool.make_carrier(family, count, foreign=self._foreign)
+            row.append(SocketBatch(made, count))
             if self._store:
                 self._store.keep_carrier(family, len(row) - 1, count, row[-1].socket)
             have += count
@@ -162,7 +186,7 @@ class SocketPool:
 
     def _remake(self, family: Family, place: int, carrier: SocketBatch) -> None:
         carrier.socket.close()
-        carrier.socket = pool.make_carrier(family, carrier.count)
+        carrier.socket = pool.make_carrier(family, carrier.count, foreign=self._foreign)
         if self._store:
             self._store.drop_carrier(family, place, carrier.count)
             self._store.keep_carrier(family, place, carrier.count, carrier.socket)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
@@ -69,32 +70,42 @@ def explanation(config: Config, question: Question, at: datetime, known: NameVie
 
 
 def _server(rule: Rule, question: Question, known: NameView) -> str:
-    assert rule.server is not None
     found = server_for(rule, question, known)
-    name = rule.server.host.text if isinstance(rule.server.host, Name) else ""
+    host = rule.server.host if rule.server else None
+    name = host.text if isinstance(host, Name) else ""
     if found is None:
         return f"{name}, which is not resolved"
     return addresses.endpoint(*found) + (f" ({name})" if name else "")
 
 
-def question(config: Config, client_text: str, to: str | None) -> Question:
-    """The question, with what is not given taken from the listeners where they leave no choice."""
+def question(
+    config: Config, client_text: str, to: str | None, is_own: Callable[[Address], bool]
+) -> Question:
+    """The question, with what is not given taken from the listeners where they leave no choice;
+    `is_own`: is that address this host's?"""
     client, _ = _endpoint("--from", client_text)
     address, port = (None, None) if to is None else _endpoint("--to", to)
     if address is not None and address.version != client.version:
         raise InvalidArgument(f"--to {to}: a client of {client} cannot write to {address}")
     found = _takers(config, client, address, port)
-    if address is None:
+    if address is None and not any(listener.transparent for listener in found):
         address = _only({each for listener in found for each in listener.addresses})
         if address is None or address.is_unspecified:
             _must_not_matter(config.rules, "an address", by_address=True)
             address = IPv4Address(0) if client.version == 4 else IPv6Address(0)
+    if address is None:
+        raise InvalidArgument(
+            "--to with an address is needed: a listener takes what was sent to other hosts"
+        )
     if port is None:
         ranges = [ports for listener in found for ports in listener.ports]
         port = _only({number for each in ranges for number in (each.first, each.last)})
         if port is None:
             _must_not_matter(config.rules, "a port", by_address=False)
-    return Question(client, address, port or 0, Places(config).of(address, port or 0))
+    place = Places(config).of(address, port or 0)
+    taken = any(listener.transparent for listener in found)
+    foreign = taken and addresses.is_one_host(address) and not is_own(address)
+    return Question(client, address, port or 0, place, transparent=foreign)
 
 
 def takers(config: Config, question: Question) -> list[Listen]:

@@ -29,6 +29,8 @@ class Question:
     port: int
     place: int = 0
     """The port is its listener's how many-th, from 0 on; see Places."""
+    transparent: bool = False
+    """It was sent to another host, and redirected to us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +145,10 @@ def server_for(
 ) -> tuple[Address, int] | None:
     """Where a session of this ACL goes; None: its server's name is not resolved. The client's own
     family is wanted first; `versions` are those that there are sockets for."""
-    if rule.server is None:
+    if not rule.accept:
         raise ValueError(f"{rule.name} has no server: it denies")
+    if rule.server is None:
+        return question.addressed, question.port
     port = rule.server.port(question.port, question.place)
     if not isinstance(rule.server.host, Name):
         return rule.server.host, port
@@ -178,6 +182,8 @@ class _Rule:
             return "from"
         if self._destinations is not None and not self._is_for(question, known):
             return "to"
+        if rule.transparent is not None and rule.transparent != question.transparent:
+            return "transparent"
         if rule.time is not None and not any(times.holds(period, at) for period in rule.time):
             return "time"
         if rule.not_time is not None and any(times.holds(period, at) for period in rule.not_time):
@@ -241,6 +247,9 @@ def _why(failing: str, question: Question, at: datetime, names: tuple[str, ...] 
             return f"from: {question.client} {called}, which fits none of its patterns"
         case "to":
             return f"to: {question.addressed} port {question.port} is none of its items"
+        case "transparent":
+            another = "another host" if question.transparent else "this host"
+            return f"transparent: {question.addressed} is {another}'s"
         case "time":
             return f"time: {at:%a %Y-%m-%d %H:%M} is in none of its periods"
         case _:

@@ -245,7 +245,12 @@ class Reg:
         config, generation = self._lent.config
         if self._host is None:
             verdicts = Verdicts(
-                config, generation, self._naming.known, self._lent.versions, self._lent.links
+                config,
+                generation,
+                self._naming.known,
+                self._lent.versions,
+                self._lent.links,
+                self._lent.own,
             )
             keep = self._naming.wait
             self._host = RelayHost(self._reactor, self._logs, table, verdicts, keep)
@@ -319,6 +324,7 @@ class Reg:
             self._naming.known,
             self._lent.versions,
             self._lent.links,
+            self._lent.own,
             before,
         )
         # Counted one by one: others come and go of themselves meanwhile.

@@ -33,6 +33,8 @@ class ReceivedDescriptors:
         self.listeners: list[ListenerSocket] = []
         self.links: dict[str, int] = {}
         """Interfaces that servers are at, and their numbers."""
+        self.own: set[bytes] = set()
+        """This host's addresses, packed; none where nobody needs to know."""
         self._versions: set[int] = set()
 
     @property
@@ -75,6 +77,11 @@ class ReceivedDescriptors:
                     config = parse(file.read().decode(), origin, ephemeral=_ANY)
                 self.config = replace(config, ports=ports, ports_each=each), generation
                 self.know(links)
+            case "own", _:
+                with os.fdopen(descriptors[0], "rb") as file:
+                    file.seek(0)
+                    self.own.clear()
+                    self.own.update(bytes.fromhex(line.decode()) for line in file)
             case "table", [{"capacity": int(capacity)}]:
                 memory = mmap.mmap(descriptors[0], 0)
                 os.close(descriptors[0])
@@ -109,9 +116,11 @@ def _listener(item: wire.Plain, descriptor: int | None) -> ListenerSocket:
             "address": str(address),
             "port": int(port),
             "interface": str(interface),
+            "transparent": bool(transparent),
         }:
             sock = socket.socket(fileno=descriptor)
             if descriptor is None:
                 sock.close()
-            return ListenerSocket(number, sock, Place(ip_address(address), port, interface))
+            place = Place(ip_address(address), port, interface, transparent)
+            return ListenerSocket(number, sock, place)
     raise LinkError("lent a listener of an unknown form")

@@ -8,10 +8,11 @@ question costs no look at the rules. What was decided by a client's name is not 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from ipaddress import IPv6Address, ip_address
 
+from udpproxy.config.addresses import is_one_host
 from udpproxy.config.model import Address, Name
 from udpproxy.proxy.config.model import Config, Rule
 from udpproxy.proxy.config.names import server_name
@@ -50,6 +51,7 @@ class Verdicts:
         known: NameView,
         versions: tuple[int, ...],
         links: Mapping[str, int],
+        own: Collection[bytes],
         before: Verdicts | None = None,
     ) -> None:
         """`versions` of IP that there are sockets for; `links`: the interfaces that servers are
@@ -59,6 +61,14 @@ class Verdicts:
         self._known = known
         self._versions = versions
         self._links = links
+        self._own = own
+        self._transparent = {
+            (ports, address.version)
+            for listen in config.listen
+            for ports in listen.ports
+            for address in listen.addresses
+            if listen.transparent
+        }
         self._policy = Policy(config)
         self._places = Places(config)
         self._budgets = [budget(rule.limits) for rule in config.rules]
@@ -83,6 +93,7 @@ class Verdicts:
             addressed=ip_address(addressed),
             port=listener.port,
             place=self._places.of(ip_address(addressed), listener.port),
+            transparent=listener.place.transparent and self._is_foreign(ip_address(addressed)),
         )
         choice = self._policy.decide(question, now, self._known)
         answer = choice.rule, self._answer(choice, question)
@@ -111,7 +122,7 @@ class Verdicts:
         server = sockets.server_of(record.server, record.server_scope)
         if self.has_rule(record):
             rule = self.config.rules[record.rule_number]
-            return self._verdict(rule, server) if rule.server else None
+            return self._verdict(rule, server) if rule.accept else None
         found = self._choose_again(record, self.question(record))
         return self._verdict(found, server) if found and found.accept else None
 
@@ -133,6 +144,12 @@ class Verdicts:
         found = server_for(rule, asked, self._known, self._versions)
         return self._endpoint(*found) if found else None
 
+    def _can_be(self, source: Address, server: str) -> bool:
+        """A source that is of the server's family and this host's. Where it need not be known
+        whose it is, the system finds out."""
+        same = len(source.packed) == len(sockets.pack(server))
+        return same and (not self._own or source.packed in self._own)
+
     def _endpoint(self, host: Address, port: int) -> tuple[str, int]:
         zone = host.scope_id if isinstance(host, IPv6Address) else None
         scope = self._links.get(zone, _NO_LINK) if zone else 0
@@ -146,6 +163,17 @@ class Verdicts:
             addressed=addressed,
             port=record.addressed_port,
             place=self._places.of(addressed, record.addressed_port),
+            transparent=self._is_foreign(addressed)
+            and any(
+                record.addressed_port in ports and version == addressed.version
+                for ports, version in self._transparent
+            ),
+        )
+
+    def _is_foreign(self, addressed: Address) -> bool:
+        """Is it of another host, and of one alone?"""
+        return not (
+            addressed.packed in self._own or addressed.is_loopback or not is_one_host(addressed)
         )
 
     def rule(self, record: Record) -> str:
@@ -206,7 +234,7 @@ class Verdicts:
             sources=tuple(
                 source.packed if source else b""
                 for source in rule.sources
-                if source is None or len(source.packed) == len(sockets.pack(server[0]))
+                if source is None or self._can_be(source, server[0])
             ),
             fallback=rule.fallback,
             network=network_bounds(network) if network else None,

@@ -52,7 +52,7 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
         return 0;
     make_address(&session->client, record->client, record->client_size, record->client_port,
                  record->scope);
-    struct worker *worker = relay->workers + worker_of(relay, &session->client);
+    struct worker *worker = relay->workers + worker_of(relay, listener, &session->client);
     lock_worker(worker);
     session->fd = fd;
     if (!poll_session(worker, session)) {

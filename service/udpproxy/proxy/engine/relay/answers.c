@@ -135,10 +135,10 @@ void relay_inject(struct relay *relay, uint32_t number, const union address *cli
                   const uint8_t *addressed, const uint8_t *local, uint32_t interface,
                   const void *data, uint32_t size)
 {
-    struct worker *worker = relay->workers + worker_of(relay, client);
     struct listener *listener = listener_of(relay, number);
     if (!listener)
         return;
+    struct worker *worker = relay->workers + worker_of(relay, listener, client);
     struct arrival arrival = {
         .listener = listener,
         .client = client,

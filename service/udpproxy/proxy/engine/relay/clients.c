@@ -63,10 +63,11 @@ static bool is_same_flow(const struct listener *listener, const struct incoming 
 
 // What is sent to many, by broadcast or multicast, the kernel gives to the sockets of all workers:
 // steering is asked for what goes to one alone.
-static bool is_of_other_worker(const struct worker *worker, const union address *client)
+static bool is_of_other_worker(const struct worker *worker, const struct arrival *arrival)
 {
     const struct relay *relay = worker->relay;
-    return relay->worker_count > 1 && worker_of(relay, client) != worker->number;
+    return relay->worker_count > 1 &&
+           worker_of(relay, arrival->listener, arrival->client) != worker->number;
 }
 
 // A datagram, or a run of one client's; how many that were.
@@ -86,7 +87,7 @@ static int pass_on(struct worker *worker, struct listener *listener, int at, int
     const void *data = in->iov[at].iov_base;
     uint32_t size = in->messages[at].msg_len;
     if (!session) {
-        if (!is_of_other_worker(worker, arrival.client))
+        if (!is_of_other_worker(worker, &arrival))
             take_first(worker, &arrival, data, size, NULL);
         return 1;
     }

@@ -74,15 +74,18 @@ static struct listener *new_listener(const struct relay *relay, uint32_t number,
     return listener;
 }
 
-// `fds` has one for each worker, -1 while the listener's interface is absent. One of a number that
+// `fds` has one for each worker, -1 while the listener's interface is absent; `sole`: the worker, plus
+// 1, for which alone it has one, 0: for all. One of a number that
 // there is takes these sockets instead of its own, and keeps its sessions. 0, or an errno.
-int relay_listen(struct relay *relay, uint32_t number, const int *fds, const union address *bound)
+int relay_listen(struct relay *relay, uint32_t number, const int *fds, uint32_t sole,
+                 const union address *bound)
 {
     struct listener *listener = listener_of(relay, number), *made = NULL;
     if (!listener) {
         listener = made = new_listener(relay, number, bound);
         if (!made)
             return ENOMEM;
+        made->sole = sole;
     }
     lock_all(relay);
     bool put = !made || put_listener(relay, made);

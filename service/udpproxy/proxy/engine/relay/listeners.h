@@ -4,7 +4,8 @@
 
 #include "host.h"
 
-int relay_listen(struct relay *relay, uint32_t number, const int *fds, const union address *bound);
+int relay_listen(struct relay *relay, uint32_t number, const int *fds, uint32_t sole,
+                 const union address *bound);
 uint32_t relay_unlisten(struct relay *relay, uint32_t number);
 
 #endif

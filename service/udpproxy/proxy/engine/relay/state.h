@@ -46,6 +46,7 @@ struct listener {
     uint32_t uses; // sessions, until the host has heard of their end, and datagrams held
     uint16_t port;
     bool wildcard, gone;
+    uint32_t sole; // the worker, plus 1, that has all of it; 0: all have their part
     uint8_t size, packed[16];
     sa_family_t family;
     int fds[]; // one for each worker; -1: its interface is absent

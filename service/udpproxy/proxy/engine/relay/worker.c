@@ -104,8 +104,11 @@ static uint32_t mix(const struct relay *relay, uint32_t mixed)
 }
 
 // A client stays with its worker: the same steps as the kernel's (parent/steering.py).
-uint32_t worker_of(const struct relay *relay, const union address *client)
+uint32_t worker_of(const struct relay *relay, const struct listener *listener,
+                   const union address *client)
 {
+    if (listener->sole)
+        return listener->sole - 1;
     uint32_t mixed = mix(relay, relay->steering[1] ^ port_of(client)), word;
     for (unsigned at = 0; at < packed_size(client); at += 4) {
         memcpy(&word, (const uint8_t *)packed_of(client) + at, 4);

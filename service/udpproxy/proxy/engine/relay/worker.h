@@ -17,7 +17,8 @@ void ring_host_locked(struct relay *relay);
 void ring_worker(struct worker *worker);
 void ring_if_held(struct worker *worker);
 
-uint32_t worker_of(const struct relay *relay, const union address *client);
+uint32_t worker_of(const struct relay *relay, const struct listener *listener,
+                   const union address *client);
 
 // What a worker polls: its bell, sessions by their slot, listeners by their index.
 enum polled { BELL, SESSION, LISTENER };
