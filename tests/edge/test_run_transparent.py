@@ -192,3 +192,16 @@ def test_without_the_right_it_says_so(tmp_path: Path) -> None:
     assert done.returncode == 77
     said = "transparent = true needs root or CAP_NET_RAW, see udp-proxy-units(7)"
     assert said in done.stderr
+
+
+def test_missing_routes_are_said(network: Network, tmp_path: Path) -> None:
+    """With the commands, which help."""
+    text = TEXT.format(engine="python", workers=1, port=PORT, more="")
+    with Proxy(tmp_path, text, prefix=network.prefix("router")) as proxy:
+        said = [line.partition(": run ")[2] for line in proxy.said("UDPS-135-W")]
+        assert len(said) == 2
+        for commands in said:
+            for each in commands.split("; "):
+                ip("-n", network.name("router"), *each.split()[1:])
+        proxy.ask("reload")
+        assert len(proxy.said("UDPS-135-W")) == 2

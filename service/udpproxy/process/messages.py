@@ -80,6 +80,9 @@ NETWORK_UNSEEN = Message(
     "changes of this host's addresses and routes are not seen: %s; a session whose way has changed "
     "goes on once a send fails, or by the limit silent",
 )
+NOT_REDIRECTED = Message(
+    "UDPS-135-W", "what the firewall redirects does not reach the proxy: run %s"
+)
 STORE_FULL = Message(
     "UDPS-125-W",
     "systemd's store has %d of the %d descriptors that a restart needs: sessions would be lost; "

@@ -49,11 +49,16 @@ def rules(config: Config, name: str) -> str:
 
 def routes() -> list[str]:
     """The commands by which this host takes what is marked, and answers to clients' addresses."""
-    found = []
-    for _, _, ip in _FAMILIES.values():
-        found.append(f"{ip} rule add fwmark {TAKEN:#x}/{MASK:#x} lookup {TABLE}")
-        found.append(f"{ip} route replace local default dev lo table {TABLE}")
-    return found
+    return [command for version in _FAMILIES for command in routes_of(version)]
+
+
+def routes_of(version: int) -> list[str]:
+    """The same of that version of IP."""
+    _, _, ip = _FAMILIES[version]
+    return [
+        f"{ip} rule add fwmark {TAKEN:#x}/{MASK:#x} lookup {TABLE}",
+        f"{ip} route replace local default dev lo table {TABLE}",
+    ]
 
 
 def _incoming(taking: list[Listen]) -> Iterator[str]:

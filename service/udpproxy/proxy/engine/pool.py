@@ -222,10 +222,11 @@ class Pool:
     ) -> Endpoint:
         """Only `server` may reply from now on. Our own end of the association; OSError where
         there is no port (EAGAIN) or no route."""
+        server = sockets.whole(server)
 
         def attach(source: str) -> None:
             if source or sources.unbind:
-                sock.bind((source or _anywhere(sock), 0))
+                sock.bind(sockets.whole((source or _anywhere(sock), 0)))
             sock.connect(server)
 
         return self._from(sock, sources, attach)
@@ -281,6 +282,7 @@ class Pool:
         """Anybody may reply. Our own end as `server` will see it."""
         if broadcast:
             sockets.allow_broadcast(sock, on=True)
+        server = sockets.whole(server)
         chosen = ""
 
         def attach(source: str) -> None:
@@ -291,7 +293,7 @@ class Pool:
                 sock.connect(server)
                 chosen, _ = _name(sock)
                 sockets.disconnect(sock)
-            sock.bind((source or _anywhere(sock), 0))
+            sock.bind(sockets.whole((source or _anywhere(sock), 0)))
             chosen = source or chosen
 
         _, port = self._from(sock, sources, attach)
@@ -300,7 +302,7 @@ class Pool:
 
     def pin(self, sock: socket.socket, peer: Endpoint) -> None:
         """From now on only `peer` may reply; what others sent before still has to be judged."""
-        sock.connect(peer)
+        sock.connect(sockets.whole(peer))
         sockets.report_errors(sock, on=False)
         sockets.take_errors(sock)
 

@@ -252,7 +252,7 @@ class PythonEngine(Handing):
             except OSError as problem:
                 self._receive_failed(session, problem)
                 return
-            endpoint = (sender[0], sender[1])
+            endpoint = sockets.sender_of(sender)
             reply = judge(session.rule, session.peer, endpoint, sockets.pack(sender[0]))
             if reply is Reply.IGNORE:
                 self._words[session.at + layout.STRAY] += 1

@@ -110,7 +110,8 @@ class Relayed(Session):
         self.unreachable = False
         self.send: Callable[[bytes], int] = sock.send
         if not self.plain:
-            self.send = lambda data: sock.sendto(data, server)
+            where = sockets.whole(server)
+            self.send = lambda data: sock.sendto(data, where)
 
     def judge_by(self, verdict: Verdict) -> None:
         """The rules that hold from now on; type, server and who may reply stay as they were."""

@@ -104,22 +104,34 @@ def scope_of(endpoint: tuple[str, int]) -> int:
 
 
 def server_of(endpoint: tuple[bytes, int], scope: int) -> tuple[str, int]:
-    """A server as recvfrom names it; the scope is that of its link, where its address has one."""
+    """A server or peer as sessions name it, with the number of its link in its address where that
+    is one of a link's."""
     packed = endpoint[0]
     of_link = len(packed) == 16 and packed[0] == 0xFE and packed[1] & 0xC0 == 0x80
-    address, port, *_ = sockaddr(endpoint, scope if of_link else 0)
-    return address, port
+    zone = f"%{scope}" if of_link and scope else ""
+    return unpack(packed) + zone, endpoint[1]
+
+
+def sender_of(name: tuple[str, int]) -> tuple[str, int]:
+    """The same, of whom a socket names."""
+    scope = scope_of(name)
+    return (f"{name[0]}%{scope}" if scope else name[0]), name[1]
+
+
+def whole(endpoint: tuple[str, int]) -> tuple[str, int]:
+    """As a socket takes it: Python ignores a scope in the address's text."""
+    scope = scope_of(endpoint)
+    return cast(tuple[str, int], (*endpoint[:2], 0, scope)) if scope else endpoint
 
 
 def sockaddr(endpoint: tuple[bytes, int], scope: int) -> tuple[str, int]:
     """An address as the socket module gives and takes it; four values for IPv6."""
     address, port = unpack(endpoint[0]), endpoint[1]
-    if len(endpoint[0]) == 4:
-        return address, port
-    if scope:
-        flags = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
-        address = socket.getnameinfo((address, port, 0, scope), flags)[0]
-    return cast(tuple[str, int], (address, port, 0, scope))
+    return (
+        (address, port)
+        if len(endpoint[0]) == 4
+        else cast(tuple[str, int], (address, port, 0, scope))
+    )
 
 
 def pack(address: str) -> bytes:

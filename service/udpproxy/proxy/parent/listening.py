@@ -75,7 +75,7 @@ def listening_sockets(
                 # a known client a second session.
                 steering.attach(sock, _SO_ATTACH_FILTER, _DROP)
             with _side_by_side([sock, *beside] if beside else []):
-                sock.bind((str(address), port))
+                sock.bind(sockets.whole((str(address), port)))
         if workers > 1:
             steering.steer(made[0], workers, key)
             for sock in made:
@@ -153,7 +153,7 @@ def is_here(address: Address) -> bool:
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         try:
-            sock.bind((str(address), 0))
+            sock.bind(sockets.whole((str(address), 0)))
         except OSError:
             return False
     return True

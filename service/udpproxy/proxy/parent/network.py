@@ -188,6 +188,12 @@ class Network:
 
 
 _IFADDRMSG = struct.Struct("=BBBBI")
+_RTMSG = struct.Struct("=8BI")
+_RTMSG_TYPE, _RTN_LOCAL = 7, 2
+_GETROUTE, _NEWROUTE, _REQUEST = 26, 24, 1
+_RTA_DST, _RTA_MARK = 1, 16
+# Of the networks for documentation: nobody has a route of his own there.
+_ELSEWHERE = {4: bytes((192, 0, 2, 1)), 6: bytes.fromhex("20010db8" + "00" * 11 + "01")}
 _GETADDR, _DUMP, _DONE, _ERROR = 22, 0x301, 3, 2  # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _MOST_PARTS = 4096
@@ -213,6 +219,27 @@ def own_addresses() -> frozenset[bytes]:
                 if kind == _NEWADDR and address:
                     found.add(address)
     return frozenset(found)
+
+
+def takes_marked(version: int, mark: int) -> bool:
+    """Would this host take a datagram of that mark for its own, wherever it is sent to? As the
+    routes are now; OSError where the kernel does not tell."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    address = _ELSEWHERE[version]
+    told = _attribute(_RTA_DST, address) + _attribute(_RTA_MARK, struct.pack("=I", mark))
+    body = _RTMSG.pack(family, len(address) * 8, 0, 0, 0, 0, 0, 0, 0) + told
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+    with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as sock:
+        sock.settimeout(1.0)
+        sock.send(_HEADER.pack(_HEADER.size + len(body), _GETROUTE, _REQUEST, 1, 0) + body)
+        for kind, answer in _parts(sock.recv(_LARGEST)):
+            if kind == _NEWROUTE:
+                return answer[_RTMSG_TYPE] == _RTN_LOCAL
+    return False  # no route at all
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value
 
 
 def _parts(packet: bytes) -> Iterator[tuple[int, bytes]]:

@@ -14,12 +14,13 @@ from udpproxy.errors import UnitError
 from udpproxy.process import messages, wire
 from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs, RateLimit
+from udpproxy.proxy.config import firewall
 from udpproxy.proxy.config.model import Config, Place
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.parent import steering
 from udpproxy.proxy.parent.listeners import Listeners
 from udpproxy.proxy.parent.listening import links
-from udpproxy.proxy.parent.network import own_addresses
+from udpproxy.proxy.parent.network import own_addresses, takes_marked
 from udpproxy.proxy.parent.socket_pool import SocketPool
 from udpproxy.proxy.parent.store import Store
 from udpproxy.proxy.parent.table_memory import TableMemory
@@ -254,6 +255,18 @@ class Resources:
         link.pour(self.listeners.lend(added))
         self._with_reg = set(bound)
         return sorted(removed)
+
+    def warn_of_routes(self, config: Config) -> None:
+        """Commands without which nothing that the firewall redirects comes here."""
+        taking = [listen for listen in config.listen if listen.transparent]
+        versions = {address.version for listen in taking for address in listen.addresses}
+        if writes_as_client(config):
+            versions |= {4 if family == socket.AF_INET else 6 for family in families(config)}
+        for version in sorted(versions):
+            with contextlib.suppress(OSError):
+                if not takes_marked(version, firewall.TAKEN):
+                    commands = "; ".join(firewall.routes_of(version))
+                    self._logs.say(messages.NOT_REDIRECTED, commands)
 
     def follow_network(self, link: Link | None) -> None:
         """Interfaces have come or gone, or addresses; `link` to the REG that there is."""

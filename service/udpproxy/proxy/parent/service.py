@@ -113,6 +113,7 @@ class ProxyService(Service[Config]):
             self._logs.say(messages.SINGLE)
             self._naming.look_up_all(self.config)
         self._records.write(self._sessions.lost_over_a_restart())
+        self._resources.warn_of_routes(self.config)
 
     def _hear_of_the_network(self) -> Network | None:
         try:
@@ -219,6 +220,7 @@ class ProxyService(Service[Config]):
         old, self.config = self.config, self._change.config
         self._change.commit(self._path)
         self._change = None
+        self._resources.warn_of_routes(self.config)
         if old.segmentation != self.config.segmentation:
             self._commands = ProxyCommands(
                 self._instance, self._sessions, self._naming.found, lambda: self.config

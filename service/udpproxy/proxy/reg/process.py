@@ -156,6 +156,8 @@ class Reg:
         match message:
             case wire.Lend("channel", [{"role": str(role)}]) if len(descriptors) == 1:
                 self._naming.connect(role, descriptors[0])
+            case wire.Lend("absent", items) if not descriptors:
+                self._lent.take("absent", items, [])
             case wire.Lend(what, items) if len(items) == len(descriptors):
                 self._lent.take(what, items, descriptors)
             case wire.Tell("known", {"found": found}):
