@@ -13,6 +13,7 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Protocol, TypeVar
 
@@ -120,6 +121,7 @@ def verdict(
     handed: bool = False,
     sources: tuple[str, ...] = (),
     fallback: bool = True,
+    header: str = "",
 ) -> Verdict:
     """An accepted session as REG would describe it; a source "" is the client's own address."""
     return Verdict(
@@ -135,6 +137,7 @@ def verdict(
         handed=handed,
         sources=tuple(sockets.pack(one) if one else b"" for one in sources),
         fallback=fallback,
+        header=header,
     )
 
 
@@ -175,7 +178,7 @@ class Witness:
         self.answering: list[int] = []
 
     def decide(
-        self, listener: ListenerSocket, client: str, addressed: str
+        self, listener: ListenerSocket, client: str, addressed: str, port: int
     ) -> Verdict | PendingName | None:
         self.asked.append((listener.number, client, addressed))
         return self.policy(client)
@@ -305,8 +308,7 @@ class Rig:
             self._lend(listener)
 
     def _lend(self, kept: ListenerSocket) -> None:
-        lent = ListenerSocket(kept.number, kept.socket.dup(), kept.place)
-        self.engine.add_listener(lent)
+        self.engine.add_listener(replace(kept, socket=kept.socket.dup()))
 
     def stop(self) -> None:
         """The engine leaves in order; the sessions stay in the table."""
@@ -343,8 +345,15 @@ class Rig:
         for kept in [*self.carriers, *(one.socket for one in self.listeners.values())]:
             kept.close()
 
-    def listen(self, address: str = "127.0.0.1", *, buffer: int = _LARGE) -> int:
-        """One more listener, on a port of the kernel's choice; its number."""
+    def listen(
+        self,
+        address: str = "127.0.0.1",
+        *,
+        buffer: int = _LARGE,
+        header_from: Sequence[str] = (),
+    ) -> int:
+        """One more listener, on a port of the kernel's choice; its number. `header_from`:
+        networks whose PROXY headers it expects."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
@@ -357,7 +366,8 @@ class Rig:
         sock.bind((address, 0))
         number = len(self.listeners) + 1
         place = Place(ip_address(address), sock.getsockname()[1])
-        listener = ListenerSocket(number, sock, place)
+        networks = tuple(map(ip_network, header_from))
+        listener = ListenerSocket(number, sock, place, header_from=networks)
         self.listeners[number] = listener
         self._lend(listener)
         return number

@@ -25,10 +25,14 @@ class Texts:
         self.refused = 0
         self.bits, self.until = 0, 1 << 62
 
-    def lasting(self, listener: ListenerSocket, client: str, addressed: str) -> tuple[int, int]:
+    def lasting(
+        self, listener: ListenerSocket, client: str, addressed: str, port: int
+    ) -> tuple[int, int]:
         return self.bits, self.until
 
-    def denied(self, listener: ListenerSocket, client: str, addressed: str, count: int) -> None:
+    def denied(
+        self, listener: ListenerSocket, client: str, addressed: str, port: int, count: int
+    ) -> None:
         self.refused += count
 
     def tells(self, rule: str, reason: Reason, *, answered: bool) -> bool:
@@ -149,7 +153,7 @@ def test_messages_that_nobody_hears_are_counted_as_such(heard: Texts) -> None:
     client, server = rig.udp(), rig.udp()
     rig.host.policy = lambda _: verdict(server.getsockname())
     rig.converse(client, server, rig.where())
-    arrival, many = Arrival(bytes([127, 0, 0, 1]), bytes([127, 0, 0, 1]), 1), 5000
+    arrival, many = Arrival(bytes([127, 0, 0, 1]), bytes([127, 0, 0, 1]), 1, rig.where()[1]), 5000
     rig.engine.inject(1, client.getsockname(), arrival, [bytes(65_535)] * many)
     assert rig.count("send-errors") == many
     assert rig.count("events-dropped") == many - len(rig.host.failures) > 0
@@ -165,7 +169,7 @@ def test_refusals_of_one_kind_are_one_message(heard: Texts) -> None:
     server = rig.udp()
     rig.host.policy = lambda _: verdict(server.getsockname())
     rig.converse(rig.udp(), server, rig.where())
-    arrival, many = Arrival(bytes([127, 0, 0, 1]), bytes([127, 0, 0, 1]), 1), 5000
+    arrival, many = Arrival(bytes([127, 0, 0, 1]), bytes([127, 0, 0, 1]), 1, rig.where()[1]), 5000
     rig.engine.inject(1, ("127.0.0.1", 9), arrival, [b"one too many"] * many)
     assert rig.host.refusals == ["refused-per-client"] * many
     assert rig.count("refused-per-client") == many
