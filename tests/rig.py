@@ -157,6 +157,8 @@ class Witness:
         """What handed() says of a datagram."""
         self.handed_over: list[tuple[int, str, bytes]] = []
         self.asked: list[tuple[int, str, str]] = []
+        self.ports: list[int] = []
+        """Which ports those wrote to."""
         self.kept: list[tuple[int, tuple[str, int], Arrival, bytes]] = []
         """What wait() got."""
         self.opened_ids: list[int] = []
@@ -181,6 +183,7 @@ class Witness:
         self, listener: ListenerSocket, client: str, addressed: str, port: int
     ) -> Verdict | PendingName | None:
         self.asked.append((listener.number, client, addressed))
+        self.ports.append(port)
         return self.policy(client)
 
     def wait(
