@@ -122,6 +122,7 @@ static void those_that_wait_are_looked_at_once_a_turn(void)
     waiting.client = bind_to(client, 0);
     waiting.listener = 1;
     waiting.addressed_size = 4;
+    waiting.port = port_of(&listening);
     memcpy(waiting.addressed, packed_of(&listening), 4);
     sendto(known, "k", 1, 0, &listening.any, sizeof listening.v4);
     turn();
