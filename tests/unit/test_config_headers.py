@@ -129,7 +129,7 @@ def test_what_a_header_says_is_not_ours() -> None:
 def test_a_servers_range_of_ports_needs_ports_of_ours() -> None:
     told = mistake(plug_to="198.51.100.1:5060-5061")
     assert told.startswith(
-        "9 session-acl[1].plug-to: 5060-5061 are 2 ports, but what PROXY headers"
+        "10 session-acl[1].plug-to: 5060-5061 are 2 ports, but what PROXY headers"
     )
     assert read("", plug_to="198.51.100.1:5060-5061").warnings == ()
 
