@@ -278,6 +278,15 @@ def test_a_run_of_datagrams_has_a_header_each(rig: Rig) -> None:
         assert rig.take(server)[0] == wanted + bytes([number]) * 100
 
 
+def test_the_clients_own_address_is_the_headers(rig: Rig) -> None:
+    """Where the server is to be written to from there."""
+    balancer, server, to = behind(rig)
+    rig.host.policy = lambda _: verdict(server.getsockname(), sources=("",), fallback=False)
+    balancer.sendto(header(("127.0.0.77", 4000), SERVICE) + b"question", to)
+    data, source = rig.take(server)
+    assert (data, source[0]) == (b"question", "127.0.0.77")
+
+
 def test_behind_a_proxy_the_first_client_is_passed_on(rig: Rig) -> None:
     balancer, server, to = behind(rig)
     rig.host.policy = lambda _: verdict(server.getsockname(), header="v2")
