@@ -112,6 +112,16 @@ def test_mistakes_say_what_to_write(listen: str, acl: str, told: str) -> None:
     assert mistake(listen, acl).startswith(told)
 
 
+def test_what_was_sent_to_others_has_no_header() -> None:
+    transparent = text().replace('address = "127.0.0.1"', "version = 4\ntransparent = true")
+    with pytest.raises(ConfigError) as caught:
+        parse(transparent, "test.toml")
+    assert [str(problem) for problem in caught.value.problems] == [
+        "test.toml:6: listen[1].proxy-protocol: what was sent to others has no header: give one of "
+        "both"
+    ]
+
+
 def test_everybody_is_a_warning() -> None:
     config = read('proxy-protocol = "v2"\nproxy-protocol-from = ["0.0.0.0/0"]')
     (warning,) = config.warnings
@@ -135,7 +145,7 @@ def test_a_servers_range_of_ports_needs_ports_of_ours() -> None:
 
 
 def explained(config: Config, client: str, to: str | None = None) -> list[str]:
-    asked = explain.question(config, client, to)
+    asked = explain.question(config, client, to, lambda address: False)
     assert explain.takers(config, asked)
     return explain.explanation(config, asked, NOON, Unresolved()).lines()
 
