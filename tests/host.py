@@ -17,6 +17,7 @@ import pytest
 
 _PACKAGES = {
     "dig": "bind9-dnsutils",
+    "dnsdist": "dnsdist",
     "dnsmasq": "dnsmasq-base",
     "in.tftpd": "tftpd-hpa",
     "ip": "iproute2",
@@ -24,6 +25,7 @@ _PACKAGES = {
     "logrotate": "logrotate",
     "nft": "nftables",
     "nsenter": "util-linux",
+    "pdns_recursor": "pdns-recursor",
     "prlimit": "util-linux",
     "rsyslogd": "rsyslog",
     "tc": "iproute2",

@@ -13,6 +13,7 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Protocol, TypeVar
 
@@ -120,6 +121,7 @@ def verdict(
     handed: bool = False,
     sources: tuple[str, ...] = (),
     fallback: bool = True,
+    header: str = "",
 ) -> Verdict:
     """An accepted session as REG would describe it; a source "" is the client's own address."""
     return Verdict(
@@ -135,6 +137,7 @@ def verdict(
         handed=handed,
         sources=tuple(sockets.pack(one) if one else b"" for one in sources),
         fallback=fallback,
+        header=header,
     )
 
 
@@ -154,6 +157,8 @@ class Witness:
         """What handed() says of a datagram."""
         self.handed_over: list[tuple[int, str, bytes]] = []
         self.asked: list[tuple[int, str, str]] = []
+        self.ports: list[int] = []
+        """Which ports those wrote to."""
         self.kept: list[tuple[int, tuple[str, int], Arrival, bytes]] = []
         """What wait() got."""
         self.opened_ids: list[int] = []
@@ -175,9 +180,10 @@ class Witness:
         self.answering: list[int] = []
 
     def decide(
-        self, listener: ListenerSocket, client: str, addressed: str
+        self, listener: ListenerSocket, client: str, addressed: str, port: int
     ) -> Verdict | PendingName | None:
         self.asked.append((listener.number, client, addressed))
+        self.ports.append(port)
         return self.policy(client)
 
     def wait(
@@ -305,8 +311,7 @@ class Rig:
             self._lend(listener)
 
     def _lend(self, kept: ListenerSocket) -> None:
-        lent = ListenerSocket(kept.number, kept.socket.dup(), kept.place)
-        self.engine.add_listener(lent)
+        self.engine.add_listener(replace(kept, socket=kept.socket.dup()))
 
     def stop(self) -> None:
         """The engine leaves in order; the sessions stay in the table."""
@@ -343,8 +348,15 @@ class Rig:
         for kept in [*self.carriers, *(one.socket for one in self.listeners.values())]:
             kept.close()
 
-    def listen(self, address: str = "127.0.0.1", *, buffer: int = _LARGE) -> int:
-        """One more listener, on a port of the kernel's choice; its number."""
+    def listen(
+        self,
+        address: str = "127.0.0.1",
+        *,
+        buffer: int = _LARGE,
+        header_from: Sequence[str] = (),
+    ) -> int:
+        """One more listener, on a port of the kernel's choice; its number. `header_from`:
+        networks whose PROXY headers it expects."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
@@ -357,7 +369,8 @@ class Rig:
         sock.bind((address, 0))
         number = len(self.listeners) + 1
         place = Place(ip_address(address), sock.getsockname()[1])
-        listener = ListenerSocket(number, sock, place)
+        networks = tuple(map(ip_network, header_from))
+        listener = ListenerSocket(number, sock, place, header_from=networks)
         self.listeners[number] = listener
         self._lend(listener)
         return number

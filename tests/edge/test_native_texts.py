@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+from ipaddress import ip_address
 
 import pytest
 
@@ -12,6 +13,8 @@ from rig import Rig, native_with, verdict
 from udpproxy.proxy.config.model import Limits, SessionType
 from udpproxy.proxy.engine.interface import Arrival, ListenerSocket, Verdict
 from udpproxy.proxy.session import record as session_record
+from udpproxy.proxy.session.layout import Record
+from udpproxy.proxy.session.proxy_header import make
 from udpproxy.proxy.session.reasons import Reason
 
 pytestmark = of_native
@@ -25,10 +28,14 @@ class Texts:
         self.refused = 0
         self.bits, self.until = 0, 1 << 62
 
-    def lasting(self, listener: ListenerSocket, client: str, addressed: str) -> tuple[int, int]:
+    def lasting(
+        self, listener: ListenerSocket, client: str, addressed: str, port: int
+    ) -> tuple[int, int]:
         return self.bits, self.until
 
-    def denied(self, listener: ListenerSocket, client: str, addressed: str, count: int) -> None:
+    def denied(
+        self, listener: ListenerSocket, client: str, addressed: str, port: int, count: int
+    ) -> None:
         self.refused += count
 
     def tells(self, rule: str, reason: Reason, *, answered: bool) -> bool:
@@ -75,6 +82,51 @@ def test_the_text_is_pythons(
     fields["DURATION"] = f"{duration:.3f}"
     assert text == session_record.text(fields)
     assert 0 <= duration < 5
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::"])
+@pytest.mark.parametrize("client", ["192.0.2.7", "2001:db8::7", "::192.0.2.7"])
+def test_who_sent_it_is_in_the_text(rig: Rig, heard: Texts, client: str, address: str) -> None:
+    host = "::1" if ":" in address else "127.0.0.1"
+    rig.listen(address, header_from=["::/0", "0.0.0.0/0"])
+    balancer, server = rig.udp(host), rig.udp(host)
+    rig.host.policy = lambda _: verdict(server.getsockname()[:2], rule="a rule")
+    packed = ip_address(client).packed
+    header = make("v2", (packed, 1), (packed[::-1], 2), 9)
+    balancer.sendto(header + b"question", (host, rig.where()[1]))
+    rig.take(server)
+    [(_, record)] = rig.table.records()
+    assert rig.engine.kill(1)
+    rig.close()
+    fields = session_record.fields(record, "a rule", Reason.KILLED, record.opened)
+    texts = heard.texts or [session_record.text(fields)]  # else an address that only Python writes
+    assert [text.partition(" DURATION")[0] for text in texts] == [
+        session_record.text(fields).partition(" DURATION")[0]
+    ]
+    assert f" VIA_PORT={balancer_port(record)} " in texts[0]
+
+
+def balancer_port(record: Record) -> int:
+    assert record.via
+    return record.via[1]
+
+
+@pytest.mark.parametrize("other", [{"port": 5354}, {"address": "198.51.100.2"}])
+def test_a_decision_is_for_the_port_that_a_header_names(
+    rig: Rig, heard: Texts, other: dict[str, object]
+) -> None:
+    """One client and one sender: rules look at address and port."""
+    rig.listen(header_from=["127.0.0.0/8"])
+    balancer, server = rig.udp(), rig.udp()
+    rig.host.policy = lambda _: verdict(server.getsockname())
+    one = {"address": "198.51.100.1", "port": 5353}
+    for number, service in enumerate([one, one | other, one]):
+        to = ip_address(str(service["address"])).packed, int(str(service["port"]))
+        header = make("v2", (ip_address("192.0.2.7").packed, 4000 + number), to, 9)
+        balancer.sendto(header + b"question", rig.where())
+        rig.take(server)
+    assert len(rig.host.asked) == 2
+    rig.close()
 
 
 def test_the_end_of_a_session_that_the_host_treats_is_told(rig: Rig, heard: Texts) -> None:
@@ -149,7 +201,7 @@ def test_messages_that_nobody_hears_are_counted_as_such(heard: Texts) -> None:
     client, server = rig.udp(), rig.udp()
     rig.host.policy = lambda _: verdict(server.getsockname())
     rig.converse(client, server, rig.where())
-    arrival, many = Arrival(bytes([127, 0, 0, 1]), bytes([127, 0, 0, 1]), 1), 5000
+    arrival, many = Arrival(bytes([127, 0, 0, 1]), bytes([127, 0, 0, 1]), 1, rig.where()[1]), 5000
     rig.engine.inject(1, client.getsockname(), arrival, [bytes(65_535)] * many)
     assert rig.count("send-errors") == many
     assert rig.count("events-dropped") == many - len(rig.host.failures) > 0
@@ -165,7 +217,7 @@ def test_refusals_of_one_kind_are_one_message(heard: Texts) -> None:
     server = rig.udp()
     rig.host.policy = lambda _: verdict(server.getsockname())
     rig.converse(rig.udp(), server, rig.where())
-    arrival, many = Arrival(bytes([127, 0, 0, 1]), bytes([127, 0, 0, 1]), 1), 5000
+    arrival, many = Arrival(bytes([127, 0, 0, 1]), bytes([127, 0, 0, 1]), 1, rig.where()[1]), 5000
     rig.engine.inject(1, ("127.0.0.1", 9), arrival, [b"one too many"] * many)
     assert rig.host.refusals == ["refused-per-client"] * many
     assert rig.count("refused-per-client") == many

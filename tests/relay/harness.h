@@ -71,6 +71,7 @@ static inline struct verdict *make_verdict(struct relay *relay, const union addr
     check(verdict != NULL, "no verdict");
     verdict->budget = (struct budget){NEVER, NEVER, NEVER, NEVER, NEVER, NEVER, NEVER};
     verdict->server = *server;
+    verdict->fallback = 1; // whatever address the system gives
     return verdict;
 }
 

@@ -71,7 +71,7 @@ int main(void)
     union address where = bind_to(server, 0), listening = bind_to(listener, 0);
     relay = make_relay(SLOTS, SLOTS, 1);
     verdict = make_verdict(relay, &where);
-    check(!relay_listen(relay, 1, &listener, 0, &listening), "cannot listen");
+    check(!relay_listen(relay, 1, &listener, 0, &listening, NULL), "cannot listen");
     check(!relay_start(relay), "no thread");
     does_not_oversleep(&listening, server); // it waits for a decision
     check(relay_kill(relay, id_of(relay->sessions), KILLED), "no session");

@@ -39,7 +39,7 @@ static void make(void)
     listener = udp();
     listening = bind_to(listener, 0);
     relay_inline(relay, NULL, NULL);
-    check(!relay_listen(relay, 1, &listener, 0, &listening), "cannot listen");
+    check(!relay_listen(relay, 1, &listener, 0, &listening, NULL), "cannot listen");
 }
 
 static void a_full_buffer_is_no_icmp_error(void)
@@ -71,13 +71,13 @@ static void a_full_buffer_is_no_icmp_error(void)
 
 static uint64_t ask_some(uint32_t first)
 {
-    static const uint8_t addressed[16] = {127, 0, 0, 1};
+    static const struct way way = {.addressed = {127, 0, 0, 1}, .local = {127, 0, 0, 1}};
     uint64_t before = clock_now();
     for (uint32_t i = first; i < first + BLOCK; i++) {
         union address client;
         uint8_t packed[4] = {10, (uint8_t)(i >> 16), (uint8_t)(i >> 8), (uint8_t)i};
         make_address(&client, packed, 4, 1000, 0);
-        relay_inject(relay, 1, &client, addressed, addressed, 0, "x", 1);
+        relay_inject(relay, 1, &client, &way, "x", 1);
     }
     return clock_now() - before;
 }
@@ -122,6 +122,7 @@ static void those_that_wait_are_looked_at_once_a_turn(void)
     waiting.client = bind_to(client, 0);
     waiting.listener = 1;
     waiting.addressed_size = 4;
+    waiting.port = port_of(&listening);
     memcpy(waiting.addressed, packed_of(&listening), 4);
     sendto(known, "k", 1, 0, &listening.any, sizeof listening.v4);
     turn();

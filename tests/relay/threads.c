@@ -143,7 +143,7 @@ static void listen_at(struct place *place)
         place->fds[i] = listening_socket();
         place->bound = bind_to(place->fds[i], i ? port_of(&place->bound) : 0);
     }
-    check(!relay_listen(relay, place->number, place->fds, 0, &place->bound), "cannot listen");
+    check(!relay_listen(relay, place->number, place->fds, 0, &place->bound, NULL), "cannot listen");
 }
 
 // The same port again, so that its clients come to the next one.
@@ -177,7 +177,7 @@ static void change_listener(struct place *place)
         place->fds[i] = next[i];
         bind_to(next[i], port);
     }
-    check(!relay_listen(relay, place->number, place->fds, 0, &place->bound), "cannot listen again");
+    check(!relay_listen(relay, place->number, place->fds, 0, &place->bound, NULL), "cannot listen again");
     removed++;
 }
 

@@ -33,9 +33,9 @@ V6 = st.integers(0, 2**128 - 1).map(IPv6Address).filter(lambda address: address 
 ADDRESSES: st.SearchStrategy[Address] = st.one_of(V4, V6)
 PORT = st.integers(1, 65535)
 
-SOURCES: st.SearchStrategy[tuple[Address | None, ...]] = st.lists(
-    st.sampled_from([None, ip_address("192.0.2.1"), ip_address("fe80::1%eth0")]), unique=True
-).map(tuple)
+SOURCES: st.SearchStrategy[tuple[Address | None, ...]] = st.just(()) | st.lists(
+    st.sampled_from([ip_address("192.0.2.1"), ip_address("fe80::1%eth0")]), unique=True
+).map(lambda some: (None, *some))  # of whichever family the server is
 
 
 def _only(port: int) -> Ports:
@@ -131,6 +131,7 @@ def acls(draw: st.DrawFn) -> Rule:
         unreachable_close=draw(st.booleans()),
         resolve_policy=draw(st.sampled_from(["pin", "follow", "close"])),
         reload_policy=draw(st.sampled_from(["close", "follow", "keep"])),
+        header=draw(st.sampled_from(["", "v2", "spp"])),
         limits=draw(LIMITS),
         extension=draw(st.none() | EXTENSIONS),
         line=0,
@@ -138,9 +139,10 @@ def acls(draw: st.DrawFn) -> Rule:
 
 
 EVERY = (ip_address("0.0.0.0"), ip_address("::"))
-LISTENS = st.tuples(PORTS, PORTS, st.sampled_from([EVERY, EVERY[:1], EVERY[1:]])).map(
+SENDERS = some(NETWORKS) | st.just(())
+LISTENS = st.tuples(PORTS, PORTS, st.sampled_from([EVERY, EVERY[:1], EVERY[1:]]), SENDERS).map(
     lambda drawn: (
-        Listen(addresses=(ip_address("127.0.0.1"),), ports=drawn[:1], line=0),
+        Listen(addresses=(ip_address("127.0.0.1"),), ports=drawn[:1], header_from=drawn[3], line=0),
         Listen(addresses=(ip_address("::1"),), ports=drawn[1:2], line=0),
         Listen(addresses=(ip_address("fe80::1%eth1"),), ports=drawn[1:2], line=0),
         Listen(

@@ -115,7 +115,7 @@ def waiter(port: int = 1, name: str = "srv.test", *, deadline: float = 1.0) -> P
     wait = PendingName("server", name, 0, 1, "rule", SessionType.NORMAL, 9)
     with socket.socket() as sock:
         listener = ListenerSocket(1, sock, Place(A, 53))
-    arrival = Arrival(A.packed, A.packed, 0)
+    arrival = Arrival(A.packed, A.packed, 0, 53)
     return PendingSession(wait, listener, ("192.0.2.9", port), arrival, 0.0, deadline)
 
 

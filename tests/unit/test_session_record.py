@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 from udpproxy.proxy.session.layout import Record
@@ -46,6 +47,13 @@ def test_all_its_fields() -> None:
         "REASON": "idle",
         "SESSION": "7",
     }
+
+
+def test_who_sent_it_behind_a_header() -> None:
+    """There only then, after the client."""
+    made = fields(replace(RECORD, via=(PEER, 5000)), "dns", Reason.IDLE, 0)
+    assert (made["VIA_ADDR"], made["VIA_PORT"]) == ("192.0.2.9", "5000")
+    assert "CLIENT_PORT=4000 VIA_ADDR=192.0.2.9 VIA_PORT=5000 SERVER=192.0.2.1 " in text(made)
 
 
 def test_the_fixed_peer_is_the_server() -> None:

@@ -209,6 +209,13 @@ def _ranges(path: Path, rule: Rule, listeners: list[Listen], notes: Notes) -> No
     if ports is None or len(ports) == 1:
         return
     for listener in listeners:
+        if listener.header_from:
+            notes.wrong(
+                (*path, "plug-to"),
+                f"{ports} are {len(ports)} ports, but what PROXY headers say of ports is about "
+                f"another host (line {listener.line}): give one",
+            )
+            return
         if any(_addressed(rule, [listener])) and listener.count != len(ports):
             notes.wrong(
                 (*path, "plug-to"),
@@ -221,6 +228,10 @@ def _ranges(path: Path, rule: Rule, listeners: list[Listen], notes: Notes) -> No
 def _addressed(rule: Rule, listeners: list[Listen]) -> Iterator[Ports]:
     """The ports that a client of this ACL may have written to."""
     for listener in listeners:
+        if listener.header_from:
+            # What a PROXY header says they wrote to is another host's, and may be any.
+            yield from (item.ports for item in rule.destinations or () if item.ports is not None)
+            continue
         if rule.destinations is None:
             yield from listener.ports
             continue
@@ -272,3 +283,8 @@ def _remarks(
                     f"{address} is a multicast group that is not joined: "
                     f'add multicast = ["{address}"]',
                 )
+        if any(network.prefixlen == 0 for network in listener.header_from):
+            notes.warn(
+                (*path, "proxy-protocol-from"),
+                "everybody may send PROXY headers, and so be whom he likes",
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address
 
 from udpproxy.config import addresses, values
-from udpproxy.config.model import Address, Ports
+from udpproxy.config.model import Address, Network, Ports
 from udpproxy.config.table import Table
 from udpproxy.proxy.config.model import Listen
 
@@ -36,6 +36,9 @@ def listen(table: Table) -> Listen | None:
             table.wrong("version", f"{address} is of version {address.version}, not {version}")
     ports: tuple[Ports, ...] | None = table.need("port", _ports, None)
     groups = table.many("multicast", _group) or ()
+    header_from = _header_from(table)
+    if transparent and header_from:
+        table.wrong("proxy-protocol", "what was sent to others has no header: give one of both")
     if found is not None and table.sound("interface", "address", "version", "multicast"):
         _groups(table, found, interface, groups)
     table.done()
@@ -47,8 +50,24 @@ def listen(table: Table) -> Listen | None:
         ports=ports,
         groups=groups,
         transparent=transparent,
+        header_from=header_from,
         line=table.line,
     )
+
+
+def _header_from(table: Table) -> tuple[Network, ...]:
+    """Whose PROXY headers are believed; never everybody's unless the file says so."""
+    version = table.take("proxy-protocol", values.one_of("v2"), None)
+    senders = table.many("proxy-protocol-from", addresses.network)
+    if version and senders is None and table.sound("proxy-protocol-from"):
+        table.wrong(
+            "proxy-protocol-from",
+            "must be given with proxy-protocol: the addresses of the proxies that send to here, "
+            'such as ["192.0.2.1", "2001:db8::/64"]',
+        )
+    if senders is not None and not table.has("proxy-protocol"):
+        table.wrong("proxy-protocol-from", 'has no meaning without proxy-protocol = "v2"')
+    return senders or ()
 
 
 def _ports(value: object) -> tuple[Ports, ...]:

@@ -87,6 +87,8 @@ class Listen:
     groups: tuple[Address, ...] = ()
     """Multicast groups to join."""
     transparent: bool = False
+    header_from: tuple[Network, ...] = ()
+    """Who sends PROXY headers, and nobody else may send anything; none: nobody does."""
     line: int = field(compare=False)  # a listener that moved in the file is the same listener
 
     def __str__(self) -> str:
@@ -198,6 +200,8 @@ class Rule:
     unreachable_close: bool
     resolve_policy: str
     reload_policy: str
+    header: str = ""
+    """Which header each datagram to the server has (session/proxy_header.py); "": none."""
     limits: Limits
     extension: ExtensionName | None
     line: int = field(compare=False)
@@ -221,3 +225,10 @@ class Config(InstanceConfig):
     """How many ports of this host the sessions may have; 0: as many as there are."""
     ports_each: int = field(default=0, compare=False)
     """The same, of one source address."""
+
+    def header_from(self, place: Place) -> tuple[Network, ...]:
+        """Listen.header_from of the listener there."""
+        for listen in self.listen:
+            if place in listen.places():
+                return listen.header_from
+        return ()

@@ -48,6 +48,7 @@ def session_rule(table: Table, base: Limits) -> Rule:
         unreachable_close=take("unreachable", _UNREACHABLE, default=False),
         resolve_policy=take("resolve-policy", values.one_of("pin", "follow", "close"), "pin"),
         reload_policy=take("reload-policy", values.one_of("close", "follow", "keep"), "close"),
+        header=take("proxy-protocol", values.one_of("v2", "spp"), ""),
         limits=_limits(table.table("limits"), base, one_way=kind is SessionType.ONE_WAY and accept),
         extension=_extension(table),
         line=table.line,

@@ -76,9 +76,12 @@ def _top(config: Config) -> list[Entry]:
 def _listen(listener: Listen) -> list[Entry]:
     ports = tuple(map(_ports, listener.ports))
     versions = {address.version for address in listener.addresses}
+    senders = tuple(map(_network, listener.header_from)) or None
     entries: list[Entry] = [
         ("port", ports if len(ports) > 1 else ports[0], None),
         ("multicast", tuple(map(str, listener.groups)) or None, None),
+        ("proxy-protocol", "v2" if senders else None, None),
+        ("proxy-protocol-from", senders, None),
     ]
     entries.append(("transparent", listener.transparent or None, None))
     version = versions.pop() if len(versions) == 1 else None
@@ -112,6 +115,7 @@ def _acl(rule: Rule) -> list[Entry]:
         ("unreachable", "close" if rule.unreachable_close else "ignore", "ignore"),
         ("resolve-policy", rule.resolve_policy, "pin"),
         ("reload-policy", rule.reload_policy, "close"),
+        ("proxy-protocol", rule.header or None, None),
         ("extension", rule.extension and str(rule.extension), None),
     ]
 

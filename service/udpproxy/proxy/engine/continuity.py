@@ -12,6 +12,7 @@ from typing import cast
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.engine.adopting import Stock
 from udpproxy.proxy.engine.interface import Arrival
+from udpproxy.proxy.engine.lifecycle import came
 from udpproxy.proxy.engine.reachability import Reachability
 from udpproxy.proxy.engine.relayed import Relayed
 from udpproxy.proxy.session import layout
@@ -66,11 +67,10 @@ class Continuity(Reachability):
         now = time.monotonic_ns()
         for data in datagrams if listening else ():
             assert listening
-            key = (client, arrival.addressed) if listening.wildcard else client
+            key = listening.key(client, arrival)
             session = cast("Relayed | None", listening.sessions.get(key)) or self._open(
-                listening, key, client, now, data,
-                arrival.addressed, arrival.local, arrival.interface, waited=True,
-            )  # fmt: skip
+                listening, key, client, now, data, arrival, waited=True
+            )
             if session is not None:
                 self._upload(session, data, now)
 
@@ -144,10 +144,10 @@ class Continuity(Reachability):
             self._clear(slot)
             self._book.give_back(slot)
             return
-        if len(record.client[0]) != len(listening.given.address.packed):
+        if len((record.via or record.client)[0]) != len(listening.given.address.packed):
             raise Damaged("its listener is of another family")
-        client = sockets.sockaddr(record.client, record.scope)
-        key = (client, record.addressed) if listening.wildcard else client
+        client, arrival = came(record)
+        key = listening.key(client, arrival)
         session = self._relayed(slot, listening, key, client, verdict, record)
         session.own = (sockets.unpack(record.source[0]), record.source[1])
         session.uploads, session.upload_bytes = record.uploads, record.upload_bytes

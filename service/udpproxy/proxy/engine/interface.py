@@ -2,7 +2,11 @@
 
 An engine owns the sessions and carries their datagrams. It decides nothing about policy and
 writes no log: it asks its host for a verdict on the first datagram of each (listener, client,
-addressed address) and tells the host what happened. All packed addresses are network order bytes.
+address and port written to) and tells the host what happened. All packed addresses are network
+order bytes.
+
+Behind a PROXY header the client and the address that it wrote to are those of the header, in
+whatever is asked and told; who sent it gets the replies.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from udpproxy.config.model import Address
+from udpproxy.config.model import Address, Network
 from udpproxy.proxy.config.model import Place, SessionType
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.limits import Budget
@@ -33,6 +37,8 @@ class ListenerSocket:
     place: Place
     others: tuple[Socket, ...] = ()
     """Of the workers after the first; all of them listen in the same place."""
+    header_from: tuple[Network, ...] = ()
+    """Each datagram has a PROXY header and comes from one of these; none: no datagram has one."""
 
     @property
     def address(self) -> Address:
@@ -76,6 +82,8 @@ class Verdict:
     """Where none of them is there: the one that the system chooses."""
     handed: bool = False
     """Every datagram goes by Host.handed."""
+    header: str = ""
+    """Which header each datagram to the server has: one of proxy_header.KINDS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +104,14 @@ class PendingName:
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """How a client's datagram came in, as an engine needs it back in Engine.inject. The address
-    written to, the one to answer from (both packed) and the receiving interface's number."""
+    written to, the one to answer from (both packed), the receiving interface's number, the port
+    written to, and who sent it where that was not the client."""
 
     addressed: bytes
     local: bytes
     interface: int
+    port: int
+    via: tuple[str, int] | None = None
 
 
 ExtensionResult = tuple[str, bytes] | Reason | None
@@ -112,7 +123,7 @@ class Host(Protocol):
     """REG, as an engine sees it. None of these may block."""
 
     def decide(
-        self, listener: ListenerSocket, client: str, addressed: str
+        self, listener: ListenerSocket, client: str, addressed: str, port: int
     ) -> Verdict | PendingName | None:
         """None: refused, and the host has counted and logged it. PendingName: hand the datagram to
         wait() and forget it; nothing of the session exists so far."""
@@ -155,7 +166,8 @@ class Host(Protocol):
         count: int = 1,
     ) -> None:
         """A new session was refused for want of something, the first of `count`; `counter` is one
-        of table.TOTALS, `problem` why the system did not open it."""
+        of table.TOTALS, `problem` why the system did not open it. "bad-header": nobody knows whose
+        datagram it was, and `client` is who sent it."""
 
     def strayed(self, number: int, rule: str, sender: tuple[str, int]) -> None:
         """A reply from somebody who may not reply was ignored."""
@@ -190,12 +202,16 @@ class DecisionCacheHost(Protocol):
     """A host that spares an engine questions and answers: for whom else and how long a decision
     holds, and many records at a time."""
 
-    def lasting(self, listener: ListenerSocket, client: str, addressed: str) -> tuple[int, int]:
+    def lasting(
+        self, listener: ListenerSocket, client: str, addressed: str, port: int
+    ) -> tuple[int, int]:
         """About what decide() just said: it is the same for all clients whose addresses begin
         with so many bits of this one's, until that moment (monotonic, nanoseconds); 0: it holds
         for this one session."""
 
-    def denied(self, listener: ListenerSocket, client: str, addressed: str, count: int) -> None:
+    def denied(
+        self, listener: ListenerSocket, client: str, addressed: str, port: int, count: int
+    ) -> None:
         """So many more datagrams were refused, as decide() had said of others."""
 
     def tells(self, rule: str, reason: Reason, *, answered: bool) -> bool:
@@ -263,6 +279,10 @@ class Engine(Protocol):
     def add_listener(self, listener: ListenerSocket) -> None:
         """Take clients' datagrams from it. One of a number that there is takes that one's place,
         and its sessions."""
+
+    def expect_headers(self, number: int, header_from: tuple[Network, ...]) -> None:
+        """The listener's ListenerSocket.header_from from now on; sessions stay until the host is
+        asked about them."""
 
     def remove_listener(self, number: int) -> int:
         """Its sessions end as `policy`; how many."""

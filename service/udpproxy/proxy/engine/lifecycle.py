@@ -166,19 +166,16 @@ class Lifecycle(ABC):
         client: tuple[str, int],
         now: int,
         data: bytes,
-        addressed: bytes = b"",
-        local: bytes = b"",
-        interface: int = 0,
+        arrival: Arrival,
         *,
         waited: bool = False,
     ) -> Relayed | None:
         """The first datagram: decide, take a slot, connect its socket, write its record. None:
         refused, or the host keeps `data` until it knows a name; `waited`: it has."""
         given = listening.given
-        if not addressed:
-            addressed = local = given.address.packed
-        if self._is_own(listening, client, local):
-            self._refuse("refused-own-socket", client, listening)
+        sender = arrival.via or client
+        if self._is_own(listening, sender, arrival.local):
+            self._refuse("refused-own-socket", sender, listening)
             return None
         # First: a decision may need names, which are dear, and a flood has many.
         room = self._book.room(client[0])
@@ -190,9 +187,10 @@ class Lifecycle(ABC):
         if isinstance(room, str):
             self._refuse(room, client, listening)
             return None
-        verdict = self._host.decide(given, client[0], sockets.unpack(addressed))
+        addressed = sockets.unpack(arrival.addressed)
+        verdict = self._host.decide(given, client[0], addressed, arrival.port)
         if isinstance(verdict, PendingName):
-            self._host.wait(verdict, given, client, Arrival(addressed, local, interface), data)
+            self._host.wait(verdict, given, client, arrival, data)
         if not isinstance(verdict, Verdict):
             return None
         if room is not None:
@@ -206,14 +204,15 @@ class Lifecycle(ABC):
             generation=verdict.generation,
             listener=given.number,
             client=(sockets.pack(client[0]), client[1]),
-            addressed=addressed,
-            local=local,
+            addressed=arrival.addressed,
+            local=arrival.local,
             server=(sockets.pack(verdict.server[0]), verdict.server[1]),
             network=verdict.network,
             any_port=verdict.any_port,
-            interface=interface,
-            scope=sockets.scope_of(client),
-            addressed_port=given.port,
+            interface=arrival.interface,
+            scope=sockets.scope_of(sender),
+            addressed_port=arrival.port,
+            via=(sockets.pack(sender[0]), sender[1]) if arrival.via else None,
             server_scope=sockets.scope_of(verdict.server),
             opened=now,
             opened_wall=time.time_ns(),
@@ -286,7 +285,9 @@ class Lifecycle(ABC):
             at=self._table.at(slot),
             listener=listening,
             key=key,
-            address=client,
+            client=client[0],
+            address=sender_of(record) if record.via else client,
+            ends=(record.client, (record.addressed, record.addressed_port)),
             local=record.local,
             interface=record.interface,
             opened=record.opened,
@@ -431,6 +432,20 @@ class Lifecycle(ABC):
             self._let_go(listening)
         self._listeners.clear()
         self._pool.close()
+
+
+def sender_of(record: Record) -> tuple[str, int]:
+    """Who sends the client's datagrams and gets the replies, as the socket module has it."""
+    return sockets.sockaddr(record.via or record.client, record.scope)
+
+
+def came(record: Record) -> tuple[tuple[str, int], Arrival]:
+    """The client, as the socket module has it, and how its datagrams come in."""
+    via = sender_of(record) if record.via else None
+    client = sockets.unpack(record.client[0]), record.client[1]
+    return client if via else sender_of(record), Arrival(
+        record.addressed, record.local, record.interface, record.addressed_port, via
+    )
 
 
 def _peer_rule(record: Record, verdict: Verdict) -> PeerRule:

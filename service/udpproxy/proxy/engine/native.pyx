@@ -26,9 +26,11 @@ from udpproxy.proxy.config.model import SessionType
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.engine.adopting import Stock
 from udpproxy.proxy.engine.interface import SEGMENTATION_REST, PendingName, Arrival
+from udpproxy.proxy.session.peers import network_bounds
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.proxy.session.sense import Damaged
 from udpproxy.proxy.session.layout import Record, of_session
+from udpproxy.proxy.session.proxy_header import KINDS
 from udpproxy.proxy.session.table import TOTALS
 
 include "native_relay.pxi"
@@ -179,13 +181,16 @@ cdef class NativeEngine(_News):
             at = number % self._workers
             each = [-1] * at + each + [-1] * (self._workers - at - 1)
             sole = at + 1
+        cdef networks headers
+        _to_networks(&headers, listener.header_from)
         try:
             for i in range(self._workers):
                 fds[i] = each[i]
             with nogil:
-                problem = relay_listen(self._relay, number, fds, sole, &bound)
+                problem = relay_listen(self._relay, number, fds, sole, &bound, &headers)
         finally:
             free(fds)
+            free(headers.each)
         if problem:
             raise OSError(problem, os.strerror(problem))
         before = self._listeners.get(number)
@@ -193,6 +198,18 @@ cdef class NativeEngine(_News):
         self._drops[number] = _drops(listener)
         for sock in before.sockets if before else ():
             sock.close()
+
+    def expect_headers(self, number, header_from):
+        """PROXY headers of these, or none, from now on."""
+        cdef networks headers
+        cdef uint32_t place = number
+        cdef int problem
+        _to_networks(&headers, header_from)
+        with nogil:
+            problem = relay_expect_headers(self._relay, place, &headers)
+        free(headers.each)
+        if problem:
+            raise OSError(problem, os.strerror(problem))
 
     def remove_listener(self, number):
         """Its sessions end as `policy`; how many."""

@@ -6,6 +6,7 @@ _WHAT = (
     "send to a client",
     "fix the peer of a session",
     "follow a server to its new address",
+    "put a PROXY header before a datagram",
 )
 
 cdef enum:
@@ -125,7 +126,8 @@ cdef class _News(_Verdicts):
         elif one.kind == DENIED and self._lasting is not None:
             addressed = sockets.unpack(one.addressed[:one.addressed_size])
             listener = self._listeners[one.listener]
-            self._lasting.denied(listener, _endpoint(&one.who)[0], addressed, one.count)
+            client = _endpoint(&one.who)[0]
+            self._lasting.denied(listener, client, addressed, one.port, one.count)
 
     cdef _treat(self, event *one):
         """The host says what becomes of the datagram."""
@@ -163,7 +165,7 @@ cdef class _News(_Verdicts):
             if listener is not None:
                 client = _endpoint(&one.client)[0]
                 addressed = sockets.unpack(one.addressed[:one.addressed_size])
-                decided = self._host.decide(listener, client, addressed)
+                decided = self._host.decide(listener, client, addressed, one.port)
                 if isinstance(decided, PendingName):
                     self._hand_over(listener, one, decided)
                     one = one.next
@@ -171,7 +173,7 @@ cdef class _News(_Verdicts):
                 answer = NULL if decided is None else self._intern(decided)
                 bits, until = 128, 0
                 if self._lasting is not None:
-                    bits, until = self._lasting.lasting(listener, client, addressed)
+                    bits, until = self._lasting.lasting(listener, client, addressed, one.port)
                 with nogil:
                     relay_answer(self._relay, one, answer, bits, until)
             one = one.next
@@ -185,9 +187,7 @@ cdef class _News(_Verdicts):
         rest = held
         came = []
         while rest != NULL:
-            size = 16 if rest.client.any.sa_family == _INET6 else 4
-            arrival = Arrival(rest.addressed[:size], rest.local[:size], rest.interface)
-            came.append((_endpoint(&rest.client), arrival, rest.data[:rest.size]))
+            came.append((_endpoint(&rest.client), _arrival(rest), rest.data[:rest.size]))
             rest = rest.next
         while held != NULL:
             rest = held.next
@@ -195,7 +195,8 @@ cdef class _News(_Verdicts):
             held = rest
         for client, arrival, data in came:
             if waiting is None:
-                waiting = self._host.decide(listener, client[0], sockets.unpack(arrival.addressed))
+                addressed = sockets.unpack(arrival.addressed)
+                waiting = self._host.decide(listener, client[0], addressed, arrival.port)
             if isinstance(waiting, PendingName):
                 self._host.wait(waiting, listener, client, arrival, data)
                 waiting = None  # the next one asks for itself
@@ -204,17 +205,18 @@ cdef class _News(_Verdicts):
 
     cdef _inject(self, uint32_t number, client, arrival, data):
         cdef address where
-        cdef uint8_t[16] addressed
-        cdef uint8_t[16] local
-        cdef uint32_t interface = arrival.interface, size = len(data)
+        cdef way came
+        cdef uint32_t size = len(data)
         cdef const uint8_t *payload = data
-        memset(addressed, 0, 16)
-        memset(local, 0, 16)
-        memcpy(addressed, <const uint8_t *>arrival.addressed, len(arrival.addressed))
-        memcpy(local, <const uint8_t *>arrival.local, len(arrival.local))
+        memset(&came, 0, sizeof(came))
+        memcpy(came.addressed, <const uint8_t *>arrival.addressed, len(arrival.addressed))
+        memcpy(came.local, <const uint8_t *>arrival.local, len(arrival.local))
+        came.interface, came.port = arrival.interface, arrival.port
+        if arrival.via is not None:
+            _to_address(&came.via, arrival.via)
         _to_address(&where, client)
         with nogil:
-            relay_inject(self._relay, number, &where, addressed, local, interface, payload, size)
+            relay_inject(self._relay, number, &where, &came, payload, size)
 
     cdef _tell_ended(self, const uint32_t *slots, uint32_t count):
         """The host hears of each; then their slots are free."""
@@ -256,6 +258,15 @@ cdef class _News(_Verdicts):
             elif self._lasting.tells(decided.rule, reason, answered=bool(answered)):
                 texts.append(text[:length].decode())
         return texts
+
+
+cdef object _arrival(const held_ *held):
+    cdef const way *came = &held.way
+    own = held.client.any.sa_family == _INET6
+    outer = came.via.any.sa_family == _INET6 if came.via.any.sa_family else own
+    via = _endpoint(&came.via) if came.via.any.sa_family else None
+    addressed, local = came.addressed[:16 if own else 4], came.local[:16 if outer else 4]
+    return Arrival(addressed, local, came.interface, came.port, via)
 
 
 cdef void _seen(void *context, uint64_t number, int upload, const void *data,

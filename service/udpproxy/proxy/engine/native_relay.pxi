@@ -29,7 +29,7 @@ cdef extern from "relay/relay.h" nogil:
         uint64_t generation
         uint32_t number, acl
         address server
-        uint8_t type, any_port, close_on_unreachable, network_size, handed
+        uint8_t type, any_port, close_on_unreachable, network_size, handed, header
         uint8_t *network_first
         uint8_t *network_last
         uint8_t fallback, source_count
@@ -43,6 +43,7 @@ cdef extern from "relay/relay.h" nogil:
         address who
         uint8_t addressed_size
         uint8_t *addressed
+        uint16_t port
         uint8_t *data
     cdef struct question:
         question *next
@@ -50,12 +51,25 @@ cdef extern from "relay/relay.h" nogil:
         uint32_t listener
         uint8_t addressed_size
         uint8_t *addressed
+        uint16_t port
+    cdef struct way:
+        uint8_t[16] addressed
+        uint8_t[16] local
+        uint32_t interface
+        uint16_t port
+        address via
+    cdef struct network:
+        uint8_t size
+        uint8_t[16] first
+        uint8_t[16] last
+    cdef struct networks:
+        network *each
+        uint32_t count
     cdef struct held_ "held":
         held_ *next
         address client
-        uint8_t *addressed
-        uint8_t *local
-        uint32_t interface, size
+        way way
+        uint32_t size
         uint8_t *data
     cdef struct news:
         event *events
@@ -82,7 +96,8 @@ cdef extern from "relay/relay.h" nogil:
     int relay_bell(relay_ *)
     int relay_poller(relay_ *, uint32_t)
     void relay_socket(relay_ *, int, uint32_t, int)
-    int relay_listen(relay_ *, uint32_t, const int *, uint32_t, const address *)
+    int relay_listen(relay_ *, uint32_t, const int *, uint32_t, const address *, const networks *)
+    int relay_expect_headers(relay_ *, uint32_t, const networks *)
     uint32_t relay_unlisten(relay_ *, uint32_t)
     void relay_ring(relay_ *)
     void relay_hush(relay_ *)
@@ -97,8 +112,7 @@ cdef extern from "relay/relay.h" nogil:
     verdict *relay_verdict(relay_ *)
     uint32_t relay_sweep(relay_ *, uint32_t *, uint32_t)
     held_ *relay_pull(relay_ *, const question *)
-    void relay_inject(relay_ *, uint32_t, const address *, const uint8_t *, const uint8_t *,
-                      uint32_t, const void *, uint32_t)
+    void relay_inject(relay_ *, uint32_t, const address *, const way *, const void *, uint32_t)
     int relay_redirect(relay_ *, uint64_t, const address *)
     int relay_reconnect(relay_ *, uint64_t, uint32_t)
     int relay_kill(relay_ *, uint64_t, int)

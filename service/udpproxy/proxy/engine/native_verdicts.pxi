@@ -35,6 +35,7 @@ cdef class _Verdicts:
         made.any_port = decided.any_port
         made.close_on_unreachable = decided.close_on_unreachable
         made.handed = decided.handed
+        made.header = KINDS.index(decided.header)
         made.budget.idle = decided.budget.idle
         made.budget.lifetime = decided.budget.lifetime
         made.budget.upload_datagrams = decided.budget.upload_datagrams

@@ -6,16 +6,21 @@ table, send. Everything else (first datagrams, limits, strangers, errors) leaves
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import time
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import cast
 
+from udpproxy.config.model import Network
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.engine.handing import Handing
-from udpproxy.proxy.engine.interface import ListenerSocket
+from udpproxy.proxy.engine.interface import Arrival, ListenerSocket
+from udpproxy.proxy.engine.lifecycle import came
 from udpproxy.proxy.engine.relayed import Listening, Relayed
-from udpproxy.proxy.session import layout
+from udpproxy.proxy.session import layout, proxy_header
 from udpproxy.proxy.session.limits import Verdict, asked_at, judge_download, judge_upload
 from udpproxy.proxy.session.peers import Reply, judge
 from udpproxy.proxy.session.reasons import Reason
@@ -58,11 +63,24 @@ class PythonEngine(Handing):
 
     def add_listener(self, listener: ListenerSocket) -> None:
         """Take clients' datagrams from it."""
-        listening = self._enter(listener)
-        if listener.absent:
+        self._listen(self._enter(listener))
+
+    def expect_headers(self, number: int, header_from: tuple[Network, ...]) -> None:
+        """PROXY headers, or none, from now on."""
+        listening = self._listeners[number]
+        listening.expect_headers(header_from)
+        if not listening.given.absent:
+            self._reactor.remove_reader(listening.given.socket.fileno())
+        self._listen(listening)
+
+    def _listen(self, listening: Listening) -> None:
+        if listening.given.absent:
             return
         read = self._from_wildcard if listening.wildcard else self._from_clients
-        self._reactor.add_reader(listener.socket.fileno(), functools.partial(read, listening))
+        if listening.header_from is not None:
+            read = self._from_proxies
+        sock = listening.given.socket
+        self._reactor.add_reader(sock.fileno(), functools.partial(read, listening))
 
     def _from_clients(self, listening: Listening) -> None:
         receive = listening.receive
@@ -79,7 +97,7 @@ class PythonEngine(Handing):
                 return
             session = get(client)
             if session is None:
-                session = self._open(listening, client, client, now, data)
+                session = self._open(listening, client, client, now, data, listening.arrival)
                 if session is None:
                     vain += 1
                     if vain < _MOST_IN_VAIN:
@@ -113,11 +131,56 @@ class PythonEngine(Handing):
             key = (client, addressed)
             session = get(key)
             if session is None:
-                session = self._open(listening, key, client, now, data, addressed, own, interface)
+                arrival = Arrival(addressed, own, interface, listening.given.port)
+                session = self._open(listening, key, client, now, data, arrival)
             if session is not None:
                 self._upload(session, data, now)
             elif (vain := vain + 1) >= _MOST_IN_VAIN:
                 return
+
+    def _from_proxies(self, listening: Listening) -> None:
+        """Each datagram says whose it is."""
+        sock = listening.given.socket
+        now, vain = time.monotonic_ns(), 0
+        for _ in _LISTENER_BATCH:
+            try:
+                data, control, sender = sockets.receive_with_destination(sock)
+            except BlockingIOError:
+                return
+            except OSError as problem:
+                self._host.failed("receive from clients", problem)
+                return
+            session = self._behind_header(listening, data, control, sender, now)
+            if session is not None:
+                self._upload(*session, now)
+            elif (vain := vain + 1) >= _MOST_IN_VAIN:
+                return
+
+    def _behind_header(
+        self,
+        listening: Listening,
+        data: bytes,
+        control: sockets.Ancillary,
+        sender: tuple[str, int],
+        now: int,
+    ) -> tuple[Relayed, bytes] | None:
+        """The session of the datagram, and what it says behind its header; None: there is none."""
+        header = proxy_header.parse(data)
+        arrival, client = listening.arrival, sender
+        if listening.wildcard:
+            arrival = Arrival(*sockets.addressed_to(control), listening.given.port)
+        if header is not None and header.client and header.addressed:
+            addressed, port = header.addressed
+            arrival = replace(arrival, addressed=addressed, port=port, via=sender)
+            client = sockets.unpack(header.client[0]), header.client[1]
+        key = listening.key(client, arrival)
+        session = cast("Relayed | None", listening.sessions.get(key)) if header else None
+        if header is None or (session is None and not listening.believes(sender)):
+            self._refuse("bad-header", sender, listening)
+            return None
+        data = data[header.size :]
+        session = session or self._open(listening, key, client, now, data, arrival)
+        return (session, data) if session else None
 
     def _upload(self, session: Relayed, data: bytes, now: int) -> None:
         """The long way: the host that treats or wants to see it, and limits."""
@@ -127,6 +190,9 @@ class PythonEngine(Handing):
                 return
             data = treated
         size = len(data)
+        if session.header and len(session.header) + size > proxy_header.LARGEST:
+            self._too_long(session)
+            return
         verdict = judge_upload(session.budget, session.uploads, session.upload_bytes, size)
         if verdict is Verdict.OVER:
             self._close(session, Reason.UPLOAD_BYTES)
@@ -143,6 +209,11 @@ class PythonEngine(Handing):
             self._close(session, Reason.UPLOAD_DATAGRAMS)
         elif verdict is Verdict.PASS_LAST:
             self._close_upload(session)
+
+    def _too_long(self, session: Relayed) -> None:
+        problem = OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+        self._table.count("too-long")
+        self._host.failed("put a PROXY header before a datagram", problem, session.slot, session.id)
 
     def _count_upload(self, session: Relayed, size: int, now: int) -> None:
         session.uploads += 1
@@ -191,14 +262,12 @@ class PythonEngine(Handing):
 
     def _reopen(self, session: Relayed, data: bytes, now: int) -> None:
         """The session ends before this datagram, which is the first of another."""
-        arrival = self._table.read(session.slot)
+        record = self._table.read(session.slot)
         self._unreachable(session)
-        if arrival is None:
+        if record is None:
             return
-        another = self._open(
-            session.listener, session.key, session.address, now, data,
-            arrival.addressed, arrival.local, arrival.interface,
-        )  # fmt: skip
+        client, arrival = came(record)
+        another = self._open(session.listener, session.key, client, now, data, arrival)
         if another is not None:
             self._upload(another, data, now)
 
@@ -265,9 +334,11 @@ class PythonEngine(Handing):
 
     def _download(self, session: Relayed, data: bytes, now: int, *, screened: bool = False) -> bool:
         """The long way: one-way, a host that treats or wants to see it, limits, first replies,
-        wildcard listeners. False: the session is gone."""
+        wildcard listeners, headers that come back. False: the session is gone."""
         if session.awaited and not screened:
             self._words[session.at + layout.ASKED] = 0
+        if session.strips and not screened:
+            data = proxy_header.without_simple(session.header, data)
         if session.screened and not screened:
             treated = self._screen(session, data, now)
             if treated is None:

@@ -7,12 +7,15 @@ import os
 import socket
 from collections.abc import Callable, Hashable
 from dataclasses import replace
+from ipaddress import ip_address
 
+from udpproxy.config.model import Network
 from udpproxy.proxy.config.model import SessionType
 from udpproxy.proxy.engine import sockets
-from udpproxy.proxy.engine.interface import ListenerSocket, Verdict
+from udpproxy.proxy.engine.interface import Arrival, ListenerSocket, Verdict
 from udpproxy.proxy.engine.sockets import Ancillary, answer_from
-from udpproxy.proxy.session import layout
+from udpproxy.proxy.policy.hosts import NetSet
+from udpproxy.proxy.session import layout, proxy_header
 from udpproxy.proxy.session.index import Session
 from udpproxy.proxy.session.limits import NEVER
 from udpproxy.proxy.session.peers import Endpoint, PeerRule
@@ -36,7 +39,9 @@ class Relayed(Session):
         "download_at",
         "download_bytes",
         "downloads",
+        "ends",
         "handed",
+        "header",
         "listener",
         "one_way",
         "own",
@@ -49,6 +54,7 @@ class Relayed(Session):
         "screened",
         "send",
         "sock",
+        "strips",
         "unreachable",
         "upload_at",
         "upload_bytes",
@@ -64,7 +70,9 @@ class Relayed(Session):
         at: int,
         listener: Listening,
         key: Hashable,
+        client: str,
         address: tuple[str, int],
+        ends: tuple[proxy_header.Endpoint, proxy_header.Endpoint],
         local: bytes,
         interface: int,
         opened: int,
@@ -72,12 +80,13 @@ class Relayed(Session):
         rule: PeerRule,
         sock: socket.socket,
     ) -> None:
+        """`address` is who gets the replies, `ends` the client and the address that it wrote to."""
         super().__init__(
             number=number,
             slot=slot,
             owner=listener.sessions,
             key=key,
-            client=address[0],
+            client=client,
             budget=verdict.budget,
             opened=opened,
         )
@@ -94,6 +103,8 @@ class Relayed(Session):
         self.one_way = rule.type is SessionType.ONE_WAY
         self.rule = rule
         self.own: Endpoint = ("", 0)
+        self.ends = ends
+        self.header = b""
         self.aim(sock, rule.server)
         self.answered = False
         # How many datagrams to read at a time: adaptive, since a read in vain costs a datagram.
@@ -108,10 +119,18 @@ class Relayed(Session):
         self.rule = replace(self.rule, server=server)
         self.peer: Endpoint | None = None
         self.unreachable = False
+        self._point()
+
+    def _point(self) -> None:
+        sock, server, header = self.sock, sockets.whole(self.rule.server), self.header
+        connected = self.plain or self.peer is not None
         self.send: Callable[[bytes], int] = sock.send
-        if not self.plain:
-            where = sockets.whole(server)
-            self.send = lambda data: sock.sendto(data, where)
+        if header and connected:
+            self.send = lambda data: sock.sendmsg((header, data))
+        elif header:
+            self.send = lambda data: sock.sendmsg((header, data), (), 0, server)
+        elif not connected:
+            self.send = lambda data: sock.sendto(data, server)
 
     def judge_by(self, verdict: Verdict) -> None:
         """The rules that hold from now on; type, server and who may reply stay as they were."""
@@ -121,15 +140,21 @@ class Relayed(Session):
         self.screened = self.handed or self.one_way
         # Does a limit want to know since when its client waits for an answer?
         self.awaited = self.budget.silent < NEVER and not self.one_way
+        self.header = proxy_header.make(verdict.header, *self.ends, self.id)
+        self.strips = verdict.header == proxy_header.SIMPLE
+        self._point()
         self.be_careful(watched=False)
 
     def be_careful(self, *, watched: bool) -> None:
         """Which directions need a look at each datagram; the others take the short way."""
-        self.careful_up = watched or self.handed or self.awaited or self.budget.counts_upload
+        self.careful_up = (
+            watched or self.handed or self.awaited or self.budget.counts_upload or bool(self.header)
+        )
         self.careful_down = (
             watched
             or self.screened
             or self.awaited
+            or self.strips
             or self.budget.counts_download
             or bool(self.control)
             or not self.answered
@@ -140,7 +165,7 @@ class Relayed(Session):
         """Our addresses towards the server that the rule names, in order."""
         server = self.rule.server
         size, scope = len(sockets.pack(server[0])), sockets.scope_of(server)
-        found = [source or sockets.pack(self.address[0]) for source in self.verdict.sources]
+        found = [source or self.ends[0][0] for source in self.verdict.sources]
         return [sockets.server_of((one, 0), scope)[0] for one in found if len(one) == size]
 
     @property
@@ -151,7 +176,7 @@ class Relayed(Session):
     def pin(self, peer: Endpoint) -> None:
         """From now on this is the server."""
         self.peer = peer
-        self.send = self.sock.send
+        self._point()
 
 
 def _absent(*_: object) -> int:
@@ -162,7 +187,16 @@ def _absent(*_: object) -> int:
 class Listening:
     """A listener and the sessions of its clients, by what their datagrams carry."""
 
-    __slots__ = ("given", "receive", "reply", "reply_from", "sessions", "wildcard")
+    __slots__ = (
+        "arrival",
+        "given",
+        "header_from",
+        "receive",
+        "reply",
+        "reply_from",
+        "sessions",
+        "wildcard",
+    )
 
     def __init__(self, given: ListenerSocket) -> None:
         self.sessions: dict[Hashable, Session] = {}
@@ -175,3 +209,23 @@ class Listening:
         self.receive = given.socket.recvfrom
         self.reply: Callable[..., int] = _absent if given.absent else given.socket.sendto
         self.reply_from: Callable[..., int] = _absent if given.absent else given.socket.sendmsg
+        packed = given.address.packed
+        self.arrival = Arrival(packed, packed, 0, given.port)
+        """Of every datagram, unless it is a wildcard or there are PROXY headers."""
+        self.expect_headers(given.header_from)
+
+    def expect_headers(self, header_from: tuple[Network, ...]) -> None:
+        """See ListenerSocket."""
+        self.header_from = NetSet(header_from) if header_from else None
+
+    def believes(self, sender: tuple[str, int]) -> bool:
+        """May he say whose datagrams he sends?"""
+        if self.header_from is None:
+            return False
+        return ip_address(sender[0].partition("%")[0]) in self.header_from
+
+    def key(self, client: tuple[str, int], arrival: Arrival) -> Hashable:
+        """What tells a session's datagrams from others that come in here."""
+        if arrival.via is not None:
+            return arrival.via, client, arrival.addressed, arrival.port
+        return (client, arrival.addressed) if self.wildcard else client

@@ -43,8 +43,11 @@ class Sessions:
         return [(slot, one.id) for slot, one in self._matching(wanted)]
 
     def _matching(self, wanted: dict[str, Plain]) -> Iterator[tuple[int, Record]]:
-        names = [rule.name for rule in self._config().rules]
-        tests = filters.tests(wanted, names, self._resources.listeners.by_place)
+        config = self._config()
+        names = [rule.name for rule in config.rules]
+        behind = any(listen.header_from for listen in config.listen)
+        listeners = None if behind else self._resources.listeners.by_place
+        tests = filters.tests(wanted, names, listeners)
         for slot, record in self._resources.table.records():
             rule = self._rule(record)
             if all(test(record, rule) for test in tests):
@@ -95,4 +98,5 @@ class Sessions:
             "bytes-up": record.upload_bytes,
             "bytes-down": record.download_bytes,
             "source": endpoint_text(*record.source),
+            "via": endpoint_text(*record.via) if record.via else "",
         }

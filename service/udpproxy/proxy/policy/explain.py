@@ -17,6 +17,11 @@ from udpproxy.proxy.policy.rules import NameView, Places, Policy, Question, serv
 
 T = TypeVar("T")
 
+_HEADERS = {
+    "v2": "v2, each datagram begins with the client and the address it wrote to",
+    "spp": "spp, each datagram begins with the client and the address it wrote to",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
@@ -31,6 +36,7 @@ class Explanation:
     type: str = ""
     limits: str = ""
     extension: str = ""
+    header: str = ""
 
     def lines(self) -> list[str]:
         """The deciding ACL first: programs read that line alone."""
@@ -49,6 +55,7 @@ class Explanation:
             "type": self.type,
             "limits": self.limits,
             "extension": self.extension,
+            "proxy-protocol": self.header,
         }
         return {name: value for name, value in parts.items() if value}
 
@@ -64,9 +71,17 @@ def explanation(config: Config, question: Question, at: datetime, known: NameVie
     if not rule.accept:
         return Explanation(rule.name, "deny", passed, why)
     server = _server(rule, question, known)
-    limits = shown.words(rule.limits)
-    extension = str(rule.extension or "")
-    return Explanation(rule.name, "accept", passed, why, server, rule.type.value, limits, extension)
+    return Explanation(
+        rule.name,
+        "accept",
+        passed,
+        why,
+        server,
+        rule.type.value,
+        shown.words(rule.limits),
+        str(rule.extension or ""),
+        _HEADERS.get(rule.header, ""),
+    )
 
 
 def _server(rule: Rule, question: Question, known: NameView) -> str:
@@ -89,7 +104,8 @@ def question(
         raise InvalidArgument(f"--to {to}: a client of {client} cannot write to {address}")
     found = _takers(config, client, address, port)
     if address is None and not any(listener.transparent for listener in found):
-        address = _only({each for listener in found for each in listener.addresses})
+        own = {each for listener in found for each in listener.addresses}
+        address = None if any(each.header_from for each in found) else _only(own)
         if address is None or address.is_unspecified:
             _must_not_matter(config.rules, "an address", by_address=True)
             address = IPv4Address(0) if client.version == 4 else IPv6Address(0)
@@ -99,7 +115,8 @@ def question(
         )
     if port is None:
         ranges = [ports for listener in found for ports in listener.ports]
-        port = _only({number for each in ranges for number in (each.first, each.last)})
+        numbers = {number for each in ranges for number in (each.first, each.last)}
+        port = None if any(each.header_from for each in found) else _only(numbers)
         if port is None:
             _must_not_matter(config.rules, "a port", by_address=False)
     place = Places(config).of(address, port or 0)
@@ -109,7 +126,8 @@ def question(
 
 
 def takers(config: Config, question: Question) -> list[Listen]:
-    """The listeners to which such a datagram can come."""
+    """The listeners to which such a datagram can come; behind a PROXY header it may have been sent
+    anywhere."""
     address = None if question.addressed.is_unspecified else question.addressed
     return _takers(config, question.client, address, question.port or None)
 
@@ -120,12 +138,15 @@ def _takers(
     return [
         listener
         for listener in config.listen
-        if any(
-            own.version == client.version
-            and (address is None or address == own or own.is_unspecified)
-            for own in listener.addresses
+        if listener.header_from
+        or (
+            any(
+                own.version == client.version
+                and (address is None or address == own or own.is_unspecified)
+                for own in listener.addresses
+            )
+            and (port is None or listener.has(port))
         )
-        and (port is None or listener.has(port))
     ]
 
 

@@ -22,6 +22,7 @@ from udpproxy.proxy.engine.interface import (
 from udpproxy.proxy.reg.chatter import Chatter
 from udpproxy.proxy.reg.extensions import Extensions
 from udpproxy.proxy.reg.pending import PendingSession
+from udpproxy.proxy.reg.senders import HeaderSenders
 from udpproxy.proxy.reg.servers import Servers
 from udpproxy.proxy.reg.unanswered import Unanswered
 from udpproxy.proxy.reg.verdicts import Verdicts
@@ -58,6 +59,7 @@ class RelayHost:
         self._chatter = Chatter(reactor)
         self._unanswered = Unanswered(logs)
         self.servers = Servers(logs)
+        self.senders = HeaderSenders()
         self._pressed = False
         self.followers: dict[int, tuple[str, int]] = {}
         """Sessions, by number, and the servers that they have yet to go on to."""
@@ -79,8 +81,10 @@ class RelayHost:
         """A session that ends before it began, for its server's name has no address: its record,
         with the number 0."""
         wait, now = waiter.wait, time.monotonic_ns()
+        via = waiter.arrival.via
         record = Record(
             client=(sockets.pack(waiter.client[0]), waiter.client[1]),
+            via=(sockets.pack(via[0]), via[1]) if via else None,
             server=(b"", wait.port),
             opened=now - round((time.monotonic() - waiter.since) * 1e9),
         )
@@ -109,17 +113,17 @@ class RelayHost:
             self._unanswered.pressed()
 
     def decide(
-        self, listener: ListenerSocket, client: str, addressed: str
+        self, listener: ListenerSocket, client: str, addressed: str, port: int
     ) -> Verdict | PendingName | None:
         """None: refused, counted and logged."""
-        rule, verdict = self.verdicts.decide(listener, client, addressed)
+        rule, verdict = self.verdicts.decide(listener, client, addressed, port)
         name = rule.name if rule else "-"
         if isinstance(verdict, PendingName):
             return verdict
         if verdict is not None and not self.extensions.refuses(name):
             self._accepted(client, name)
             return verdict
-        self._refused(listener, client, addressed, name, 1)
+        self._refused(client, f"{addressed} port {port}", name, 1)
         return None
 
     def _accepted(self, client: str, name: str) -> None:
@@ -129,25 +133,27 @@ class RelayHost:
         if held is not None:
             self._logs.say(messages.ACCEPTED, client, name, held, CLIENT_ADDR=client, RULE=name)
 
-    def lasting(self, listener: ListenerSocket, client: str, addressed: str) -> tuple[int, int]:
+    def lasting(
+        self, listener: ListenerSocket, client: str, addressed: str, port: int
+    ) -> tuple[int, int]:
         """See engine.interface.DecisionCacheHost; at level debug each session is asked for, and
         logged, as long as they are few."""
         if self._logs.seen(messages.ACCEPTED) and not self._chatter.crowded:
             return 0, 0
-        return self.verdicts.lasting(listener, client, addressed)
+        return self.verdicts.lasting(listener, client, addressed, port)
 
-    def denied(self, listener: ListenerSocket, client: str, addressed: str, count: int) -> None:
-        """So many more datagrams were refused, as decide() had said of others."""
-        rule, _ = self.verdicts.decide(listener, client, addressed)
-        self._refused(listener, client, addressed, rule.name if rule else "-", count)
-
-    def _refused(
-        self, listener: ListenerSocket, client: str, addressed: str, name: str, count: int
+    def denied(
+        self, listener: ListenerSocket, client: str, addressed: str, port: int, count: int
     ) -> None:
+        """So many more datagrams were refused, as decide() had said of others."""
+        rule, _ = self.verdicts.decide(listener, client, addressed, port)
+        name = rule.name if rule else "-"
+        self._refused(client, f"{addressed} port {port}", name, count)
+
+    def _refused(self, client: str, where: str, name: str, count: int) -> None:
         self._table.count("refused-by-acl", count)
         held = self._rate_limit.allow(("refused", name), count)
         if held is not None:
-            where = f"{addressed} port {listener.port}"
             why = "no rule matches" if name == "-" else f"rule {name}"
             self._logs.say(
                 messages.REFUSED, client, where, why, held, CLIENT_ADDR=client, RULE=name
@@ -155,6 +161,8 @@ class RelayHost:
 
     def decided(self, record: Record) -> Verdict | None:
         """The verdict for a session found in the table; None: no longer accepted."""
+        if not self.senders.allow(record):
+            return None
         verdict = self.verdicts.again(record)
         if verdict is None or self.extensions.refuses(verdict.rule):
             return None
@@ -243,7 +251,10 @@ class RelayHost:
     ) -> None:
         """New sessions were refused for want of something, this client's first."""
         held = self._rate_limit.allow((counter, problem and problem.errno), count)
-        if held is not None:
+        if held is not None and counter == "bad-header":
+            where, why = f"{client[0]} port {client[1]}", self.senders.why(listener, client[0])
+            self._logs.say(messages.BAD_HEADER, where, why, held)
+        elif held is not None:
             why = _why_not_opened(problem) if problem else _ROOM[counter]
             self._logs.say(messages.NO_ROOM, client[0], why, held, CLIENT_ADDR=client[0])
 

@@ -1,7 +1,8 @@
 """Datagrams that wait for a name: 8 of a session, the oldest dropped; bounded in all. Pure.
 
-A waiting session is a client's address and port on a listener, and the address it wrote to. Its
-deadline is that of its first datagram, whatever it waits for one after the other.
+A waiting session is a client's address and port on a listener, the address it wrote to, and behind
+a PROXY header who sent it. Its deadline is that of its first datagram, whatever it waits for one
+after the other.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ MOST_OF_SESSION = 8
 MOST_SESSIONS = 4096
 MOST_BYTES = 16 << 20
 
-Key = tuple[int, tuple[str, int], bytes]
+Key = tuple[int, tuple[str, int], bytes, int, tuple[str, int] | None]
 Need = tuple[str, str]
 """What is waited for: PendingName.kind and .name."""
 
@@ -39,7 +40,8 @@ class PendingSession:
     @property
     def key(self) -> Key:
         """What makes it this session."""
-        return self.listener.number, self.client, self.arrival.addressed
+        came = self.arrival
+        return self.listener.number, self.client, came.addressed, came.port, came.via
 
     @property
     def need(self) -> Need:

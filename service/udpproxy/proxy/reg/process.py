@@ -293,8 +293,10 @@ class Reg:
 
     def _take_listeners(self) -> None:
         assert self._engine
+        assert self._host
+        assert self._lent.config
         for listener in self._lent.listeners:
-            self._engine.add_listener(listener)
+            self._engine.add_listener(self._host.senders.enter(listener, self._lent.config[0]))
         self._lent.listeners.clear()
 
     def _linked(self, links: wire.Plain) -> None:
@@ -332,6 +334,10 @@ class Reg:
         # Counted one by one: others come and go of themselves meanwhile.
         self._host.led = dict.fromkeys(self._host.led, 0)
         ended = sum(self._engine.remove_listener(number) for number in removed)
+        for number in removed:
+            self._host.senders.remove(number)
+        for listener in self._host.senders.configure(config):
+            self._engine.expect_headers(listener.number, listener.header_from)
         self._take_listeners()
         ended += self._engine.reconsider()
         self._host.extensions.retire()

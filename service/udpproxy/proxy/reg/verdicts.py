@@ -1,8 +1,8 @@
 """From the policy to verdicts: what an engine is told about the first datagram of a session.
 
-The answer for (listener, client, addressed address) is kept until the configuration or a name
-changes or the clock passes the next boundary of a time condition, so that a resolver's thousandth
-question costs no look at the rules. What was decided by a client's name is not kept.
+The answer for (listener, client, address and port written to) is kept until the configuration or a
+name changes or the clock passes the next boundary of a time condition, so that a resolver's
+thousandth question costs no look at the rules. What was decided by a client's name is not kept.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LONGEST = 10.0
 _NO_LINK = (1 << 31) - 1
 """In the place of an interface's number: no interface has it."""
 
-Key = tuple[int, str, str]
+Key = tuple[int, str, str, int]
 Answer = tuple[Rule | None, Verdict | PendingName | None]
 
 
@@ -77,22 +77,22 @@ class Verdicts:
         self._kept: dict[Key, Answer] = {}
         self._since = self._until = datetime.min
 
-    def decide(self, listener: ListenerSocket, client: str, addressed: str) -> Answer:
+    def decide(self, listener: ListenerSocket, client: str, addressed: str, port: int) -> Answer:
         """The deciding ACL, None where none matched, and the verdict, None where refused."""
         now = datetime.now()
         if not self._since <= now < self._until:  # a clock may be set back, too
             self._kept.clear()
             self._since = now
             self._until = self._policy.next_change(now) or now + _FAR
-        key = (listener.number, client, addressed)
+        key = (listener.number, client, addressed, port)
         answer = self._kept.get(key)
         if answer is not None:
             return answer
         question = Question(
             client=ip_address(client.partition("%")[0]),
             addressed=ip_address(addressed),
-            port=listener.port,
-            place=self._places.of(ip_address(addressed), listener.port),
+            port=port,
+            place=self._places.of(ip_address(addressed), port),
             transparent=listener.place.transparent and self._is_foreign(ip_address(addressed)),
         )
         choice = self._policy.decide(question, now, self._known)
@@ -103,10 +103,12 @@ class Verdicts:
             self._kept[key] = answer
         return answer
 
-    def lasting(self, listener: ListenerSocket, client: str, addressed: str) -> tuple[int, int]:
+    def lasting(
+        self, listener: ListenerSocket, client: str, addressed: str, port: int
+    ) -> tuple[int, int]:
         """See engine.interface.DecisionCacheHost. Never for long, so that a clock that is set does
         no harm."""
-        if (listener.number, client, addressed) not in self._kept:
+        if (listener.number, client, addressed, port) not in self._kept:
             return 0, 0
         left = (self._until - datetime.now()).total_seconds()
         until = time.monotonic_ns() + max(0, round(min(left, _LONGEST) * 1e9))
@@ -163,7 +165,8 @@ class Verdicts:
             addressed=addressed,
             port=record.addressed_port,
             place=self._places.of(addressed, record.addressed_port),
-            transparent=self._is_foreign(addressed)
+            transparent=record.via is None
+            and self._is_foreign(addressed)
             and any(
                 record.addressed_port in ports and version == addressed.version
                 for ports, version in self._transparent
@@ -240,6 +243,7 @@ class Verdicts:
             network=network_bounds(network) if network else None,
             close_on_unreachable=rule.unreachable_close,
             handed=rule.extension is not None,
+            header=rule.header,
         )
 
 

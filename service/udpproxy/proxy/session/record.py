@@ -11,17 +11,22 @@ from udpproxy.proxy.session.reasons import Reason, result
 def fields(record: Record, rule: str, reason: Reason, ended: int) -> dict[str, str]:
     """`rule` is the ACL's name, `ended` the monotonic clock in nanoseconds.
 
-    SOURCE is our own end towards the server, empty where there is none: the server's log knows the
-    session by it. BYTES and DATAGRAMS, as seen from the proxy: CIN client to proxy, COUT proxy to
-    client, SIN server to proxy, SOUT proxy to server.
+    VIA is who sends the client's datagrams, there only behind a PROXY header. SOURCE is our own end
+    towards the server, empty where there is none: the server's log knows the session by it. BYTES
+    and DATAGRAMS, as seen from the proxy: CIN client to proxy, COUT proxy to client, SIN server to
+    proxy, SOUT proxy to server.
     """
     server, port = record.peer or record.server
     client = address_text(record.client[0])
+    via = {}
+    if record.via:
+        via = {"VIA_ADDR": address_text(record.via[0]), "VIA_PORT": str(record.via[1])}
     return {
         "PROTOCOL": "UDP",
         "CLIENT": client,
         "CLIENT_ADDR": client,
         "CLIENT_PORT": str(record.client[1]),
+        **via,
         "SERVER": address_text(server),
         "SERVER_ADDR": address_text(server),
         "SERVER_PORT": str(port),

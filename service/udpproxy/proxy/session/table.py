@@ -53,6 +53,8 @@ TOTALS = (
     "records-dropped",
     "sessions-lost",
     "refused-ports-kept",
+    "bad-header",
+    "too-long",
 )
 """Counters of the instance, over all its sessions that have ended and all restarts of REG."""
 

@@ -48,11 +48,15 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
     struct record *record = session->record;
     struct listener *listener = listener_of(relay, record->listener);
     int fd = relay->sockets[record->server_size == 16][slot];
-    if (!listener || listener->size != record->client_size || fd < 0)
+    unsigned size = record->via_size ? record->via_size : record->client_size;
+    struct way way;
+    if (!listener || listener->size != size || fd < 0)
         return 0;
+    way_of(record, &way);
     make_address(&session->client, record->client, record->client_size, record->client_port,
-                 record->scope);
-    struct worker *worker = relay->workers + worker_of(relay, listener, &session->client);
+                 record->via_size ? 0 : record->scope);
+    const struct arrival arrival = arrival_by(listener, &session->client, &way);
+    struct worker *worker = relay->workers + worker_of(relay, listener, sender_of(&arrival));
     lock_worker(worker);
     session->fd = fd;
     if (!poll_session(worker, session)) {
@@ -65,7 +69,8 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
     use_listener(listener);
     session->pinned = record->pinned;
     session->answered = record->downloads > 0;
-    session->hash = hash_of(relay, listener, &session->client, record->addressed);
+    session->proxied = arrival.via != NULL;
+    session->hash = hash_arrival(relay, &arrival);
     begin_change(record);
     if (!memcmp(record->peer, nothing, sizeof nothing))
         write_network(record, verdict); // a version that did not has opened it

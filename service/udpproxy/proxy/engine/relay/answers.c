@@ -70,7 +70,8 @@ void relay_answer(struct relay *relay, const struct question *question, struct v
     if (packed_size(&question->client) == 4)
         bits += 96;
     unsigned leading = until && bits < 128 ? bits : 128;
-    struct decision *one = add_decision(relay, question->listener, wide, to, leading);
+    struct decision *one =
+        add_decision(relay, question->listener, wide, to, question->port, leading);
     if (one) {
         one->verdict = verdict;
         one->until = until;
@@ -98,7 +99,8 @@ static bool is_asked(const struct held *held, const struct question *question)
     unsigned size = packed_size(&question->client);
     return held->listener->number == question->listener && packed_size(&held->client) == size &&
            memcmp(packed_of(&held->client), packed_of(&question->client), size) == 0 &&
-           memcmp(held->addressed, question->addressed, size) == 0;
+           held->way.port == question->port &&
+           memcmp(held->way.addressed, question->addressed, size) == 0;
 }
 
 // The question has no answer so far: what waits for it, for the caller to free, in order.
@@ -132,22 +134,15 @@ struct held *relay_pull(struct relay *relay, const struct question *question)
 
 // As if it came now.
 void relay_inject(struct relay *relay, uint32_t number, const union address *client,
-                  const uint8_t *addressed, const uint8_t *local, uint32_t interface,
-                  const void *data, uint32_t size)
+                  const struct way *way, const void *data, uint32_t size)
 {
     struct listener *listener = listener_of(relay, number);
     if (!listener)
         return;
-    struct worker *worker = relay->workers + worker_of(relay, listener, client);
-    struct arrival arrival = {
-        .listener = listener,
-        .client = client,
-        .addressed = addressed,
-        .local = local,
-        .interface = interface,
-        .injected = true,
-        .hash = hash_of(relay, listener, client, addressed),
-    };
+    struct arrival arrival = arrival_by(listener, client, way);
+    struct worker *worker = relay->workers + worker_of(relay, listener, sender_of(&arrival));
+    arrival.injected = true;
+    arrival.hash = hash_arrival(relay, &arrival);
     lock_worker(worker);
     worker->now = clock_now();
     struct session *session = find_session(worker, &arrival);

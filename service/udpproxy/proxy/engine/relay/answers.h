@@ -11,8 +11,7 @@ void relay_answer(struct relay *relay, const struct question *question, struct v
 void relay_forget(struct relay *relay);
 struct held *relay_pull(struct relay *relay, const struct question *question);
 void relay_inject(struct relay *relay, uint32_t number, const union address *client,
-                  const uint8_t *addressed, const uint8_t *local, uint32_t interface,
-                  const void *data, uint32_t size);
+                  const struct way *way, const void *data, uint32_t size);
 void relay_retry(struct relay *relay);
 
 #endif

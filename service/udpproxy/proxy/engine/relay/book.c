@@ -21,6 +21,12 @@ void release_listener(struct listener *listener)
     __atomic_sub_fetch(&listener->uses, 1, __ATOMIC_RELEASE);
 }
 
+void free_listener(struct listener *listener)
+{
+    free(listener->networks.each);
+    free(listener);
+}
+
 struct listener *listener_of(const struct relay *relay, uint32_t number)
 {
     for (uint32_t i = 0; i < relay->listener_count; i++)
@@ -29,7 +35,54 @@ struct listener *listener_of(const struct relay *relay, uint32_t number)
     return NULL;
 }
 
-// ---- by key: (listener, client, and on wildcards the address the client wrote to) ----
+// ---- how datagrams came in ----
+
+// `addressed`, `local` and `via` stay the caller's.
+struct arrival arrival_by(struct listener *listener, const union address *client,
+                          const struct way *way)
+{
+    return (struct arrival){
+        .listener = listener,
+        .client = client,
+        .addressed = way->addressed,
+        .local = way->local,
+        .interface = way->interface,
+        .port = way->port,
+        .via = way->via.any.sa_family == AF_UNSPEC ? NULL : &way->via,
+    };
+}
+
+// As those of the session do.
+void way_of(const struct record *record, struct way *way)
+{
+    memcpy(way->addressed, record->addressed, sizeof way->addressed);
+    memcpy(way->local, record->local, sizeof way->local);
+    way->interface = record->interface;
+    way->port = record->addressed_port;
+    if (record->via_size)
+        make_address(&way->via, record->via, record->via_size, record->via_port, record->scope);
+    else
+        way->via.any.sa_family = AF_UNSPEC;
+}
+
+static bool is_same_sender(const union address *one, const union address *other)
+{
+    return same_endpoint(one, other) &&
+           (!is_v6(one) || one->v6.sin6_scope_id == other->v6.sin6_scope_id);
+}
+
+// Are they of the same session, if they are the same client's on the same listener?
+bool same_way(const struct arrival *one, const struct arrival *other)
+{
+    if (!one->via != !other->via)
+        return false;
+    if (one->via && (one->port != other->port || !is_same_sender(one->via, other->via)))
+        return false;
+    return memcmp(one->addressed, other->addressed, packed_size(one->client)) == 0;
+}
+
+// ---- by key: (listener, client, and on wildcards the address the client wrote to), or behind a
+// PROXY header (listener, sender, client, address and port that the client wrote to) ----
 
 uint32_t hash_of(const struct relay *relay, const struct listener *listener,
                  const union address *client, const uint8_t *addressed)
@@ -56,11 +109,36 @@ uint32_t hash_of(const struct relay *relay, const struct listener *listener,
     return (uint32_t)siphash(relay->key, words, count);
 }
 
+uint32_t hash_arrival(const struct relay *relay, const struct arrival *arrival)
+{
+    const union address *client = arrival->client, *via = arrival->via;
+    uint64_t words[8];
+    if (!via)
+        return hash_of(relay, arrival->listener, client, arrival->addressed);
+    widen((uint8_t *)words, packed_of(client), packed_size(client));
+    widen((uint8_t *)(words + 2), arrival->addressed, packed_size(client));
+    widen((uint8_t *)(words + 4), packed_of(via), packed_size(via));
+    words[6] = port_of(client) | (uint64_t)arrival->port << 16 | (uint64_t)port_of(via) << 32;
+    words[7] = arrival->listener->index;
+    words[7] |= is_v6(via) ? (uint64_t)via->v6.sin6_scope_id << 32 : 0;
+    return (uint32_t)siphash(relay->key, words, 8);
+}
+
+static bool is_behind(const struct session *session, const struct arrival *arrival)
+{
+    struct way way;
+    way_of(session->record, &way);
+    const struct arrival its = arrival_by(session->listener, &session->client, &way);
+    return same_way(&its, arrival);
+}
+
 static bool is_key_of(const struct session *session, const struct arrival *arrival)
 {
     const union address *client = arrival->client;
     if (session->listener != arrival->listener || !same_endpoint(&session->client, client))
         return false;
+    if (session->proxied || arrival->via)
+        return is_behind(session, arrival);
     if (is_v6(client) && session->client.v6.sin6_scope_id != client->v6.sin6_scope_id)
         return false;
     return !arrival->listener->wildcard ||

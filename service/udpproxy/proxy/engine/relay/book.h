@@ -6,8 +6,14 @@
 
 void use_listener(struct listener *listener);
 void release_listener(struct listener *listener);
+void free_listener(struct listener *listener);
 struct listener *listener_of(const struct relay *relay, uint32_t number);
 
+struct arrival arrival_by(struct listener *listener, const union address *client,
+                          const struct way *way);
+void way_of(const struct record *record, struct way *way);
+bool same_way(const struct arrival *one, const struct arrival *other);
+uint32_t hash_arrival(const struct relay *relay, const struct arrival *arrival);
 uint32_t hash_of(const struct relay *relay, const struct listener *listener,
                  const union address *client, const uint8_t *addressed);
 struct session *find_session(struct worker *worker, const struct arrival *arrival);

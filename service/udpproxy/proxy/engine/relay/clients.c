@@ -2,6 +2,7 @@
 #include "clients.h"
 
 #include "worker.h"
+#include "proxy_header.h"
 #include "book.h"
 #include "events.h"
 #include "upload.h"
@@ -67,7 +68,7 @@ static bool is_of_other_worker(const struct worker *worker, const struct arrival
 {
     const struct relay *relay = worker->relay;
     return relay->worker_count > 1 &&
-           worker_of(relay, arrival->listener, arrival->client) != worker->number;
+           worker_of(relay, arrival->listener, sender_of(arrival)) != worker->number;
 }
 
 // A datagram, or a run of one client's; how many that were.
@@ -81,6 +82,7 @@ static int pass_on(struct worker *worker, struct listener *listener, int at, int
         .addressed = to->addressed,
         .local = to->local,
         .interface = to->interface,
+        .port = listener->port,
         .hash = to->hash,
     };
     struct session *session = find_session(worker, &arrival);
@@ -124,6 +126,63 @@ static void look_up_batch(struct worker *worker, const struct listener *listener
     }
 }
 
+// ---- behind PROXY headers ----
+
+static bool is_believed(const struct listener *listener, const union address *sender)
+{
+    const void *packed = packed_of(sender);
+    for (uint32_t i = 0; i < listener->networks.count; i++) {
+        const struct network *one = listener->networks.each + i;
+        if (one->size == listener->size && memcmp(packed, one->first, one->size) >= 0 &&
+            memcmp(packed, one->last, one->size) <= 0)
+            return true;
+    }
+    return false;
+}
+
+// A datagram that says whose it is. Who sends them is looked at where there is no session yet.
+static void pass_on_proxied(struct worker *worker, struct listener *listener, int at)
+{
+    struct incoming *in = &worker->in;
+    struct whereto *to = in->to + at;
+    const union address *sender = in->clients + at;
+    const uint8_t *data = in->iov[at].iov_base;
+    uint32_t size = in->messages[at].msg_len;
+    struct header header;
+    struct session *session = NULL;
+    destination(listener, &in->messages[at].msg_hdr, to);
+    struct arrival arrival = {
+        .listener = listener,
+        .client = sender,
+        .addressed = to->addressed,
+        .local = to->local,
+        .interface = to->interface,
+        .port = listener->port,
+    };
+    bool read = read_header(data, size, &header);
+    if (read && !header.local) {
+        arrival.client = &header.client;
+        arrival.addressed = header.addressed;
+        arrival.port = header.port;
+        arrival.via = sender;
+    }
+    if (read) {
+        arrival.hash = hash_arrival(worker->relay, &arrival);
+        session = find_session(worker, &arrival);
+    }
+    if (!session && is_of_other_worker(worker, &arrival))
+        return;
+    if (!session && (!read || !is_believed(listener, sender))) {
+        arrival.client = sender;
+        tell_refused(worker, BAD_HEADER, &arrival, 0);
+        return;
+    }
+    data += header.size;
+    size -= header.size;
+    if (!session || !upload(worker, session, data, size))
+        take_first(worker, &arrival, data, size, NULL);
+}
+
 void read_clients(struct worker *worker, struct listener *listener)
 {
     struct incoming *in = &worker->in;
@@ -141,9 +200,14 @@ void read_clients(struct worker *worker, struct listener *listener)
                 tell_failed(worker, NULL, FROM_CLIENTS, errno);
             return;
         }
-        look_up_batch(worker, listener, count);
-        for (int at = 0; at < count;)
-            at += pass_on(worker, listener, at, count);
+        if (listener->networks.count) {
+            for (int at = 0; at < count; at++)
+                pass_on_proxied(worker, listener, at);
+        } else {
+            look_up_batch(worker, listener, count);
+            for (int at = 0; at < count;)
+                at += pass_on(worker, listener, at, count);
+        }
         if (count < BATCH)
             return;
     }

@@ -6,10 +6,9 @@
 
 enum { DECISION_BUCKETS = 1 << 14, MOST_DECISIONS = 1 << 16 };
 
-struct decision *find_decision(struct relay *relay, const struct listener *listener,
-                               const union address *client, const uint8_t *addressed, uint64_t now);
+struct decision *find_decision(struct relay *relay, const struct arrival *arrival, uint64_t now);
 struct decision *add_decision(struct relay *relay, uint32_t listener, uint8_t client[16],
-                              const uint8_t addressed[16], unsigned bits);
+                              const uint8_t addressed[16], uint16_t port, unsigned bits);
 bool ask_host(struct relay *relay, const struct arrival *arrival);
 struct decision *find_question(struct relay *relay, const struct question *question);
 void drop_decision(struct relay *relay, struct decision *decision);

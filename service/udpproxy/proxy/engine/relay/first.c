@@ -28,6 +28,7 @@ static void tell_denied(struct relay *relay, struct decision *decision,
     event->listener = arrival->listener->number;
     event->addressed_size = (uint8_t)packed_size(arrival->client);
     memcpy(event->addressed, arrival->addressed, event->addressed_size);
+    event->port = arrival->port;
     event->decision = decision;
     decision->denied = event;
 }
@@ -172,13 +173,14 @@ bool take_first(struct worker *worker, const struct arrival *arrival, const void
     if (!held && waits_already(worker, arrival))
         return hold_datagram(worker, arrival, data, size, false, NULL);
     pthread_mutex_lock(&relay->book);
-    if (is_ours(relay, arrival->client, arrival->listener, arrival->local)) {
+    if (is_ours(relay, sender_of(arrival), arrival->listener, arrival->local)) {
+        struct arrival ours = *arrival;
         pthread_mutex_unlock(&relay->book);
-        tell_refused(worker, REFUSED_OWN_SOCKET, arrival, 0);
+        ours.client = sender_of(arrival);
+        tell_refused(worker, REFUSED_OWN_SOCKET, &ours, 0);
         return false;
     }
-    struct decision *decision =
-        find_decision(relay, arrival->listener, arrival->client, arrival->addressed, worker->now);
+    struct decision *decision = find_decision(relay, arrival, worker->now);
     // The host is asked about nobody who could get no place, and about no datagram that there is no
     // room for: names are dear, and a flood has many.
     enum room chance = decision || held ? ROOM : chance_for(worker, arrival);
@@ -231,15 +233,9 @@ void retry_held(struct worker *worker)
 {
     worker->answers_seen = __atomic_load_n(&worker->relay->answers, __ATOMIC_ACQUIRE);
     for (struct held *held = take_held(worker), *next; held; held = next) {
-        struct arrival arrival = {
-            .listener = held->listener,
-            .client = &held->client,
-            .addressed = held->addressed,
-            .local = held->local,
-            .interface = held->interface,
-            .injected = held->injected,
-            .hash = held->hash,
-        };
+        struct arrival arrival = arrival_by(held->listener, &held->client, &held->way);
+        arrival.injected = held->injected;
+        arrival.hash = held->hash;
         next = held->next;
         struct session *session = find_session(worker, &arrival);
         bool done = held->listener->gone ||

@@ -17,21 +17,13 @@ static void take_again(struct worker *worker, const struct session *session, con
                        uint32_t size)
 {
     // All of it by value: the slot may get another session.
-    const struct record *record = session->record;
     union address client = session->client;
-    uint8_t addressed[16], local[16];
-    struct arrival arrival = {
-        .listener = session->listener,
-        .client = &client,
-        .addressed = addressed,
-        .local = local,
-        .interface = record->interface,
-    };
-    memcpy(addressed, record->addressed, sizeof addressed);
-    memcpy(local, record->local, sizeof local);
+    struct way way;
+    way_of(session->record, &way);
+    struct arrival arrival = arrival_by(session->listener, &client, &way);
     if (arrival.listener->gone)
         return;
-    arrival.hash = hash_of(worker->relay, arrival.listener, &client, addressed);
+    arrival.hash = hash_arrival(worker->relay, &arrival);
     struct session *next = find_session(worker, &arrival);
     if (!next || !upload(worker, next, data, size))
         take_first(worker, &arrival, data, size, NULL);

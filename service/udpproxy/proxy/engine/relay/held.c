@@ -44,7 +44,6 @@ void unlink_held(struct worker *worker, struct held **link)
 bool hold_datagram(struct worker *worker, const struct arrival *arrival, const void *data,
                    uint32_t size, bool asked, struct held *held)
 {
-    unsigned length = packed_size(arrival->client);
     if (held) {
         held->asked = asked;
         link_held(worker, held);
@@ -59,9 +58,12 @@ bool hold_datagram(struct worker *worker, const struct arrival *arrival, const v
     held->listener = arrival->listener;
     use_listener(held->listener);
     held->client = *arrival->client;
-    memcpy(held->addressed, arrival->addressed, length);
-    memcpy(held->local, arrival->local, length);
-    held->interface = arrival->interface;
+    memcpy(held->way.addressed, arrival->addressed, packed_size(arrival->client));
+    memcpy(held->way.local, arrival->local, arrival->listener->size);
+    held->way.interface = arrival->interface;
+    held->way.port = arrival->port;
+    if (arrival->via)
+        held->way.via = *arrival->via;
     held->size = size;
     held->asked = asked;
     held->injected = arrival->injected;
@@ -108,10 +110,11 @@ bool waits_already(const struct worker *worker, const struct arrival *arrival)
 {
     if (!worker->waiting[arrival->hash % WAITING])
         return false;
-    for (const struct held *held = worker->held; held; held = held->next)
+    for (const struct held *held = worker->held; held; held = held->next) {
+        const struct arrival its = arrival_by(held->listener, &held->client, &held->way);
         if (held->hash == arrival->hash && held->listener == arrival->listener &&
-            same_endpoint(&held->client, arrival->client) &&
-            !memcmp(held->addressed, arrival->addressed, packed_size(arrival->client)))
+            same_endpoint(&held->client, arrival->client) && same_way(&its, arrival))
             return true;
+    }
     return false;
 }

@@ -61,7 +61,7 @@ struct verdict {
     uint32_t number, acl;
     uint32_t uses; // sessions, kept decisions and events
     union address server;
-    uint8_t type, any_port, close_on_unreachable, handed;
+    uint8_t type, any_port, close_on_unreachable, handed, header;
     uint8_t network_size, network_first[16], network_last[16];
     // Tried in that order; `fallback`: where none is there, the one that the system chooses.
     uint8_t fallback, source_count;
@@ -82,7 +82,25 @@ enum kind {
     SERVER_ANSWERS,
 };
 
-enum what { FROM_CLIENTS, TO_SERVER, TO_CLIENT, FIX_PEER, FOLLOW_SERVER };
+enum what { FROM_CLIENTS, TO_SERVER, TO_CLIENT, FIX_PEER, FOLLOW_SERVER, PUT_HEADER };
+
+// interface.Arrival; `via` of the family AF_UNSPEC: the client sent it himself.
+struct way {
+    uint8_t addressed[16], local[16];
+    uint32_t interface;
+    uint16_t port;
+    union address via;
+};
+
+// From the first to the last address, both of so many bytes.
+struct network {
+    uint8_t size, first[16], last[16];
+};
+
+struct networks {
+    struct network *each;
+    uint32_t count;
+};
 
 // Something to tell the host. `counter` is one of enum total, `problem` an errno or 0.
 //
@@ -97,6 +115,7 @@ struct event {
     int problem, upload;
     union address who;
     uint8_t addressed_size, addressed[16];
+    uint16_t port;
     uint8_t data[];
 };
 
@@ -108,6 +127,7 @@ struct question {
     union address client;
     uint32_t listener;
     uint8_t addressed_size, addressed[16];
+    uint16_t port;
 };
 
 // A datagram that waits for a decision or a slot.
@@ -119,8 +139,8 @@ struct held {
     struct held *next;
     struct listener *listener;
     union address client;
-    uint8_t addressed[16], local[16];
-    uint32_t interface, size, hash;
+    struct way way;
+    uint32_t size, hash;
     int asked, injected;
     uint8_t data[];
 };

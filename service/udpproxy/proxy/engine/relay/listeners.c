@@ -16,7 +16,7 @@ static bool put_listener(struct relay *relay, struct listener *listener)
         if (relay->listeners[i]->gone &&
             !__atomic_load_n(&relay->listeners[i]->uses, __ATOMIC_ACQUIRE)) {
             listener->index = i;
-            free(relay->listeners[i]);
+            free_listener(relay->listeners[i]);
             relay->listeners[i] = listener;
             return true;
         }
@@ -55,6 +55,41 @@ static int poll_listener(struct relay *relay, struct listener *listener, const i
     return problem;
 }
 
+// Their copy is the listener's; false: there is no memory for it.
+static bool copy_networks(const struct networks *networks, struct networks *copy)
+{
+    *copy = networks ? *networks : (struct networks){0};
+    if (!copy->count)
+        return true;
+    copy->each = malloc(copy->count * sizeof *copy->each);
+    if (copy->each)
+        memcpy(copy->each, networks->each, copy->count * sizeof *copy->each);
+    return copy->each != NULL;
+}
+
+// With all locks; what it had before, to be freed.
+static struct network *put_networks(struct listener *listener, const struct networks *networks)
+{
+    struct network *before = listener->networks.each;
+    listener->networks = *networks;
+    return before;
+}
+
+// PROXY headers are expected from now on, and those of these networks believed; none: there are none.
+// 0, or an errno.
+int relay_expect_headers(struct relay *relay, uint32_t number, const struct networks *networks)
+{
+    struct listener *listener = listener_of(relay, number);
+    struct networks copy;
+    if (!copy_networks(networks, &copy))
+        return ENOMEM;
+    lock_all(relay);
+    struct network *unwanted = listener ? put_networks(listener, &copy) : copy.each;
+    unlock_all(relay);
+    free(unwanted);
+    return 0;
+}
+
 static struct listener *new_listener(const struct relay *relay, uint32_t number,
                                      const union address *bound)
 {
@@ -75,26 +110,33 @@ static struct listener *new_listener(const struct relay *relay, uint32_t number,
 }
 
 // `fds` has one for each worker, -1 while the listener's interface is absent; `sole`: the worker, plus
-// 1, for which alone it has one, 0: for all. One of a number that
-// there is takes these sockets instead of its own, and keeps its sessions. 0, or an errno.
+// 1, for which alone it has one, 0: for all; `networks` as in relay_expect_headers. One of a number
+// that there is takes these instead of its own, and keeps its sessions. 0, or an errno.
 int relay_listen(struct relay *relay, uint32_t number, const int *fds, uint32_t sole,
-                 const union address *bound)
+                 const union address *bound, const struct networks *networks)
 {
     struct listener *listener = listener_of(relay, number), *made = NULL;
+    struct networks copy;
+    if (!copy_networks(networks, &copy))
+        return ENOMEM;
     if (!listener) {
         listener = made = new_listener(relay, number, bound);
-        if (!made)
+        if (!made) {
+            free(copy.each);
             return ENOMEM;
+        }
         made->sole = sole;
     }
     lock_all(relay);
+    struct network *unwanted = put_networks(listener, &copy);
     bool put = !made || put_listener(relay, made);
     int problem = put ? poll_listener(relay, listener, fds) : ENOMEM;
     if (made)
         made->gone = problem != 0;
     unlock_all(relay);
+    free(unwanted);
     if (!put)
-        free(made);
+        free_listener(made);
     return problem;
 }
 

@@ -5,7 +5,8 @@
 #include "host.h"
 
 int relay_listen(struct relay *relay, uint32_t number, const int *fds, uint32_t sole,
-                 const union address *bound);
+                 const union address *bound, const struct networks *networks);
+int relay_expect_headers(struct relay *relay, uint32_t number, const struct networks *networks);
 uint32_t relay_unlisten(struct relay *relay, uint32_t number);
 
 #endif

@@ -11,6 +11,7 @@
 #include "state.h"
 #include "tally.h"
 #include "worker.h"
+#include "book.h"
 #include "decisions.h"
 #include "held.h"
 #include "news.h"
@@ -185,7 +186,7 @@ void relay_free(struct relay *relay)
         forget_decisions(relay, true);
     }
     for (uint32_t i = 0; i < relay->listener_count; i++)
-        free(relay->listeners[i]);
+        free_listener(relay->listeners[i]);
     for (uint32_t i = 0; i < relay->verdict_count; i++)
         free(relay->verdicts[i]);
     pthread_mutex_destroy(&relay->book);

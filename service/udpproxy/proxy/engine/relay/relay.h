@@ -11,6 +11,7 @@
 //   siphash      a keyed hash
 //   table        the session table, and the sum over a record
 //   address      addresses as the system, the table and the keys have them
+//   proxy_header    headers that say whose a datagram is
 //   host         what passes between relay and host
 //   state        all that is kept, and which lock guards what
 //   tally        how many sessions there are, by an address

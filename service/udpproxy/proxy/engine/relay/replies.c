@@ -14,12 +14,13 @@
 
 // A reply of a wildcard listener leaves from the address the client wrote to. The interface is
 // left to the routes, except for link-local addresses and where there is no address to name.
-static void answer_from(struct msghdr *message, uint8_t *control, const struct record *record)
+static void answer_from(struct msghdr *message, uint8_t *control, const struct session *session)
 {
     static const uint8_t nothing[16];
+    const struct record *record = session->record;
     struct cmsghdr *part = (struct cmsghdr *)control;
     message->msg_control = control;
-    if (record->client_size == 4) {
+    if (session->listener->size == 4) {
         struct in_pktinfo info = {0};
         memcpy(&info.ipi_spec_dst, record->local, 4);
         memset(part, 0, CMSG_SPACE(sizeof info));
@@ -42,13 +43,21 @@ static void answer_from(struct msghdr *message, uint8_t *control, const struct r
     }
 }
 
-static void address_reply(struct msghdr *message, uint8_t *control, struct session *session)
+// `sender` is room for who gets it where that is not the client.
+static void address_reply(struct msghdr *message, uint8_t *control, struct session *session,
+                          union address *sender)
 {
+    const struct record *record = session->record;
+    union address *whom = &session->client;
+    if (session->proxied) {
+        whom = sender;
+        make_address(whom, record->via, record->via_size, record->via_port, record->scope);
+    }
     memset(message, 0, sizeof *message);
-    message->msg_name = &session->client;
-    message->msg_namelen = length_of(&session->client);
+    message->msg_name = whom;
+    message->msg_namelen = length_of(whom);
     if (session->listener->wildcard)
-        answer_from(message, control, session->record);
+        answer_from(message, control, session);
 }
 
 // The first reply of all, or since ICMP errors came.
@@ -83,7 +92,8 @@ static void send_singly(struct worker *worker, struct session *session, struct i
 {
     _Alignas(struct cmsghdr) uint8_t control[CONTROL];
     struct msghdr message;
-    address_reply(&message, control, session);
+    union address sender;
+    address_reply(&message, control, session, &sender);
     for (uint32_t i = 0; i < count; i++) {
         message.msg_iov = iov + i;
         message.msg_iovlen = 1;
@@ -99,12 +109,13 @@ static void send_down(struct worker *worker, int fd, struct session **who, struc
                       uint32_t count)
 {
     struct mmsghdr messages[BATCH];
+    union address senders[BATCH];
     _Alignas(struct cmsghdr) uint8_t control[BATCH][CONTROL];
     uint32_t made = 0, sent = 0, done = 0;
     for (uint32_t i = 0; i < count; made++) {
         struct msghdr *message = &messages[made].msg_hdr;
         uint32_t same = 1;
-        address_reply(message, control[made], who[i]);
+        address_reply(message, control[made], who[i], senders + made);
         message->msg_iov = iov + i;
         message->msg_iovlen = 1;
         while (i + same < count && who[i + same] == who[i])

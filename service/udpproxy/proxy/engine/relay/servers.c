@@ -1,6 +1,7 @@
 // What servers sent, on its way to being a reply.
 #include "servers.h"
 
+#include "proxy_header.h"
 #include "sockets.h"
 #include "events.h"
 #include "replies.h"
@@ -24,6 +25,11 @@ static bool download(struct worker *worker, struct session *session, void *data,
     if (session->record->type == ONE_WAY) {
         close_session(worker, session, UNEXPECTED_REPLY);
         return false;
+    }
+    if (session->verdict->header == SIMPLE) {
+        uint32_t header = simple_header(data, size, session->record);
+        data = (uint8_t *)data + header;
+        size -= header;
     }
     if (session->verdict->handed) {
         put(&session->record->last_download, worker->now);

@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "address.h"
+#include "proxy_header.h"
 #include "ports.h"
 #include "sockets.h"
 #include "worker.h"
@@ -29,10 +30,12 @@ void be_careful(struct relay *relay, struct session *session)
     const struct budget *budget = &session->verdict->budget;
     bool watched = is_watched(relay);
     bool handed = session->verdict->handed, awaited = is_awaited(session);
-    session->careful_up = watched || handed || awaited || budget->upload_datagrams < NEVER ||
-                          budget->upload_bytes < NEVER;
-    session->careful_down = watched || handed || awaited || budget->download_datagrams < NEVER ||
-                            budget->download_bytes < NEVER || session->record->type == ONE_WAY;
+    enum header_kind header = (enum header_kind)session->verdict->header;
+    session->careful_up = watched || handed || awaited || header != NO_HEADER ||
+                          budget->upload_datagrams < NEVER || budget->upload_bytes < NEVER;
+    session->careful_down = watched || handed || awaited || header == SIMPLE ||
+                            budget->download_datagrams < NEVER || budget->download_bytes < NEVER ||
+                            session->record->type == ONE_WAY;
 }
 
 // Nobody will note the answer without the limit: with another one the wait begins anew.
@@ -99,7 +102,7 @@ void write_network(struct record *record, const struct verdict *verdict)
 static void write_record(struct record *record, uint64_t id, const struct arrival *arrival,
                          const struct verdict *verdict, uint64_t now)
 {
-    const union address *client = arrival->client;
+    const union address *client = arrival->client, *sender = sender_of(arrival);
     unsigned size = packed_size(client), server_size = packed_size(&verdict->server);
     begin_change(record);
     // Not the sequence number, which is odd now.
@@ -113,16 +116,21 @@ static void write_record(struct record *record, uint64_t id, const struct arriva
     record->acl = verdict->acl;
     record->generation = verdict->generation;
     record->listener = arrival->listener->number;
-    record->addressed_port = arrival->listener->port;
+    record->addressed_port = arrival->port;
     record->client_port = port_of(client);
     record->server_port = port_of(&verdict->server);
     memcpy(record->client, packed_of(client), size);
     memcpy(record->addressed, arrival->addressed, size);
-    memcpy(record->local, arrival->local, size);
+    memcpy(record->local, arrival->local, arrival->listener->size);
+    if (arrival->via) {
+        record->via_size = (uint8_t)packed_size(sender);
+        record->via_port = port_of(sender);
+        memcpy(record->via, packed_of(sender), record->via_size);
+    }
     memcpy(record->server, packed_of(&verdict->server), server_size);
     write_network(record, verdict);
     record->interface = arrival->interface;
-    record->scope = scope_of(client);
+    record->scope = scope_of(sender);
     record->server_scope = scope_of(&verdict->server);
     record->opened = now;
     record->opened_wall = wall_now();
@@ -211,6 +219,7 @@ struct session *open_session(struct worker *worker, const struct arrival *arriva
     session->client = *arrival->client;
     session->hash = arrival->hash;
     session->pinned = session->answered = false;
+    session->proxied = arrival->via != NULL;
     write_record(record, session->id, arrival, verdict, worker->now);
     session->fd = relay->sockets[is_v6(&verdict->server)][slot];
     if (session->fd < 0)

@@ -38,9 +38,9 @@ enum {
 // (relay_unlisten). What is gone stays in memory while sessions or datagrams that wait refer to it,
 // and is freed when its place is needed for another.
 //
-//   gone, fds   written with all locks, read with any of them, or by the host
-//   uses        atomic
-//   the rest    fixed
+//   gone, fds, networks    written with all locks, read with any of them, or by the host
+//   uses                   atomic
+//   the rest               fixed
 struct listener {
     uint32_t number, index;
     uint32_t uses; // sessions, until the host has heard of their end, and datagrams held
@@ -49,6 +49,7 @@ struct listener {
     uint32_t sole; // the worker, plus 1, that has all of it; 0: all have their part
     uint8_t size, packed[16];
     sa_family_t family;
+    struct networks networks; // whose PROXY headers are believed; none: there are none
     int fds[]; // one for each worker; -1: its interface is absent
 };
 
@@ -76,7 +77,8 @@ struct session {
     union address client;
     int fd;
     uint8_t life, patience;
-    bool plain, pinned, careful_up, careful_down, answered, listed;
+    bool plain, pinned, careful_up, careful_down, answered, listed : 1;
+    bool proxied : 1; // its record says who sends the client's datagrams
 
     struct worker *worker;
     uint64_t id;
@@ -105,8 +107,15 @@ struct arrival {
     const union address *client;
     const uint8_t *addressed, *local;
     uint32_t interface, hash;
-    bool injected; // the host kept it
+    uint16_t port;            // written to
+    bool injected;            // the host kept it
+    const union address *via; // who sent it; NULL: the client
 };
+
+static inline const union address *sender_of(const struct arrival *arrival)
+{
+    return arrival->via ? arrival->via : arrival->client;
+}
 
 struct cell {
     uint32_t hash, slot; // slot + 1; 0: empty
@@ -192,6 +201,7 @@ struct decision {
     uint64_t until;
     uint32_t listener;
     uint8_t client[16], addressed[16], bits;
+    uint16_t port;
     bool asked, once;
 };
 

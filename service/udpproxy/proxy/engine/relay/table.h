@@ -35,6 +35,8 @@ enum total {
     RECORDS_DROPPED,
     SESSIONS_LOST,
     REFUSED_PORTS_KEPT,
+    BAD_HEADER,
+    TOO_LONG,
     TOTALS
 };
 

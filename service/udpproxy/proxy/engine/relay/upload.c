@@ -2,6 +2,7 @@
 #include "upload.h"
 
 #include "address.h"
+#include "proxy_header.h"
 #include "sockets.h"
 #include "book.h"
 #include "events.h"
@@ -13,15 +14,38 @@ enum { MOST_SENDS = 8 }; // of a datagram again, after errors of others
 // UNSENT: the session is gone, and the datagram is the first of another one.
 enum outcome { SENT, LOST, GONE, UNSENT };
 
+// `to` NULL: to where the socket is connected.
+static ssize_t send_with_header(const struct session *session, const struct iovec *iov,
+                                union address *to)
+{
+    uint8_t header[MOST_HEADER];
+    enum header_kind kind = (enum header_kind)session->verdict->header;
+    struct iovec both[2] = {{header, make_header(header, kind, session->record)}, *iov};
+    struct msghdr message = {.msg_iov = both, .msg_iovlen = 2};
+    if (to) {
+        message.msg_name = to;
+        message.msg_namelen = length_of(to);
+    }
+    return sendmsg(session->fd, &message, 0);
+}
+
+static bool has_header(const struct session *session)
+{
+    return session->careful_up && session->verdict->header != NO_HEADER;
+}
+
 static ssize_t send_up(const struct session *session, const struct iovec *iov)
 {
     if (session->plain || session->pinned)
-        return send_datagram(session->fd, iov);
+        return has_header(session) ? send_with_header(session, iov, NULL)
+                                   : send_datagram(session->fd, iov);
     // The server of the record, not of the verdict: a reload may have given the rule another.
     union address address;
     const struct record *record = session->record;
     make_address(&address, record->server, record->server_size, record->server_port,
                  record->server_scope);
+    if (has_header(session))
+        return send_with_header(session, iov, &address);
     return sendto(session->fd, iov->iov_base, iov->iov_len, 0, &address.any,
                   length_of(&address));
 }
@@ -96,12 +120,26 @@ bool upload(struct worker *worker, struct session *session, const void *data, ui
     return pass_up(worker, session, data, size);
 }
 
+// With its header it is no datagram any more; then that is counted and told.
+static bool is_too_long(struct worker *worker, const struct session *session, uint32_t size)
+{
+    uint8_t header[MOST_HEADER];
+    enum header_kind kind = (enum header_kind)session->verdict->header;
+    if (kind == NO_HEADER || size <= LARGEST_SENT - make_header(header, kind, session->record))
+        return false;
+    count_total(worker->relay, TOO_LONG, 1);
+    tell_failed(worker, session, PUT_HEADER, EMSGSIZE);
+    return true;
+}
+
 // One datagram, with limits. False: as upload().
 bool pass_up(struct worker *worker, struct session *session, const void *data, uint32_t size)
 {
     struct iovec iov = {(void *)data, size};
     const struct budget *budget = &session->verdict->budget;
     const struct record *record = session->record;
+    if (is_too_long(worker, session, size))
+        return true;
     if (record->upload_bytes + size > budget->upload_bytes) {
         close_session(worker, session, OVER_UPLOAD_BYTES);
         return true;
@@ -158,7 +196,7 @@ bool within_limits(const struct worker *worker, const struct session *session,
     const struct budget *budget = &session->verdict->budget;
     const struct record *record = session->record;
     return !session->careful_up ||
-           (!is_watched(worker->relay) && !session->verdict->handed &&
+           (!is_watched(worker->relay) && !session->verdict->handed && !has_header(session) &&
             record->uploads + count < budget->upload_datagrams &&
             record->upload_bytes + bytes_of(iov, count) <= budget->upload_bytes);
 }
