@@ -53,7 +53,7 @@ test-long: build
 	$(SUDO) tests/system/install-tools.sh
 	$(AS_ROOT) $(BIN)/python tests/system/prepare.py
 	$(AS_ROOT) tests/side-by-side.sh system --release d12 d13 \
-		$(BIN)/pytest -p no:cacheprovider tests/system -m one_release $(PYTEST)
+		$(BIN)/pytest -p no:cacheprovider tests/system -m "one_release or long" $(PYTEST)
 
 # The basic promise through every weather, and the matrix of them (docs/field.md); with WEATHER=WORD
 # only those.

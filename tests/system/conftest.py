@@ -131,6 +131,12 @@ def older_deb(release: str, builder_root: Path) -> Package:
     return package.build(release, builder_root, version=package.OLDER)
 
 
+@pytest.fixture(scope="session")
+def landed_deb(release: str, builder_root: Path) -> Package:
+    """That of version 0.1.0."""
+    return package.build_landed(release, builder_root)
+
+
 @pytest.fixture
 def host(machine: Machine, deb: Package) -> Machine:
     """Fresh, with the package installed."""

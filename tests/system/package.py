@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 STORE = ROOT / "build" / "deb"
 OLDER = "0.0.9"
 """The version of the package that upgrades begin with."""
+LANDED = "83baf37"
+"""The last commit of version 0.1.0, whose session table has layout 1."""
 _BUILD = ("dpkg-buildpackage", "-us", "-uc", "-b")
 _LINTIAN = ("lintian", "--allow-root", "--profile", "debian", "--pedantic", "--fail-on")
 _SEVERITIES = "error,warning,pedantic"
@@ -43,7 +45,30 @@ def build(release: str, builder_root: Path, *, version: str | None = None) -> Pa
     with (STORE / release / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            _build(release, builder_root, target, version, options)
+            with tempfile.TemporaryDirectory() as work:
+                source = Path(work) / "udp-proxy"
+                copy_tree(source)
+                if version:
+                    _call(source / "debian" / "changelog", version)
+                _build(release, builder_root, source, target, options)
+    (deb,) = target.glob("udp-proxy_*.deb")
+    return Package(deb, (target / "lintian").read_text())
+
+
+def build_landed(release: str, builder_root: Path) -> Package:
+    """The package of version 0.1.0, of its last commit; the checkout has to have its history."""
+    target = STORE / release / f"landed-{LANDED}"
+    (STORE / release).mkdir(parents=True, exist_ok=True)
+    with (STORE / release / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            with tempfile.TemporaryDirectory() as work:
+                archive = Path(work) / "landed.tar"
+                words = ["git", "archive", f"--output={archive}", LANDED]
+                subprocess.run(words, cwd=ROOT, check=True)
+                source = Path(work) / "udp-proxy"
+                shutil.unpack_archive(archive, source)
+                _build(release, builder_root, source, target, "nocheck")
     (deb,) = target.glob("udp-proxy_*.deb")
     return Package(deb, (target / "lintian").read_text())
 
@@ -73,31 +98,31 @@ def _state() -> str:
     return digest.hexdigest()[:12]
 
 
-def _build(
-    release: str, builder_root: Path, target: Path, version: str | None, options: str
-) -> None:
-    with tempfile.TemporaryDirectory() as work:
-        source = Path(work) / "udp-proxy"
-        copy_tree(source)
-        if version:
-            changelog = source / "debian" / "changelog"
-            first, rest = changelog.read_text().split("\n", 1)
-            upgraded = first.replace(first[first.index("(") : first.index(")") + 1], f"({version})")
-            changelog.write_text(f"{upgraded}\n{rest}")
-        with Machine(builder_root, f"{release}-build") as machine:
-            machine.put(source, "/build/udp-proxy")
-            chosen = {"DEB_BUILD_OPTIONS": options} if options else {}
-            machine.run(*_BUILD, cwd="/build/udp-proxy", timeout=600, environment=chosen)
-            said = machine.run(
-                *_LINTIAN, _SEVERITIES, *_changes(machine), cwd="/build", check=False, timeout=300
-            )
-            finished = Path(work) / "finished"
-            finished.mkdir()
-            (finished / "lintian").write_text(said.stdout + said.stderr)
-            for deb in machine.path("/build").glob("udp-proxy_*.deb"):
-                shutil.copy2(deb, finished)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(finished, target)
+def _call(changelog: Path, version: str) -> None:
+    """The package is of that version."""
+    first, rest = changelog.read_text().split("\n", 1)
+    upgraded = first.replace(first[first.index("(") : first.index(")") + 1], f"({version})")
+    changelog.write_text(f"{upgraded}\n{rest}")
+
+
+def _build(release: str, builder_root: Path, source: Path, target: Path, options: str) -> None:
+    with (
+        tempfile.TemporaryDirectory() as work,
+        Machine(builder_root, f"{release}-build") as machine,
+    ):
+        machine.put(source, "/build/udp-proxy")
+        chosen = {"DEB_BUILD_OPTIONS": options} if options else {}
+        machine.run(*_BUILD, cwd="/build/udp-proxy", timeout=600, environment=chosen)
+        said = machine.run(
+            *_LINTIAN, _SEVERITIES, *_changes(machine), cwd="/build", check=False, timeout=300
+        )
+        finished = Path(work) / "finished"
+        finished.mkdir()
+        (finished / "lintian").write_text(said.stdout + said.stderr)
+        for deb in machine.path("/build").glob("udp-proxy_*.deb"):
+            shutil.copy2(deb, finished)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(finished, target)
 
 
 def _changes(machine: Machine) -> list[str]:

@@ -143,6 +143,30 @@ def test_an_upgrade_keeps_sessions(
     assert dns.records() == []
 
 
+@pytest.mark.long
+def test_an_upgrade_from_0_1_0_keeps_sessions(
+    machine: Machine, deb: Package, landed_deb: Package, release: str
+) -> None:
+    """Whose session table has another layout, and which stored listeners in another way."""
+    install(machine, landed_deb)
+    assert "0.1.0" in machine.run("dpkg-query", "--show", "udp-proxy").stdout
+    serve_echo(machine)
+    dns = Instance(machine)
+    dns.configure()
+    dns.start()
+    old = dns.pid("parent")
+    with load(machine) as clients:
+        install(machine, deb)
+        clients.answered()
+        kept(clients.report(), release, "upgrade from 0.1.0")
+    assert dns.pid("parent") != old
+    assert dns.records() == []
+    with load(machine) as clients:
+        dns.systemctl("restart", dns.unit)
+        clients.answered()
+        kept(clients.report(), release, "restart after it")
+
+
 def kept(report: Report, release: str, event: str) -> None:
     losses.note(release, event, report)
     assert report.moved == []
