@@ -14,9 +14,9 @@ import pytest
 from built import NAMES
 from echo import Echo, udp
 from grasp import of_process
-from host import tool
 from namespaces import Network, ip
 from proxy import Proxy, command, until
+from router import redirect, routed
 
 SIDES = {4: ("10.1.0.", "10.2.0."), 6: ("fd01::", "fd02::")}
 PORT = 5003
@@ -40,30 +40,8 @@ transparent = true
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    """A client, a server, and the proxy's host as the router between them."""
-    with Network() as net:
-        net.add("client", "10.1.0.5/24", "fd01::5/64")
-        net.add("server", "10.2.0.2/24", "fd02::2/64")
-        net.add("router", "10.1.0.1/24", "fd01::1/64", "10.2.0.1/24", "fd02::1/64")
-        for host, v4, v6 in (("client", "10.1.0.1", "fd01::1"), ("server", "10.2.0.1", "fd02::1")):
-            ip("-n", net.name(host), "route", "add", "default", "via", v4)
-            ip("-n", net.name(host), "-6", "route", "add", "default", "via", v6)
-        strict = "for f in all eth0; do echo 1 >/proc/sys/net/ipv4/conf/$f/rp_filter; done"
-        subprocess.run([*net.prefix("router"), "sh", "-c", strict], check=True)
+    with routed() as net:
         yield net
-
-
-def redirect(network: Network, file: Path) -> None:
-    """What the manual says: print the rules, and give them to a shell."""
-    script = subprocess.run(
-        command("transparent", file), capture_output=True, text=True, check=True
-    ).stdout
-    path = f"PATH={Path(tool('nft')).parent}:{Path(tool('ip')).parent}:/bin"
-    done = subprocess.run(
-        [*network.prefix("router"), "env", path, "sh", "-e"],
-        input=script, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 class Lab:
@@ -73,7 +51,7 @@ class Lab:
         words = {"engine": engine, "workers": 1, "port": PORT, "more": ""} | keys
         self.network = network
         self.proxy = Proxy(directory, TEXT.format(**words), prefix=network.prefix("router"))
-        redirect(network, self.proxy.file)
+        redirect(network, "router", self.proxy.file)
 
     def server(self, version: int, port: int = PORT) -> Echo:
         return self.network.on("server", lambda: Echo(f"{SIDES[version][1]}2", port))
