@@ -39,6 +39,7 @@ def former(table: Table) -> bytearray:
 def former_of(capacity: int, records: dict[int, Record]) -> bytearray:
     """These sessions, by slot."""
     table = Table(memoryview(bytearray(t.size(capacity))), capacity, fresh=True)
+    table.grow(capacity)
     for slot, record in records.items():
         table.write(slot, record)
     return former(table)

@@ -280,6 +280,10 @@ def fixed(role: str) -> Iterator[Packet]:
         yield PARENT, packed("tell", what="channel", args={"role": value})
         for verb in ("client", "server", "info", "terminate", "x" * 1000):
             yield WAYS, packed("ask", number=1, verb=verb, args={"name": value})
+    for _ in range(200):  # as if thousands of sessions had come
+        yield from both("tell", what="scarce", args={"x": [0] * 10})
+    for what in ("slots", "lack"):  # the parent's own words
+        yield from both("tell", what=what, args={"count": -1, "errno": 10**400})
     yield from both("tell", what="nonsense", args={"x": [0] * (LONG // 3)})
     yield from both("answer", number=1, error="x" * LONG)
     yield from violations(role)
@@ -310,7 +314,7 @@ def both(kind: str, **parts: Any) -> Iterator[Packet]:
 def at_random(role: str, count: int, seed: int) -> Iterator[Packet]:
     """Well-formed, so that it goes far; what is broken costs the link at once."""
     rng = random.Random(seed)
-    whats = ["names", "ready", "channel", "known", "relay", "resolve", "x", ""]
+    whats = ["names", "ready", "channel", "known", "relay", "resolve", "scarce", "x", ""]
     verbs = ["client", "server", "info", "resolve-now", "x"]
     for _ in range(count):
         value, word = rng.choice(VALUES), rng.choice(WORDS)

@@ -32,7 +32,7 @@ from udpproxy.proxy.engine.interface import (
     Reactor,
     Verdict,
 )
-from udpproxy.proxy.engine.pool import Pool, make_carrier, peek_carrier
+from udpproxy.proxy.engine.pool import BATCH, Pool, make_carrier, peek_carrier
 from udpproxy.proxy.engine.python import PythonEngine
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.limits import budget
@@ -178,6 +178,8 @@ class Witness:
         self.dead: list[tuple[int, int]] = []
         """Sessions whose server is unreachable, and why."""
         self.answering: list[int] = []
+        self.wishes = 0
+        """How often sockets for more slots were wanted."""
 
     def decide(
         self, listener: ListenerSocket, client: str, addressed: str, port: int
@@ -251,6 +253,9 @@ class Witness:
     def unsegmented(self, sessions: int) -> None:
         self.unable.append(sessions)
 
+    def scarce(self) -> None:
+        self.wishes += 1
+
     def datagram(self, number: int, direction: str, payload: memoryview) -> None:
         self.on_datagram(direction, bytes(payload))
 
@@ -278,18 +283,22 @@ class Rig:
         make: Factory,
         *,
         sessions: int = 8,
+        slots: int | None = None,
         per_client: int = 0,
         evict: bool = False,
         families: Sequence[socket.AddressFamily] = sockets.FAMILIES,
     ) -> None:
+        """With sockets for so many `slots`, or all of them."""
         self._make = make
         self._per_client = per_client
         self._evict = evict
         self._stack = contextlib.ExitStack()
         self.capacity = sessions
-        self.carriers = [make_carrier(family, sessions) for family in families]
+        self._families = families
         memory = memoryview(mmap.mmap(-1, size(sessions)))
         self.table = Table(memory, sessions, fresh=True)
+        self.carriers: list[socket.socket] = []
+        self._grow(sessions if slots is None else slots)
         self.listeners: dict[int, ListenerSocket] = {}
         self.host = Witness()
         self._engine: Engine | None = None
@@ -309,6 +318,20 @@ class Rig:
         )
         for listener in self.listeners.values():
             self._lend(listener)
+
+    def _grow(self, slots: int) -> list[socket.socket]:
+        """Sockets for so many slots; the carriers that were made for it."""
+        made = []
+        for first in range(self.table.grown, slots, BATCH):
+            count = min(BATCH, slots - first)
+            made += [make_carrier(family, count) for family in self._families]
+        self.carriers += made
+        self.table.grow(slots)
+        return made
+
+    def grow(self, slots: int) -> None:
+        """The same, and the engine is lent them."""
+        self.engine.extend([carrier.dup() for carrier in self._grow(slots)], slots)
 
     def _lend(self, kept: ListenerSocket) -> None:
         self.engine.add_listener(replace(kept, socket=kept.socket.dup()))

@@ -32,8 +32,9 @@ class Unfit(Exception):
     """This machine cannot run the benchmark; the text says why."""
 
 
-def prepare() -> None:
-    """Inside the namespace, once: everything that all samples share."""
+def prepare(*, urgent: bool = True) -> None:
+    """Inside the namespace, once: everything that all samples share. `urgent`: before whatever else
+    runs on the machine."""
     if not os.sched_getaffinity(0) >= ALL_CPUS:
         raise Unfit("CPUs 0 and 1 are needed")
     _loopback_up()
@@ -42,6 +43,8 @@ def prepare() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.sched_setaffinity(0, LOAD_CPUS)
+    if not urgent:
+        return
     # A session of its own is an autogroup of its own; without the right to it, we go on.
     with suppress(OSError):
         os.setsid()

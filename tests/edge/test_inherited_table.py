@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import random
 import signal
@@ -59,8 +60,17 @@ def header_random(memory: memoryview) -> None:
     memory[:16] = random.Random(2).randbytes(16)
 
 
+def none_has_a_socket(memory: memoryview) -> None:
+    struct.pack_into("=Q", memory, 8 * t.GROWN, 0)
+
+
+def more_have_sockets_than_there_are(memory: memoryview) -> None:
+    struct.pack_into("=Q", memory, 8 * t.GROWN, (1 << 64) - 1)
+
+
 DAMAGES: dict[Damage, int] = {
     state_77: 1, counters_full: 0, rule_out_of_range: 0, all_random: SESSIONS, header_random: 0,
+    none_has_a_socket: 0, more_have_sockets_than_there_are: 0,
 }  # fmt: skip
 """With how many sessions each costs."""
 
@@ -81,7 +91,9 @@ def test_a_damaged_record_costs_its_session_only(
         with proxy.table() as shared, memoryview(shared) as memory:
             damage(memory)
         proxy.info()
-        proxy.sessions()
+        rows = proxy.sessions()
+        if lost == 0:
+            assert {row["session"] for row in rows} == before
         proxy.kill(signal.SIGRTMIN)
         proxy.kill(signal.SIGKILL, "reg")
         proxy.next_reg(old)
@@ -188,6 +200,32 @@ def test_a_table_of_the_layout_before_goes_on(tmp_path: Path, engine: str, *, su
             for sock in socks:
                 exchange(sock, ("127.0.0.1", port), b"after")
             assert len(echo.sources) == 3
+            assert units.said("UDPS-211-W") == []
+            units.terminate()
+            assert len(units.said("UDPP-888-I")) == 3
+
+
+@pytest.mark.parametrize("lie", [none_has_a_socket, more_have_sockets_than_there_are])
+@pytest.mark.parametrize("engine", NAMES)
+def test_the_next_parent_does_not_believe_the_word_either(
+    tmp_path: Path, engine: str, lie: Damage
+) -> None:
+    """How many slots have sockets stands where REG can write."""
+    port = free_port()
+    with Echo() as echo, clients(3) as socks:
+        text = config(port, str(echo), top=f'engine = "{engine}"\nmax-sessions = 5000')
+        with Units(tmp_path, text) as units:
+            units.start()
+            for sock in socks:
+                exchange(sock, ("127.0.0.1", port), b"before")
+            assert units.stop() == 0
+            with mmap.mmap(units.stored("table"), 0) as shared, memoryview(shared) as memory:
+                lie(memory)
+            units.start()
+            for sock in socks:
+                exchange(sock, ("127.0.0.1", port), b"after")
+            assert len(echo.sources) == 3
+            assert stored_table(units).grown == 250
             assert units.said("UDPS-211-W") == []
             units.terminate()
             assert len(units.said("UDPP-888-I")) == 3

@@ -30,6 +30,7 @@ class Loop:
 
 gc.disable()
 table = Table(memoryview(mmap.mmap(-1, size(10))), 10, fresh=True)
+table.grow(10)
 host, loop = Host(), Loop()
 host.engine = NativeEngine(loop, table, Pool([]), host, per_client=0, evict=False, workers=1,
                            threads=True, lasting=None)

@@ -261,7 +261,7 @@ def test_reg_comes_and_has_no_descriptors(tmp_path: Path, engine: str) -> None:
             (tmp_path / "few").touch()
             old = proxy.kill(signal.SIGKILL, "reg")
             (said,) = until(lambda: proxy.said("UDPS-225-E"))
-            assert "of 250 sockets of a carrier could be had: raise the limit" in said
+            assert "max-sessions = 600 needs 665 descriptors, the limit is 400:" in said
             reg = until(lambda: proxy.reg_pid)
             assert reg != old
             deadline = time.monotonic() + START_LIMIT + 3
@@ -298,7 +298,7 @@ def test_a_reload_that_reg_has_no_descriptors_for(tmp_path: Path, engine: str) -
             for _ in range(3):
                 done = proxy.ctl("reload")
                 assert done.returncode == 1
-                assert "reg can open 300 more and needs 600: raise the limit" in done.stderr
+                assert "reg can open 300 more and needs 950: raise the limit" in done.stderr
                 exchange(client, there, b"as before")
             assert len(descriptors(proxy.reg_pid)) == opened
             resource.prlimit(proxy.reg_pid, resource.RLIMIT_NOFILE, most)

@@ -60,6 +60,7 @@ static inline struct relay *make_relay(uint32_t capacity, uint32_t slots, uint32
         taken[slot] = slot >= slots;
     for (uint32_t slot = 0; slot < slots; slot++)
         relay_socket(relay, 4, slot, udp());
+    relay_extend(relay, capacity);
     relay_reserve(relay, taken);
     free(taken);
     return relay;

@@ -304,8 +304,9 @@ def test_what_is_not_toml(text: str, line: int, told: str) -> None:
     ("text", "told"),
     [
         (SMALLEST.replace("max-sessions = 1000", ""), "max-sessions: must be given"),
-        (SMALLEST.replace("1000", "65536"), "max-sessions: expected a number from 1 to 65535"),
-        (SMALLEST.replace("1000", '"1k"'), "max-sessions: expected a number from 1 to 65535"),
+        (SMALLEST.replace("1000", "0"), "max-sessions: expected a number from 1 to 1000000"),
+        (SMALLEST.replace("1000", "1000001"), "max-sessions: expected a number from 1 to 1000000"),
+        (SMALLEST.replace("1000", '"1k"'), "max-sessions: expected a number from 1 to 1000000"),
         (with_top("max-sessions-per-client = -1"), "max-sessions-per-client: expected a number"),
         (with_top('overflow = "drop"'), 'overflow: expected one of "refuse", "evict-idlest"'),
         (with_top("singleproc = 1"), "singleproc: expected true or false, found 1"),

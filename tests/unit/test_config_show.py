@@ -192,7 +192,7 @@ CONFIGS = st.builds(
     max_sessions=PORT,
     listen=LISTENS,
     rules=st.lists(acls(), max_size=3, unique_by=lambda acl: acl.name).map(tuple),
-    max_sessions_per_client=st.integers(0, 65535),
+    max_sessions_per_client=st.integers(0, 1_000_000),
     evict_idlest=st.booleans(),
     singleproc=st.booleans(),
     engine=st.sampled_from(["auto", "python"]),

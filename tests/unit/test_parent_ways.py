@@ -71,6 +71,7 @@ class Lab:
 
     def __init__(self) -> None:
         self.table = Table(memoryview(bytearray(t.size(SLOTS))), SLOTS, fresh=True)
+        self.table.grow(SLOTS)
         self.timers = Timers()
         self.peer: Peer | None = Peer()
         self.ways = Ways(

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 import pytest
 
 from udpproxy.proxy.session import index as index_module
-from udpproxy.proxy.session.index import Session, SessionIndex
+from udpproxy.proxy.session.index import FEW, SOON, Session, SessionIndex
 from udpproxy.proxy.session.limits import NEVER, TRIED, Budget
 from udpproxy.proxy.session.reasons import Reason
 
@@ -15,12 +15,15 @@ from udpproxy.proxy.session.reasons import Reason
 class Shelf:
     """A book, the listener's keys, and when each session last carried a datagram."""
 
-    def __init__(self, slots: int = 4, *, per_client: int = 0, evict: bool = False) -> None:
+    def __init__(
+        self, slots: int = 4, capacity: int = 0, *, per_client: int = 0, evict: bool = False
+    ) -> None:
         self.last: dict[int, int] = {}
         self.asked: dict[int, int] = {}
         self.owner: dict[Hashable, Session] = {}
         self.book = SessionIndex(
-            range(slots),
+            slots,
+            capacity or slots,
             per_client=per_client,
             evict=evict,
             last=lambda one: self.last[one.id],
@@ -64,6 +67,58 @@ class Shelf:
             ended.append((session.id, reason))
             self.book.close(session)
         return ended
+
+
+def test_the_lowest_slots_come_first() -> None:
+    shelf = Shelf(2, 6)
+    assert [shelf.open(number).slot for number in (1, 2)] == [0, 1]
+    shelf.book.extend(4)
+    shelf.book.extend(3)  # there are more already
+    assert shelf.open(3).slot == 2
+    shelf.book.extend(6)
+    assert [shelf.open(number).slot for number in (4, 5, 6)] == [3, 4, 5]
+    assert shelf.book.room("a") == "refused-table-full"
+
+
+def test_more_slots_are_wanted_ahead_of_need() -> None:
+    shelf = Shelf(2 * FEW, 10_000)
+    for number in range(FEW):
+        assert not shelf.book.scarce()
+        shelf.open(number)
+    shelf.open(number + 1)
+    assert shelf.book.scarce()
+    assert not shelf.book.scarce(), "said once"
+    shelf.book.extend(8 * FEW)
+    for number in range(FEW + 1, 6 * FEW):
+        assert not shelf.book.scarce()
+        shelf.open(number)
+    shelf.open(6 * FEW)
+    assert shelf.book.scarce(), "a quarter is left"
+    shelf.book.extend(10_000)
+    for number in range(6 * FEW + 1, 10_000):
+        shelf.open(number)
+    assert not shelf.book.scarce(), "there can be no more"
+
+
+def test_newcomers_wait_for_slots_that_are_on_their_way() -> None:
+    shelf = Shelf(1, 3, evict=True)
+    first = shelf.open(1)
+    assert shelf.book.room("a") == SOON
+    shelf.book.lack()
+    assert shelf.book.room("a") is first
+    shelf.book.answered(first)
+    assert shelf.book.room("a") == "refused-no-port"
+    shelf.book.extend(2)
+    assert shelf.book.room("a") is None
+    shelf.open(2)
+    assert shelf.book.room("a") == SOON
+    shelf.book.limit(2)
+    assert shelf.book.room("a") is shelf.book.get(2)
+    shelf.book.answered(next(one for one in shelf.book if one.id == 2))
+    assert shelf.book.room("a") == "refused-ports-kept"
+    assert not shelf.book.scarce(), "it could use none"
+    shelf.book.limit(3)
+    assert shelf.book.scarce()
 
 
 def test_fewer_than_there_are_slots() -> None:

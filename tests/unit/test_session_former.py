@@ -27,12 +27,13 @@ def carried_over(before: bytes | bytearray) -> Table:
 def test_what_was_there_is_there(kept: dict[int, Record]) -> None:
     table = carried_over(former_table.former_of(8, kept))
     assert dict(table.records()) == kept
-    assert table.capacity == 8
+    assert table.capacity == table.grown == table.words[t.GROWN] == 8
     assert table.count_live() == len(kept)
 
 
 def test_totals_and_numbers_go_on() -> None:
     before = Table(memoryview(bytearray(t.size(4))), 4, fresh=True)
+    before.grow(4)
     before.count("sessions-opened", 7)
     before.count("refused-ports-kept", 3)
     before.words[t.STARTS], before.words[t.NEXT_ID], before.words[t.STEERING] = 3, 41, 99

@@ -134,12 +134,14 @@ class Driver:
     def __post_init__(self) -> None:
         memory = memoryview(bytearray(t.size(CAPACITY)))
         self.table = Table(memory, CAPACITY, fresh=True)
+        self.table.grow(CAPACITY)
         self._begin()
 
     def _begin(self) -> None:
         self.owner.clear()
         self.book = SessionIndex(
-            range(CAPACITY),
+            CAPACITY,
+            CAPACITY,
             per_client=self.per_client,
             evict=self.evict,
             last=self._last,

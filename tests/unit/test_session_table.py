@@ -19,7 +19,9 @@ from udpproxy.proxy.session.table import Table, WrongLayout
 
 
 def fresh(capacity: int = 4) -> Table:
-    return Table(memoryview(bytearray(t.size(capacity))), capacity, fresh=True)
+    table = Table(memoryview(bytearray(t.size(capacity))), capacity, fresh=True)
+    table.grow(capacity)
+    return table
 
 
 @settings(max_examples=50)
@@ -266,6 +268,7 @@ class Busy(Table):
 def test_figures_of_a_table_whose_sessions_end_meanwhile(ends: int, uploads: int | None) -> None:
     """Nothing twice, as long as it does not go on and on."""
     table = Busy(memoryview(bytearray(t.size(1))), 1, fresh=True)
+    table.grow(1)
     table.ends = ends
     table.write(0, replace(RECORD, uploads=1))
     figures = table.figures()
@@ -328,13 +331,42 @@ def test_another_layout_is_not_read() -> None:
 def test_a_table_can_change_its_size() -> None:
     memory = memoryview(bytearray(t.size(8)))
     table = Table(memory, 8, fresh=True)
+    table.grow(6)
     table.write(1, RECORD)
     table.resize(4)
     assert t.capacity_of(memory) == 4
-    assert table.count_live() == 1
+    assert (table.count_live(), table.grown) == (1, 4)
     table.resize(8)
+    assert table.grown == 4
+    table.grow(8)
     table.write(7, RECORD)
     assert [slot for slot, _ in Table(memory, 8, fresh=False).records()] == [1, 7]
+
+
+def test_nobody_looks_beyond_the_slots_that_have_sockets() -> None:
+    memory = memoryview(bytearray(t.size(8)))
+    table = Table(memory, 8, fresh=True)
+    for slot in (0, 2, 7):
+        table.write(slot, replace(RECORD, rule_number=1, uploads=1, last=5))
+    assert (list(table.records()), table.count_live(), table.used()) == ([], 0, 0)
+    table.grow(7)
+    for reader in (table, Table(memory, 8, fresh=False)):
+        assert reader.grown == 7
+        assert [slot for slot, _ in reader.records()] == [0, 2]
+        assert [slot for slot, _ in reader.records(1)] == [2]
+        assert (reader.count_live(), reader.used()) == (2, 3)
+        assert reader.of_rules({1}) == [0, 2]
+        assert reader.of_other_listeners(set()) == [0, 2]
+        assert reader.figures()["upload-datagrams"] == 2
+        assert reader.has_carried(5, 5)
+    # Whoever may write there says what he likes.
+    memory[8 * t.GROWN : 8 * t.GROWN + 8] = b"\xff" * 8
+    assert Table(memory, 8, fresh=False).grown == 8
+    assert table.grown == 7
+    table.resize(8)
+    assert table.words[t.GROWN] == 7
+    table.grow(9)
+    assert table.grown == table.words[t.GROWN] == 8
 
 
 def test_another_table_goes_on_counting() -> None:

@@ -14,6 +14,7 @@ from udpproxy.proxy.session.ways import Way, ways
 
 def _table(*found: Record | None) -> Table:
     table = Table(memoryview(bytearray(t.size(len(found)))), len(found), fresh=True)
+    table.grow(len(found))
     for slot, record in enumerate(found):
         if record is not None:
             table.write(slot, record)

@@ -15,7 +15,9 @@ RECORD = Record(
 
 
 def table(capacity: int = 8) -> Table:
-    return Table(memoryview(bytearray(size(capacity))), capacity, fresh=True)
+    table = Table(memoryview(bytearray(size(capacity))), capacity, fresh=True)
+    table.grow(capacity)
+    return table
 
 
 def test_the_sessions_of_some_rules() -> None:

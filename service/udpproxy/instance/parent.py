@@ -117,6 +117,10 @@ class Parent:
         """See Instance."""
         return self._children.peers
 
+    def stored_more(self) -> None:
+        """See Instance."""
+        self._look_at_store()
+
     def discard(self, child: ChildConnection, why: str) -> None:
         """See Instance."""
         self._children.discard(child, why)

@@ -44,6 +44,9 @@ class Instance(Protocol):
     def peers(self) -> Mapping[str, ChildConnection]:
         """The children that have come, by role."""
 
+    def stored_more(self) -> None:
+        """What systemd is to have of us has changed: does it?"""
+
     def discard(self, child: ChildConnection, why: str) -> None:
         """It is out of step with us: whoever replaces it is given everything anew."""
 

@@ -51,10 +51,11 @@ class DescriptorStore:
         """The same, and it stays."""
         return self._found.get(name)
 
-    def keep(self, name: str, fd: int) -> None:
+    def keep(self, name: str, fd: int, *, wait: bool = True) -> None:
         """From now on it survives us, beside any other one that is stored under that name: what
-        takes another's place needs a name of its own. OSError where systemd does not listen."""
-        self._notifier.store(name, fd)
+        takes another's place needs a name of its own. OSError where systemd does not listen, at
+        once or after a wait."""
+        self._notifier.store(name, fd, wait=wait)
 
     def drop(self, name: str) -> None:
         """It is not needed any more. OSError as keep()."""

@@ -94,6 +94,11 @@ LISTENER_REMADE = Message("UDPS-218-E", "listener on %s is made anew: %s")
 GIVEN_UP = Message("UDPS-219-E", "reg ended %d times in a row soon after it came; given up: %s; %s")
 NOT_LENT = Message("UDPS-226-E", "cannot give %s what it needs for now, and tries again: %s")
 NOT_RELAYING = Message("UDPS-225-E", "cannot relay for now, and tries again: %s")
+SOCKETS_LACK = Message(
+    "UDPS-231-W",
+    "there are sockets towards servers for %d sessions and no more for now, which is tried again: "
+    "%s",
+)
 UNSEGMENTED = Message(
     "UDPS-224-N",
     "a network device cannot cut runs of datagrams (%d sessions were refused): all are sent "

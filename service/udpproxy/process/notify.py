@@ -30,23 +30,23 @@ class Notifier:
         self.watchdog_interval = microseconds / 1e6 / 3 if microseconds else None
         """Seconds between two calls of alive(); None: nobody waits for them."""
 
-    def store(self, name: str, descriptor: int) -> None:
+    def store(self, name: str, descriptor: int, *, wait: bool = True) -> None:
         """Have systemd keep a duplicate over our restarts (FDSTORE, sd_pid_notify_with_fds(3)).
 
         FDPOLL=0, for one ICMP error would make it throw a polled socket away. May wait for
-        systemd, and that must not fail: what is not stored is lost with us.
+        systemd, unless `wait` is False, and that must not fail: what is not stored is lost with us.
         """
-        self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", [descriptor])
+        self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", [descriptor], wait=wait)
 
     def unstore(self, name: str) -> None:
         """Systemd need not keep it any longer."""
         self._send(f"FDSTOREREMOVE=1\nFDNAME={name}", [])
 
-    def _send(self, state: str, descriptors: list[int]) -> None:
+    def _send(self, state: str, descriptors: list[int], *, wait: bool = True) -> None:
         sock = self._notifier.socket
         if sock is None:
             return
-        sock.settimeout(_PATIENCE)
+        sock.settimeout(_PATIENCE if wait else 0)
         try:
             if descriptors:
                 socket.send_fds(sock, [state.encode()], descriptors)

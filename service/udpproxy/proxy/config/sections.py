@@ -11,15 +11,17 @@ from udpproxy.proxy.config.model import SEGMENTATION, Config, Limits
 
 _count = values.whole(0)
 
+MOST_SESSIONS = 1_000_000
+
 
 def top(table: Table) -> Config:
     """The keys before the first table; the rest of the Config is put in by load.parse."""
     plain = Config(max_sessions=1, listen=())
     take = table.take
     return Config(
-        max_sessions=table.need("max-sessions", values.whole(1, 65535), 1),
+        max_sessions=table.need("max-sessions", values.whole(1, MOST_SESSIONS), 1),
         listen=(),
-        max_sessions_per_client=take("max-sessions-per-client", values.whole(0, 65535), 0),
+        max_sessions_per_client=take("max-sessions-per-client", values.whole(0, MOST_SESSIONS), 0),
         evict_idlest=take(
             "overflow", values.choice({"refuse": False, "evict-idlest": True}), plain.evict_idlest
         ),

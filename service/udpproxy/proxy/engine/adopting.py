@@ -39,7 +39,7 @@ class Stock:
         now = time.monotonic_ns()
         found: Found = []
         numbers: set[int] = set()
-        for slot in range(self._table.capacity):
+        for slot in range(self._table.grown):
             try:
                 record = self._look(slot, now)
                 if record is not None:

@@ -1,10 +1,11 @@
 """Sessions that go on: over the death of REG, a change of the rules, of a name or of the way to
-their server, and a wait."""
+their server, and a wait for a name or a socket."""
 
 from __future__ import annotations
 
 import errno
 import os
+import socket
 import time
 from abc import abstractmethod
 from typing import cast
@@ -29,7 +30,8 @@ lost."""
 
 
 class Continuity(Reachability):
-    """What adopt(), reconsider(), inject(), redirect() and reconnect() of the interface do."""
+    """What adopt(), reconsider(), inject(), redirect(), reconnect(), extend() and lack() of the
+    interface do."""
 
     @abstractmethod
     def _upload(self, session: Relayed, data: bytes, now: int) -> None:
@@ -73,6 +75,25 @@ class Continuity(Reachability):
             )
             if session is not None:
                 self._upload(session, data, now)
+
+    def extend(self, carriers: list[socket.socket], slots: int) -> None:
+        """Those that waited for sockets go on."""
+        self._pool.extend(carriers)
+        self._table.grown = slots
+        self._book.extend(slots)
+        self._lacks = None
+        self._go_on()
+        self._look_for_more()
+
+    def lack(self, problem: int) -> None:
+        """Those that waited for sockets are refused."""
+        self._lacks = OSError(problem, os.strerror(problem))
+        self._book.lack()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        for listener, client, arrival, data in self._waiting.take():
+            self.inject(listener, client, arrival, [data])
 
     def redirect(self, number: int, server: Endpoint) -> bool:
         """The session goes on to another server; after a crash in between the next engine connects
@@ -120,6 +141,7 @@ class Continuity(Reachability):
         stock = Stock(self._table, self._pool, self._host, self._clear)
         found = stock.take()
         self._book.reserve({slot for slot, _ in found})
+        self._look_for_more()
         for slot, record in found:
             try:
                 self._resume(slot, record)

@@ -194,6 +194,9 @@ class Host(Protocol):
         """A device cannot cut runs of datagrams, as so many sessions have found out: all do without
         for SEGMENTATION_REST."""
 
+    def scarce(self) -> None:
+        """Few slots with sockets are left, and there can be more: Engine.extend, or lack."""
+
     def datagram(self, number: int, direction: str, payload: memoryview) -> None:
         """Called for each datagram, but only while the host has asked for it (level full)."""
 
@@ -273,8 +276,14 @@ class Engine(Protocol):
         """How many of the host's ports sessions may have at a time, each takes one, and of those
         of one source address; 0, as at first: no limit. Those that there are stay."""
 
-    def extend(self, carriers: list[socket.socket]) -> None:
-        """More sockets towards servers, of a family that was not needed before."""
+    def extend(self, carriers: list[socket.socket], slots: int) -> None:
+        """More sockets towards servers, for new slots or of a family that was not needed before:
+        the first `slots` of all have theirs by now. UnitError, and nothing has changed, where the
+        system lacks what it takes."""
+
+    def lack(self, problem: int) -> None:
+        """There are no sockets for more slots for now, and this errno says why: sessions that need
+        one are refused till extend()."""
 
     def add_listener(self, listener: ListenerSocket) -> None:
         """Take clients' datagrams from it. One of a number that there is takes that one's place,

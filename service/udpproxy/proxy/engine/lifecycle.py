@@ -7,7 +7,6 @@ the table says that it ends, so that at worst it is there twice.
 
 from __future__ import annotations
 
-import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
@@ -15,6 +14,7 @@ from typing import cast
 
 from udpproxy.proxy.config.model import SessionType
 from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine.growing import WaitingForSockets
 from udpproxy.proxy.engine.interface import (
     Arrival,
     Host,
@@ -27,7 +27,7 @@ from udpproxy.proxy.engine.interface import (
 from udpproxy.proxy.engine.pool import OwnEnds, Pool, Sources
 from udpproxy.proxy.engine.relayed import Listening, Relayed
 from udpproxy.proxy.session import layout
-from udpproxy.proxy.session.index import Session, SessionIndex
+from udpproxy.proxy.session.index import SOON, Session, SessionIndex
 from udpproxy.proxy.session.layout import Record, State
 from udpproxy.proxy.session.limits import (
     CHANCES_AT_ONCE,
@@ -69,12 +69,16 @@ class Lifecycle(ABC):
         self._pool = pool
         self._host = host
         self._book = SessionIndex(
-            range(table.capacity),
+            table.grown,
+            table.capacity,
             per_client=per_client,
             evict=evict,
             last=self._last,
             asked=self._asked,
         )
+        self._waiting = WaitingForSockets()
+        self._lacks: OSError | None = None
+        """Why there are no sockets for more slots."""
         self._evictions = Rate(EVICTIONS_AT_ONCE, NS_PER_EVICTION)
         self._chances = Rate(CHANCES_AT_ONCE, NS_PER_CHANCE)
         self._listeners: dict[int, Listening] = {}
@@ -141,10 +145,12 @@ class Lifecycle(ABC):
         """How many of the host's ports sessions may have; 0: no limit."""
         self._book.limit(most or self._table.capacity)
         self._own.each = each
+        self._look_for_more()
 
-    def extend(self, carriers: list[socket.socket]) -> None:
-        """More sockets towards servers, of a family that was not needed before."""
-        self._pool.extend(carriers)
+    def _look_for_more(self) -> None:
+        """Ahead of need: sessions come faster than sockets can be had one by one."""
+        if self._book.scarce():
+            self._host.scarce()
 
     def remove_listener(self, number: int) -> int:
         """Its sessions end as `policy`; how many."""
@@ -171,7 +177,8 @@ class Lifecycle(ABC):
         waited: bool = False,
     ) -> Relayed | None:
         """The first datagram: decide, take a slot, connect its socket, write its record. None:
-        refused, or the host keeps `data` until it knows a name; `waited`: it has."""
+        refused, or it waits: the host keeps `data` until it knows a name, or we until there is a
+        socket; `waited`: it has."""
         given = listening.given
         sender = arrival.via or client
         if self._is_own(listening, sender, arrival.local):
@@ -179,13 +186,17 @@ class Lifecycle(ABC):
             return None
         # First: a decision may need names, which are dear, and a flood has many.
         room = self._book.room(client[0])
+        if room == SOON or (self._waiting and not waited):
+            self._waiting.put(given.number, client, arrival, data)
+            return None
         if isinstance(room, Session):
             if self._evictions.allows(now) and (waited or self._chances.allows(now)):
                 self._chances.pay(now)
             else:
                 room = self._book.full
         if isinstance(room, str):
-            self._refuse(room, client, listening)
+            problem = self._lacks if room == "refused-no-port" else None
+            self._refuse(room, client, listening, problem)
             return None
         addressed = sockets.unpack(arrival.addressed)
         verdict = self._host.decide(given, client[0], addressed, arrival.port)
@@ -229,6 +240,7 @@ class Lifecycle(ABC):
         record: Record,
     ) -> Relayed | None:
         slot = self._book.take_slot()
+        self._look_for_more()
         record.id = self._table.new_id()
         self._table.write(slot, record)
         session = self._relayed(slot, listening, key, client, verdict, record)
@@ -420,7 +432,11 @@ class Lifecycle(ABC):
 
     def figures(self) -> dict[str, int]:
         """Sessions now, and all totals with what the live sessions have carried so far."""
-        return {"sessions": len(self._book), **self._table.figures()}
+        return {
+            "sessions": len(self._book),
+            **self._table.figures(),
+            "waiting-dropped": self._waiting.dropped,
+        }
 
     def close(self) -> None:
         """Stop carrying datagrams; the sessions stay in the table for the next one."""

@@ -39,6 +39,8 @@ _SECOND = 1_000_000_000
 _REASONS = list(Reason)
 _SPARE = 4096
 """Descriptors beside the sockets of sessions."""
+_MOST_SPARED = 1 << 16
+"""Those for which there is room from the start: 512 KiB. Beyond, each doubling costs a wait."""
 
 cdef enum:
     _INET6 = 10
@@ -61,6 +63,7 @@ cdef class NativeEngine(_News):
     cdef readonly str name
     cdef object __weakref__
     cdef dict _drops
+    cdef list _lent
     cdef bint _mapped
     cdef uint32_t _workers
     cdef object _next_second, _retry_at
@@ -90,10 +93,11 @@ cdef class NativeEngine(_News):
         # still has its buffer, and Python crashes when that view is freed.
         PyObject_GetBuffer(table.memory.obj, &self._memory, PyBUF_WRITABLE)
         self._mapped = True
-        relay_spare_descriptors(2 * table.capacity + _SPARE)
+        relay_spare_descriptors(min(2 * table.capacity + _SPARE, _MOST_SPARED))
         self._relay = relay_new(self._memory.buf, table.capacity, workers, per_client, evict)
         if self._relay == NULL:
             raise OSError(errno, os.strerror(errno))
+        self._lent = [0, 0]
         self._lend_sockets()
         self._reactor.add_reader(relay_bell(self._relay), self._noticed)
         if threads:
@@ -159,15 +163,28 @@ cdef class NativeEngine(_News):
         with nogil:
             relay_limit(self._relay, sessions, of_address)
 
-    def extend(self, carriers):
-        """More sockets towards servers, of a family that was not needed before."""
+    def extend(self, carriers, slots):
+        """Those that waited for sockets go on."""
         self._pool.extend(carriers)
+        self._table.grown = slots
         self._lend_sockets()
 
+    def lack(self, problem):
+        """Those that waited for sockets are refused."""
+        cdef int why = problem
+        with nogil:
+            relay_lack(self._relay, why)
+
     cdef _lend_sockets(self):
+        """What the pool has got since the last time."""
+        cdef uint32_t slots = self._table.grown
         for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
-            for slot in range(min(self._pool.size(family), self._table.capacity)):
+            first, end = self._lent[version == 6], self._pool.size(family)
+            for slot in range(first, min(end, self._table.capacity)):
                 relay_socket(self._relay, version, slot, self._pool.get(family, slot).fileno())
+            self._lent[version == 6] = end
+        with nogil:
+            relay_extend(self._relay, slots)
 
     def add_listener(self, listener):
         """Take clients' datagrams from it."""
@@ -226,7 +243,7 @@ cdef class NativeEngine(_News):
     def adopt(self):
         """Go on with the sessions in the table; how many there were."""
         stock = Stock(self._table, self._pool, self._host, self._clear)
-        taken = bytearray(self._table.capacity)
+        taken = bytearray(self._table.grown)
         accepted = []
         for slot, record in stock.take():
             known = record.listener in self._listeners
@@ -259,7 +276,7 @@ cdef class NativeEngine(_News):
         self.forget_decisions()
         self.settle()
         ended = 0
-        for slot in range(self._table.capacity):
+        for slot in range(self._table.grown):
             at = slot
             with nogil:
                 found = relay_copy(self._relay, at, &id, raw)

@@ -77,8 +77,10 @@ cdef class _News(_Verdicts):
         most.events, most.questions, most.ended = events, questions, ended
         with nogil:
             relay_news(self._relay, &told, slots, &most)
+        if told.scarce:
+            self._host.scarce()
         if told.events == NULL and told.questions == NULL and not told.ended:
-            return False
+            return bool(told.scarce)
         try:
             self._tell_events(told.events)
             self._answer_all(told.questions)

@@ -75,6 +75,7 @@ cdef extern from "relay/relay.h" nogil:
         event *events
         question *questions
         uint32_t ended, more
+        int scarce
     cdef struct portion:
         uint32_t events, questions, ended
     cdef struct relay_figures_ "relay_figures":
@@ -96,6 +97,8 @@ cdef extern from "relay/relay.h" nogil:
     int relay_bell(relay_ *)
     int relay_poller(relay_ *, uint32_t)
     void relay_socket(relay_ *, int, uint32_t, int)
+    void relay_extend(relay_ *, uint32_t)
+    void relay_lack(relay_ *, int)
     int relay_listen(relay_ *, uint32_t, const int *, uint32_t, const address *, const networks *)
     int relay_expect_headers(relay_ *, uint32_t, const networks *)
     uint32_t relay_unlisten(relay_ *, uint32_t)

@@ -50,6 +50,16 @@ class Sources(NamedTuple):
 ANYWHERE = Sources((), fallback=True)
 
 
+def check_limit(sessions: int, needed: int, limit: int) -> None:
+    """UnitError, with both numbers, where not all sessions could have their sockets."""
+    if needed > limit:
+        raise UnitError(
+            "descriptors",
+            f"max-sessions = {sessions} needs {needed} descriptors, the limit is {limit}: lower "
+            "max-sessions or raise the limit (ulimit -n, LimitNOFILE=)",
+        )
+
+
 def make_carrier(
     family: socket.AddressFamily, count: int, *, foreign: bool = False
 ) -> socket.socket:

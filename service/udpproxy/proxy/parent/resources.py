@@ -16,7 +16,7 @@ from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs, RateLimit
 from udpproxy.proxy.config import firewall
 from udpproxy.proxy.config.model import Config, Place
-from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine import pool, sockets
 from udpproxy.proxy.parent import steering
 from udpproxy.proxy.parent.listeners import Listeners
 from udpproxy.proxy.parent.listening import links
@@ -78,16 +78,15 @@ def needs_foreign(config: Config) -> bool:
     return any(listen.transparent for listen in config.listen) or writes_as_client(config)
 
 
-def check_descriptors(config: Config, limit: int) -> None:
-    """UnitError, with both numbers, where the sessions cannot all have their sockets."""
+def descriptors_needed(config: Config) -> int:
+    """By REG, when all its sessions have come; those in carriers count as ours, too."""
     listening = len(places(config)) * config.workers
-    needed = config.max_sessions * len(families(config)) + listening + _SPARE
-    if needed > limit:
-        raise UnitError(
-            "descriptors",
-            f"max-sessions = {config.max_sessions} needs {needed} descriptors, the limit is "
-            f"{limit}: lower max-sessions or raise the limit (ulimit -n, LimitNOFILE=)",
-        )
+    return config.max_sessions * len(families(config)) + listening + _SPARE
+
+
+def check_descriptors(config: Config, limit: int) -> None:
+    """See check_limit(); though sockets are made as sessions come, this does not wait for them."""
+    pool.check_limit(config.max_sessions, descriptors_needed(config), limit)
 
 
 class Resources:
@@ -104,8 +103,11 @@ class Resources:
         self._key = (store.table_word(STEERING) if store else 0) or steering.new_key()
         self.listeners = Listeners(logs, config.workers, self._key, store, joins(config))
         self._with_reg: set[int] = set()
-        """Listeners, by number, and families that the present REG was lent."""
-        self._families_with_reg: set[socket.AddressFamily] = set()
+        """Listeners, by number, that the present REG was lent."""
+        self._lent_to: Link | None = None
+        """The present REG's, if it was lent all."""
+        self._families = families(config)
+        """Those that the configuration wants."""
         self.cut_off: list[Record] = []
         """Sessions that a smaller table had no place for: they end with our start."""
         self.left_over: list[Record] = []
@@ -125,8 +127,13 @@ class Resources:
             self._watch_table()
             if self._memory.carried_over:
                 self._complete()
-            self._miss({family: self._rows.size(family) for family in families(config)})
-            self.fill_pool(config)
+            sizes = {family: self._rows.size(family) for family in self._families}
+            self._miss(sizes)
+            # Others are made as sessions come (growth.py), one carrier after the other.
+            needed = max(1, self.table.used(), min(sizes.values()))
+            whole = -(-needed // pool.BATCH) * pool.BATCH
+            self._fill(config, min(whole, capacity))
+            self.table.grow(self._least())
             self.listeners.store()
             self.set_text(config, text, origin)
         except BaseException:
@@ -218,6 +225,7 @@ class Resources:
     def replace(self, config: Config, text: str, origin: str, removed: list[Place]) -> None:
         """Another configuration, whose listeners are bound and whose pool is filled."""
         self.set_text(config, text, origin)
+        self._families = families(config)
         self.listeners.unbind(removed)
         self.listeners.replace(joins(config))
 
@@ -226,10 +234,34 @@ class Resources:
         self._rows.drop(added)
 
     def fill_pool(self, config: Config) -> list[socket.AddressFamily]:
-        """Sockets for every session and family; which families are new."""
+        """Sockets of every family for the slots that have some; which families are new."""
+        return self._fill(config, self.table.grown)
+
+    def _fill(self, config: Config, slots: int) -> list[socket.AddressFamily]:
         if writes_as_client(config):
             self._rows.take_foreign()
-        return self._rows.fill(families(config), config.max_sessions)
+        return self._rows.fill(families(config), slots)
+
+    def room_needed(self, config: Config, added: list[socket.AddressFamily]) -> int:
+        """How many descriptors more REG needs for all sessions, with these new families."""
+        wanted = families(config)
+        has = sum(self._rows.size(family) for family in wanted if family not in added)
+        return self.table.capacity * len(wanted) - has
+
+    def _least(self) -> int:
+        """For how many slots there are sockets of every family."""
+        return min(self._rows.size(family) for family in self._families)
+
+    def grow(self, slots: int) -> None:
+        """Sockets for so many slots. OSError where the system has no more for now."""
+        self._rows.extend(self._families, slots)
+        self.table.grow(self._least())
+
+    def lend_more(self, link: Link) -> None:
+        """What has grown, to a REG that has the rest; another one gets it with that."""
+        if self._lent_to is link:
+            self._rows.lend(link, anew=False)
+            link.send(wire.Tell("slots", {"count": self.table.grown}))
 
     def send_all(self, link: Link) -> None:
         """Everything to a child that starts; the last one may have left it in any state. OSError
@@ -237,18 +269,19 @@ class Resources:
         assert self._memory
         self.send_text(link)  # first, for this alone can fail
         self.listeners.mend()
-        capacity = self._memory.table.capacity
-        self._memory.table.resize(capacity)
-        self._memory.table.words[STEERING] = self._key
-        link.send(wire.Lend("table", [{"capacity": capacity}]), [self._memory.descriptor])
-        self._with_reg, self._families_with_reg = set(), set()
+        table = self._memory.table
+        table.resize(table.capacity)
+        table.words[STEERING] = self._key
+        item: wire.Plain = {"capacity": table.capacity, "slots": table.grown}
+        link.send(wire.Lend("table", [item]), [self._memory.descriptor])
+        self._with_reg = set()
+        self._rows.lend(link, anew=True)
         self.send_difference(link)
+        self._lent_to = link
 
     def send_difference(self, link: Link) -> list[int]:
         """What is bound and REG does not have; the numbers of what it has and is to let go."""
-        families = [one for one in self._rows.families() if one not in self._families_with_reg]
-        self._rows.lend(link, families)
-        self._families_with_reg |= set(families)
+        self._rows.lend(link, anew=False)
         bound = {one.number: place for place, one in self.listeners.by_place.items()}
         added = [place for number, place in bound.items() if number not in self._with_reg]
         removed = self._with_reg - bound.keys()

@@ -27,12 +27,13 @@ from udpproxy.proxy.config.model import Config
 from udpproxy.proxy.config.names import needed
 from udpproxy.proxy.identity import IDENTITY
 from udpproxy.proxy.parent.commands import ProxyCommands
+from udpproxy.proxy.parent.growth import Growth
 from udpproxy.proxy.parent.inheritance import Inheritance
 from udpproxy.proxy.parent.names import HELPERS, NameRegistry, client_look_up
 from udpproxy.proxy.parent.network import Change as NetworkChange
 from udpproxy.proxy.parent.network import Network
 from udpproxy.proxy.parent.records import Records
-from udpproxy.proxy.parent.resources import Resources
+from udpproxy.proxy.parent.resources import Resources, descriptors_needed
 from udpproxy.proxy.parent.sessions import Sessions
 from udpproxy.proxy.parent.store import Store
 from udpproxy.proxy.parent.taking_over import Change, Moved, hand_over
@@ -84,6 +85,7 @@ class ProxyService(Service[Config]):
             raise
 
     def _make(self) -> None:
+        self._growth = Growth(self._instance, self._resources)
         self._naming = NameRegistry(self._logs, self._resources)
         self._sessions = Sessions(self._resources, lambda: self.config)
         self._records = Records(self._logs)
@@ -156,6 +158,7 @@ class ProxyService(Service[Config]):
             words: dict[str, Plain] = {
                 "level": self._logs.level,
                 "segmentation": self._commands.segmentation,
+                "descriptors": descriptors_needed(self.config),
             }
             child.link.send(wire.Tell("relay", words))
         self._naming.entered(child, self._instance.peers)
@@ -168,11 +171,13 @@ class ProxyService(Service[Config]):
             self._engine = wire.cut(str(news.get("engine")))
 
     def heard(self, child: ChildConnection, news: wire.Tell) -> None:
-        """Names from ACR; from REG that it goes, or misses a resolver."""
+        """Names from ACR; from REG that it goes, misses a resolver or will want sockets."""
         if news.what == "names" and child.role == "acr":
             self._naming.heard(news.args.get("found"), self.config)
         elif news.what == "channel" and child.role == REG.name:
             self._naming.channel_lost(str(news.args.get("role")), self._instance.peers)
+        elif news.what == "scarce" and child.role == REG.name:
+            self._growth.ask()
         elif news.what in ("leaving", "failing") and child.role == REG.name:
             self._inheritance.told(news.what)
 
@@ -338,6 +343,7 @@ class ProxyService(Service[Config]):
         if self._network:
             self._network.close()
         self._ways.close()
+        self._growth.close()
         self._resources.close()
 
     def farewell(self) -> str:

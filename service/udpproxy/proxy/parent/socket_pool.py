@@ -1,14 +1,14 @@
 """The parent's side of the socket pool: rows of carriers, one row for each family.
 
-A row's carriers hold the sockets of slots 0, 1, 2, ... in order. Rows grow at their end and are
-cut off there; what is in between never moves, for sessions live in it.
+A row's carriers hold the sockets of slots 0, 1, 2, ... in order. Rows grow at their end as sessions
+come, and are cut off there; what is in between never moves, for sessions live in it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from udpproxy.errors import NoRight, UnitError
@@ -38,6 +38,8 @@ class SocketPool:
         self._store = store
         self._foreign = False
         self._rows: dict[Family, list[SocketBatch]] = {}
+        self._lent: dict[Family, int] = {}
+        """How many carriers of each row the present REG was lent."""
         for family, row in (store.take_carriers() if store else {}).items():
             self._rows[family] = [SocketBatch(sock, count) for sock, count in row]
 
@@ -45,20 +47,20 @@ class SocketPool:
         """Those that there are sockets for."""
         return list(self._rows)
 
-    def fill(self, families: list[Family], capacity: int) -> list[Family]:
-        """Sockets for `capacity` slots of each family; which families are new. UnitError, and
-        none of those, where the system has no more."""
+    def fill(self, families: Iterable[Family], slots: int) -> list[Family]:
+        """Sockets for so many slots of each family; which families are new. UnitError, and none of
+        those, where the system has no more."""
+        families = list(families)
         new = [family for family in families if family not in self._rows]
         for family in families:
-            row = self._rows.setdefault(family, [])
             try:
-                self._grow(family, row, capacity)
+                self._grow(family, slots)
             except OSError as problem:
-                made = sum(carrier.count for carrier in row)
+                made = self.size(family)
                 self.drop(new)
                 raise UnitError(
                     "descriptors",
-                    f"only {made} of {capacity} sockets towards servers could be made "
+                    f"only {made} of {slots} sockets towards servers could be made "
                     f"({problem.strerror or problem}): lower max-sessions or raise the limit "
                     "of descriptors",
                 ) from None
@@ -86,6 +88,12 @@ class SocketPool:
             raise UnitError("descriptors", problem.strerror or "") from None
         self._foreign = True
 
+    def extend(self, families: Iterable[Family], slots: int) -> None:
+        """The same while sessions come, and nobody is waited for. OSError where the system has no
+        more, or its store does not listen: what is missing is made the next time."""
+        for family in families:
+            self._grow(family, slots, wait=False)
+
     def drop(self, families: list[Family]) -> None:
         """Families that nobody needs after all, as far as there are sockets for them."""
         for family in families:
@@ -95,6 +103,7 @@ class SocketPool:
                 ):  # what the store keeps, the next start gives back
                     self.cut(family, 0)
             self._rows.pop(family, None)
+            self._lent.pop(family, None)
 
     def cut(self, family: Family, capacity: int) -> None:
         """Give back the carriers that no slot below `capacity` needs."""
@@ -107,17 +116,20 @@ class SocketPool:
         if not row:
             del self._rows[family]
 
-    def lend(self, link: Link, families: list[Family]) -> None:
-        """To REG, which peeks into them."""
-        for family in families:
-            self._mend(family)
-        link.pour(self._parts(families))
+    def lend(self, link: Link, *, anew: bool) -> None:
+        """To REG, which peeks into them: what it has not, or all to another one."""
+        if anew:
+            self._lent.clear()
+        for family, row in self._rows.items():
+            first, self._lent[family] = self._lent.get(family, 0), len(row)
+            self._mend(family, first)
+            link.pour(self._parts(family, first, len(row)))
 
-    def _parts(self, families: list[Family]) -> Iterator[Item]:
-        for family in families:
-            lent = 0
-            while part := self._rows.get(family, [])[lent : lent + wire.MOST_DESCRIPTORS]:
-                lent += len(part)
+    def _parts(self, family: Family, first: int, end: int) -> Iterator[Item]:
+        """It may take a while, and meanwhile there may be more: they come later."""
+        for at in range(first, end, wire.MOST_DESCRIPTORS):
+            part = self._rows.get(family, [])[at : min(at + wire.MOST_DESCRIPTORS, end)]
+            if part:
                 fds = [carrier.socket.fileno() for carrier in part]
                 yield wire.Lend("carriers", [int(family)] * len(fds)), fds
 
@@ -160,14 +172,19 @@ class SocketPool:
             for carrier in row:
                 carrier.socket.close()
 
-    def _grow(self, family: Family, row: list[SocketBatch], capacity: int) -> None:
-        have = sum(carrier.count for carrier in row)
-        while have < capacity:
-            count = min(pool.BATCH, capacity - have)
-            made = pool.make_carrier(family, count, foreign=self._foreign)
-            row.append(SocketBatch(made, count))
-            if self._store:
-                self._store.keep_carrier(family, len(row) - 1, count, row[-1].socket)
+    def _grow(self, family: Family, slots: int, *, wait: bool = True) -> None:
+        row = self._rows.setdefault(family, [])
+        have = self.size(family)
+        while have < slots:
+            count = min(pool.BATCH, slots - have)
+            carrier = pool.make_carrier(family, count, foreign=self._foreign)
+            try:
+                if self._store:
+                    self._store.keep_carrier(family, len(row), count, carrier, wait=wait)
+            except OSError:
+                carrier.close()
+                raise
+            row.append(SocketBatch(carrier, count))
             have += count
 
     def renew(self) -> None:
@@ -177,9 +194,9 @@ class SocketPool:
             for place, carrier in enumerate(row):
                 self._remake(family, place, carrier)
 
-    def _mend(self, family: Family) -> None:
+    def _mend(self, family: Family, first: int) -> None:
         """A child that went mad may have read a carrier instead of peeking."""
-        for place, carrier in enumerate(self._rows[family]):
+        for place, carrier in enumerate(self._rows[family][first:], first):
             if carrier.socket.fileno() < 0 or not pool.is_full(carrier.socket):
                 self._logs.say(messages.POOL_REMADE, place)
                 self._remake(family, place, carrier)

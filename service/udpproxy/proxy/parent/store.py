@@ -79,7 +79,8 @@ class Store(DescriptorStore):
         return {number: [row[at] for at in sorted(row)] for number, row in places.items()}
 
     def take_carriers(self) -> dict[socket.AddressFamily, list[tuple[socket.socket, int]]]:
-        """The rows with the carriers' counts, in order; a row ends where a place is missing."""
+        """The rows with the carriers' counts, in order; a row ends where a place is missing, and
+        what is beyond is thrown out at once: others will be stored under these names."""
         places: dict[socket.AddressFamily, dict[int, tuple[str, int]]] = {}
         for name in self.names():
             if match := _CARRIER.fullmatch(name):
@@ -91,6 +92,10 @@ class Store(DescriptorStore):
             while len(rows[family]) in row:
                 name, count = row[len(rows[family])]
                 rows[family].append((socket.socket(fileno=self._taken(name)), count))
+        beyond = {name for name in self.names() if _CARRIER.fullmatch(name)}
+        for name in beyond:
+            os.close(self._taken(name))
+        self._throw_out(beyond)
         return rows
 
     def keep_table(self, fd: int) -> None:
@@ -110,10 +115,16 @@ class Store(DescriptorStore):
         self.drop(f"listeners-{place}-{version}")
 
     def keep_carrier(
-        self, family: socket.AddressFamily, place: int, count: int, sock: socket.socket
+        self,
+        family: socket.AddressFamily,
+        place: int,
+        count: int,
+        sock: socket.socket,
+        *,
+        wait: bool = True,
     ) -> None:
         """From now on it survives us."""
-        self.keep(f"carrier-{int(family)}-{place}-{count}", sock.fileno())
+        self.keep(f"carrier-{int(family)}-{place}-{count}", sock.fileno(), wait=wait)
 
     def drop_carrier(self, family: socket.AddressFamily, place: int, count: int) -> None:
         """Its sockets are not needed any more."""

@@ -54,6 +54,7 @@ class TableMemory:
         descriptor = _sealed_memory(table.size(capacity))
         self.descriptor = descriptor
         self.table = Table(self._map(), capacity, fresh=True)
+        self.table.grow(before.grown)
         self.table.go_on_counting(before)
         self.table.count("sessions-lost", lost)
         os.close(old)
@@ -120,7 +121,9 @@ class TableMemory:
                 return
         copied = _sealed_memory(os.fstat(found).st_size)
         for at in range(0, os.fstat(copied).st_size, _PART):
-            os.pwrite(copied, os.pread(found, _PART, at), at)
+            part = os.pread(found, _PART, at)
+            if part.strip(b"\0"):  # what was never written takes no memory here, either
+                os.pwrite(copied, part, at)
         self._replace(copied)
 
     def _replace(self, descriptor: int) -> None:
@@ -136,6 +139,9 @@ class TableMemory:
         if os.fstat(self.descriptor).st_size < table.size(capacity):
             os.ftruncate(self.descriptor, table.size(capacity))
         self.table = Table(self._map(), self._before, fresh=False)
+        # REG could have written into the header, but carriers are ours; each may be lost.
+        sizes = [self._rows.size(family) for family in self._rows.families()]
+        self.table.grow(max([self.table.grown, *sizes]))
 
     def _cut(self, capacity: int) -> None:
         beyond = range(capacity, self._before)

@@ -48,8 +48,8 @@ class Change:
             self._naming.look_up_all(new)
         families = self._resources.fill_pool(new)
         self._undo.callback(self._resources.drop_pool, families)
-        needed = len(families) * self._resources.table.capacity
-        if room is not None and room < needed:
+        needed = self._resources.room_needed(new, families)
+        if families and room is not None and room < needed:
             raise UnitError(
                 "descriptors",
                 f"reg can open {room} more and needs {needed}: raise the limit of descriptors of "

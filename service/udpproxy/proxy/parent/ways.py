@@ -87,8 +87,8 @@ class Ways:
         before, self._told = self._told, {}
         sources: dict[tuple[bytes, int, int], bytes] = {}
         own: dict[bytes, tuple[int, int]] | None = None
-        for first in range(0, table.capacity, _SLOTS):
-            slots = range(first, min(first + _SLOTS, table.capacity))
+        for first in range(0, table.grown, _SLOTS):
+            slots = range(first, min(first + _SLOTS, table.grown))
             for way, its in ways(table, slots).items():
                 server = way.server, way.port, way.scope
                 if server not in sources:

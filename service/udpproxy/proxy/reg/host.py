@@ -61,6 +61,8 @@ class RelayHost:
         self.servers = Servers(logs)
         self.senders = HeaderSenders()
         self._pressed = False
+        self.more: Callable[[], object] = lambda: None
+        """Asks for sockets for more slots."""
         self.followers: dict[int, tuple[str, int]] = {}
         """Sessions, by number, and the servers that they have yet to go on to."""
         self.led = dict.fromkeys(("close", "follow", "keep"), 0)
@@ -326,6 +328,10 @@ class RelayHost:
     def unsegmented(self, sessions: int) -> None:
         """A device cannot cut runs of datagrams: for a while all go singly."""
         self._logs.say(messages.UNSEGMENTED, sessions, SEGMENTATION_REST // 60_000_000_000)
+
+    def scarce(self) -> None:
+        """Few slots with sockets are left."""
+        self.more()
 
     def datagram(self, number: int, direction: str, payload: memoryview) -> None:
         """At level full only."""

@@ -19,10 +19,11 @@ from udpproxy.process.logs import MOST, SOON, Logs
 from udpproxy.process.loop import Reactor
 from udpproxy.process.notify import Notifier
 from udpproxy.proxy.engine.interface import Engine
-from udpproxy.proxy.engine.pool import Pool
+from udpproxy.proxy.engine.pool import Pool, check_limit
 from udpproxy.proxy.reg import engines
 from udpproxy.proxy.reg.changes import NamedSessions
 from udpproxy.proxy.reg.extensions import Extensions
+from udpproxy.proxy.reg.growth import Growth
 from udpproxy.proxy.reg.host import RelayHost
 from udpproxy.proxy.reg.name_waits import Blocking, NameWaits
 from udpproxy.proxy.reg.received import ReceivedDescriptors
@@ -88,6 +89,9 @@ class Reg:
             closed=self._lost,
             failed=said_by(logs, "the parent"),
         )
+        self._growth = Growth(reactor, logs, self._lent, self._link.send)
+        self._needed = 0
+        """Descriptors for all sessions that there can be."""
         self._link.send(wire.Hello("reg", version))
         self._wait()
 
@@ -109,6 +113,7 @@ class Reg:
         if self._engine and table:
             figures["engine"] = self._engine.name
             figures["max-sessions"] = table.capacity
+            figures["slots"] = table.grown
             figures["starts"] = table.words[STARTS]
             if self._relayed is None:
                 self._relayed = Costly(self._engine.figures)
@@ -143,7 +148,7 @@ class Reg:
         self._clean_ups.run()
 
     def _stop(self, engine: Engine, host: RelayHost) -> None:
-        self._engine = None
+        self._engine = self._growth.engine = None
         engine.close()
         host.finish()
 
@@ -164,8 +169,16 @@ class Reg:
                 self._naming.resume(found)
             case wire.Tell("links", {"links": dict(links)}):
                 self._linked(links)
-            case wire.Tell("relay", {"level": int(level), "segmentation": str(mode)}):
+            case wire.Tell("slots", {"count": int(slots)}):
+                self._growth.came(slots)
+            case wire.Tell("lack", {"errno": int(problem)}):
+                self._growth.lack(problem)
+            case wire.Tell(
+                "relay",
+                {"level": int(level), "segmentation": str(mode), "descriptors": int(needed)},
+            ):
                 self._logs.level = level
+                self._needed = needed
                 self._relay(mode)
             case wire.Tell("reconnect", {"source": str(source), "sessions": list(places)}):
                 if self._engine and self._lent.table:
@@ -258,7 +271,9 @@ class Reg:
             self._host = RelayHost(self._reactor, self._logs, table, verdicts, keep)
         host = self._host
         try:
+            check_limit(table.capacity, self._needed, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
             self._pool.extend(self._lent.carriers)
+            table.grown = self._lent.slots
             engine = engines.make(self._reactor, table, self._pool, host, config)
         except (UnitError, OSError, MemoryError) as problem:
             if self._waits_for != str(problem):
@@ -268,7 +283,8 @@ class Reg:
             self._reactor.call_later(_RETRY, lambda: self._begin(segmentation))
             return
         table.words[STARTS] = (table.words[STARTS] + 1) % (1 << 63)
-        self._engine = engine
+        self._engine = self._growth.engine = engine
+        host.more = self._growth.scarce
         host.servers.await_answers = lambda on: engine.await_answers(on=on)
         engine.segment(on=segmentation == "auto")
         engine.limit_ports(config.ports, config.ports_each)
@@ -313,8 +329,8 @@ class Reg:
         if not self._engine or not self._host or not self._lent.config:
             raise InvalidArgument("still starting: try again")
         config, generation = self._lent.config
-        if self._lent.carriers:  # first, for this alone can fail
-            self._engine.extend(self._lent.carriers)
+        if self._lent.carriers and not self._growth.short:  # first, for this alone can fail
+            self._engine.extend(self._lent.carriers, self._lent.slots)
         self._logs.follow(config.log)
         self._clean_ups.limit = config.stop_timeout / 2
         self._naming.configure(config)

@@ -29,6 +29,8 @@ class ReceivedDescriptors:
         self.config: tuple[Config, int] | None = None
         """With its generation."""
         self.table: Table | None = None
+        self.slots = 0
+        """Of the table, that the carriers so far have sockets for."""
         self.carriers: list[socket.socket] = []
         self.listeners: list[ListenerSocket] = []
         self.links: dict[str, int] = {}
@@ -82,10 +84,11 @@ class ReceivedDescriptors:
                     file.seek(0)
                     self.own.clear()
                     self.own.update(bytes.fromhex(line.decode()) for line in file)
-            case "table", [{"capacity": int(capacity)}]:
+            case "table", [{"capacity": int(capacity), "slots": int(slots)}]:
                 memory = mmap.mmap(descriptors[0], 0)
                 os.close(descriptors[0])
                 self.table = Table(memoryview(memory), capacity, fresh=False)
+                self.slots = slots
             case "carriers", _:
                 self._versions |= {_VERSIONS[int(str(family))] for family in items}
                 self.carriers += [socket.socket(fileno=fd) for fd in descriptors]

@@ -58,6 +58,7 @@ def carry_over(before: memoryview, memory: memoryview) -> Table:
     former = before[:_HEADER_SIZE].cast("Q")
     for word in _KEPT_OF_HEADER:
         table.words[word] = former[word]
+    table.grow(capacity)  # each had its sockets from the start
     for slot in range(capacity):
         at = _HEADER_SIZE + slot * _RECORD_SIZE
         if before[at + _STATE] or before[at]:

@@ -17,6 +17,13 @@ from udpproxy.proxy.session.reasons import Reason
 
 _STALE_ENTRIES = 1024
 
+SOON = "soon"
+"""There will be room: sockets for more slots are on their way."""
+FEW = 125
+"""Slots with sockets, and a quarter of what there are if that is more: when fewer are left, more
+are wanted. 10,000 new sessions a second take 12 ms for them, and the parent a third of that for
+twice as many sockets (socket_pool.py)."""
+
 
 class Session:
     """What the book knows of a session; an engine adds what it needs by inheriting."""
@@ -50,16 +57,20 @@ class SessionIndex:
 
     def __init__(
         self,
-        slots: range,
+        slots: int,
+        capacity: int,
         *,
         per_client: int,
         evict: bool,
         last: Callable[[Session], int],
         asked: Callable[[Session], int],
     ) -> None:
-        """`per_client` 0 is no cap; `evict` lets newcomers replace unanswered sessions."""
-        self._free = list(reversed(slots))
-        self._most = len(slots)
+        """`slots` have sockets by now, of `capacity`; `per_client` 0 is no cap; `evict` lets
+        newcomers replace unanswered sessions."""
+        self._free: list[int] = []
+        self._slots = 0
+        self._capacity = self._most = capacity
+        self._told = self._lacking = False
         self._per_client = per_client
         self._evict = evict
         self._last = last
@@ -69,6 +80,7 @@ class SessionIndex:
         # A dict looks for its first item past all that were before it, a hundred thousand maybe.
         self._unanswered: OrderedDict[int, Session] = OrderedDict()
         self._due: list[tuple[int, int]] = []
+        self.extend(slots)
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -80,17 +92,37 @@ class SessionIndex:
         """So many sessions and no more, though there are slots for others."""
         self._most = most
 
+    def extend(self, slots: int) -> None:
+        """So many slots have sockets by now. Of all that are free the lowest is taken first."""
+        self._free[:0] = range(slots - 1, self._slots - 1, -1)
+        self._slots = max(slots, self._slots)
+        self._told = self._lacking = False
+
+    def lack(self) -> None:
+        """There will be no more for now: nobody waits for them until extend()."""
+        self._lacking = True
+
+    def scarce(self) -> bool:
+        """Are sockets for more slots wanted? True once until extend()."""
+        few = max(FEW, self._slots // 4)
+        if self._told or len(self._free) >= few or self._slots >= min(self._capacity, self._most):
+            return False
+        self._told = True
+        return True
+
     def get(self, number: int) -> Session | None:
         """The session of that number, while it lives."""
         return self._by_id.get(number)
 
     def room(self, client: str) -> str | Session | None:
-        """May `client` open one more? None: yes; a session: after that one is evicted; a str:
-        no, and which of the table's counters says so."""
+        """May `client` open one more? None: yes; a session: after that one is evicted; SOON; any
+        other str: no, and which of the table's counters says so."""
         if self._per_client and self._clients.get(client, 0) >= self._per_client:
             return "refused-per-client"
         if self._free and len(self._by_id) < self._most:
             return None
+        if not self._free and not self._lacking and self._slots < min(self._capacity, self._most):
+            return SOON
         if self._evict and self._unanswered:
             return next(iter(self._unanswered.values()))
         return self.full
@@ -98,7 +130,9 @@ class SessionIndex:
     @property
     def full(self) -> str:
         """The counter that says why there is no room."""
-        return "refused-ports-kept" if self._free else "refused-table-full"
+        if self._free or self._slots >= self._most < self._capacity:
+            return "refused-ports-kept"
+        return "refused-table-full" if self._slots >= self._capacity else "refused-no-port"
 
     def take_slot(self) -> int:
         """A free slot; room() has said that there is one."""

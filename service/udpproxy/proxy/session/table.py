@@ -27,9 +27,12 @@ HEADER_SIZE = 16 * RECORD_SIZE
 _HEADER = struct.Struct("=8sIII4x")
 
 # Words of the header that change.
-STARTS, NEXT_ID, STEERING, SOURCED = 4, 5, 6, 8
-"""STEERING: the key by which clients are divided between workers (parent/steering.py). SOURCED: a
-socket towards servers may have been bound to an address (engine/pool.py)."""
+GROWN, STARTS, NEXT_ID, STEERING, SOURCED = 3, 4, 5, 6, 8
+"""GROWN: for how many slots, from the first on, there are or were sockets: whoever looks through
+the table ends there, for what is beyond was never used, and looking at it would take memory. Only
+the parent writes it. STEERING: the key by which clients are divided between workers
+(parent/steering.py). SOURCED: a socket towards servers may have been bound to an address
+(engine/pool.py)."""
 _TOTALS_AT = 16
 
 TOTALS = (
@@ -90,6 +93,8 @@ class Table:
         if len(memory) < size(capacity):
             raise WrongLayout(f"{len(memory)} bytes cannot hold {capacity} sessions")
         self.capacity = capacity
+        self.grown = 0
+        """As the word says it; a parent, which cannot trust that, and a REG are told otherwise."""
         self.memory = memory
         self.words = memory.cast("Q")
         self.damaged: Callable[[int, str], object] = lambda slot, why: None
@@ -99,11 +104,22 @@ class Table:
             self.words[NEXT_ID] = 1
         elif capacity_of(memory) != capacity:
             raise WrongLayout("the session table has another size")
+        else:
+            self.grown = min(self.words[GROWN], capacity)
 
     def resize(self, capacity: int) -> None:
         """The memory holds that many, and slots beyond are free: the header says so, again."""
         _HEADER.pack_into(self.memory, 0, MAGIC, LAYOUT, RECORD_SIZE, capacity)
         self.capacity = capacity
+        self.grow(self.grown)
+
+    def grow(self, slots: int) -> None:
+        """There are sockets for so many slots; for the parent."""
+        self.grown = self.words[GROWN] = min(slots, self.capacity)
+
+    def used(self) -> int:
+        """The number of slots up to the last one with a session."""
+        return len(self._states().rstrip(b"\0"))
 
     def at(self, slot: int) -> int:
         """The index in `words` of the slot's first word."""
@@ -228,15 +244,13 @@ class Table:
     def _carried(self) -> dict[str, int]:
         """A column at a time: nobody looks at single records. One that is half-written, or in the
         totals already, does not count."""
-        first = HEADER_SIZE // 8
-        end = first + self.capacity * WORDS
-        odd = self.words[first:end:WORDS].tolist()
+        odd = self._column(0)
         live = [
             state not in _IN_TOTALS and not sequence & 1
             for state, sequence in zip(self._states(), odd, strict=True)
         ]
         return {
-            name: sum(itertools.compress(self.words[first + word : end : WORDS].tolist(), live))
+            name: sum(itertools.compress(self._column(word), live))
             for name, word in _WORDS_OF_RECORD.items()
         }
 
@@ -309,7 +323,8 @@ class Table:
 
     def count_live(self) -> int:
         """How many sessions there are, by a look at all states in one go."""
-        return self.capacity - self._states().count(State.FREE)
+        states = self._states()
+        return len(states) - states.count(State.FREE)
 
     def records(self, first: int = 0) -> Iterator[tuple[int, Record]]:
         """Every live session with its slot, from the slot `first` on."""
@@ -319,32 +334,33 @@ class Table:
 
     def has_carried(self, since: int, now: int) -> bool:
         """Any datagram between these moments, for a session that there is?"""
-        first = HEADER_SIZE // 8
-        end = first + self.capacity * WORDS
         return any(
             since <= moment <= now
             for word in (layout.LAST_UPLOAD, layout.LAST_DOWNLOAD)
-            for moment in self.words[first + word : end : WORDS].tolist()
+            for moment in self._column(word)
         )
 
     def of_rules(self, rules: set[int]) -> list[int]:
         """The slots of the live sessions of these ACLs, whatever their generation; cheap."""
-        first = HEADER_SIZE // 8 + layout.STATE_AT // 8
-        words = self.words[first : first + self.capacity * WORDS : WORDS].tolist()
+        words = self._column(layout.STATE_AT // 8)
         return [slot for slot, word in enumerate(words) if word & 0xFF and word >> 32 in rules]
 
     def of_other_listeners(self, known: Container[int]) -> list[int]:
         """The slots of the live sessions of listeners that are not `known`; cheap."""
-        first = HEADER_SIZE // 8 + layout.LISTENER_AT // 8
-        words = self.words[first : first + self.capacity * WORDS : WORDS].tolist()
+        words = self._column(layout.LISTENER_AT // 8)
         return [
             slot
             for slot, (state, word) in enumerate(zip(self._states(), words, strict=True))
             if state != State.FREE and word & 0xFFFFFFFF not in known
         ]
 
+    def _column(self, word: int) -> list[int]:
+        """That word of the records of all slots that may have one."""
+        first = HEADER_SIZE // 8 + word
+        return self.words[first : first + self.grown * WORDS : WORDS].tolist()
+
     def _states(self) -> bytes:
-        end = HEADER_SIZE + self.capacity * RECORD_SIZE
+        end = HEADER_SIZE + self.grown * RECORD_SIZE
         return bytes(self.memory[HEADER_SIZE + layout.STATE_AT : end : RECORD_SIZE])
 
 

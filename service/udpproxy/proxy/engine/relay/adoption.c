@@ -1,4 +1,4 @@
-// Slots, their sockets, and the sessions that are found in the table.
+// Sockets for slots, and the sessions that are found in the table.
 #include "adoption.h"
 
 #include "state.h"
@@ -6,29 +6,66 @@
 #include "ports.h"
 #include "sockets.h"
 #include "worker.h"
+#include "slots.h"
 #include "book.h"
 #include "sessions.h"
 
 void relay_socket(struct relay *relay, int version, uint32_t slot, int fd)
 {
-    relay->sockets[version == 6][slot] = fd;
+    relay->sockets[version == 6][slot] = fd + 1;
+}
+
+// What waits for a slot looks again.
+static void look_again(struct relay *relay)
+{
+    __atomic_add_fetch(&relay->answers, 1, __ATOMIC_SEQ_CST);
+    for (uint32_t i = 0; i < relay->worker_count; i++)
+        ring_if_held(relay->workers + i);
+}
+
+// The first `slots` of all slots have their sockets by now.
+void relay_extend(struct relay *relay, uint32_t slots)
+{
+    pthread_mutex_lock(&relay->book);
+    bool new = !relay->grown;
+    add_slots(relay, slots);
+    relay->wants_more = relay->scarce = false;
+    relay->lacking = 0;
+    if (!new) // else there are sessions to be adopted first, and a limit to be told of
+        look_for_more(relay);
+    ring_host_locked(relay);
+    pthread_mutex_unlock(&relay->book);
+    look_again(relay);
+}
+
+// There are no sockets for more slots for now: sessions that need one are refused.
+void relay_lack(struct relay *relay, int problem)
+{
+    pthread_mutex_lock(&relay->book);
+    relay->lacking = problem;
+    pthread_mutex_unlock(&relay->book);
+    look_again(relay);
 }
 
 // All slots but these are free: sessions found in the table live there.
 void relay_reserve(struct relay *relay, const uint8_t *taken)
 {
+    pthread_mutex_lock(&relay->book);
     relay->free_count = 0;
-    for (uint32_t slot = relay->capacity; slot-- > 0;)
+    for (uint32_t slot = relay->grown; slot-- > 0;)
         if (!taken[slot])
             relay->free[relay->free_count++] = slot;
+    look_for_more(relay);
+    ring_host_locked(relay);
+    pthread_mutex_unlock(&relay->book);
 }
 
 // Nobody's session is here any more.
 void relay_clear(struct relay *relay, uint32_t slot)
 {
     for (int family = 0; family < 2; family++)
-        if (relay->sockets[family][slot] >= 0)
-            reset_socket(relay->sockets[family][slot], false);
+        if (socket_of(relay, family, slot) >= 0)
+            reset_socket(socket_of(relay, family, slot), false);
     free_record(relay->sessions[slot].record);
 }
 
@@ -47,7 +84,7 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
     struct session *session = relay->sessions + slot;
     struct record *record = session->record;
     struct listener *listener = listener_of(relay, record->listener);
-    int fd = relay->sockets[record->server_size == 16][slot];
+    int fd = socket_of(relay, record->server_size == 16, slot);
     unsigned size = record->via_size ? record->via_size : record->client_size;
     struct way way;
     if (!listener || listener->size != size || fd < 0)

@@ -5,6 +5,7 @@
 #include "ports.h"
 #include "sockets.h"
 #include "worker.h"
+#include "slots.h"
 #include "book.h"
 #include "events.h"
 #include "sessions.h"
@@ -22,6 +23,8 @@ void relay_limit(struct relay *relay, uint32_t most, uint32_t each)
     pthread_mutex_lock(&relay->book);
     relay->most = most;
     relay->each = each;
+    look_for_more(relay);
+    ring_host_locked(relay);
     pthread_mutex_unlock(&relay->book);
 }
 
@@ -37,7 +40,7 @@ void relay_watch(struct relay *relay, int on)
         struct worker *worker = relay->workers + i;
         lock_worker(worker);
         __atomic_store_n(&relay->watched, on, __ATOMIC_RELAXED);
-        for (uint32_t slot = 0; slot < relay->capacity; slot++) {
+        for (uint32_t slot = 0; slot < relay->grown; slot++) {
             struct session *session = relay->sessions + slot;
             if (life_of(session) == LIVE && is_of(session, worker))
                 be_careful(relay, session);
@@ -93,7 +96,7 @@ int relay_judge_by(struct relay *relay, uint64_t id, uint32_t slot, struct verdi
 // The session goes on to another server; 0: there is none of that number.
 int relay_redirect(struct relay *relay, uint64_t id, const union address *server)
 {
-    for (uint32_t slot = 0; slot < relay->capacity; slot++) {
+    for (uint32_t slot = 0; slot < relay->grown; slot++) {
         struct session *session = relay->sessions + slot;
         if (life_of(session) != LIVE || id_of(session) != id)
             continue;
@@ -149,7 +152,7 @@ int relay_end(struct relay *relay, uint64_t id, uint32_t slot, enum reason reaso
 // 0: there is none of that number.
 int relay_kill(struct relay *relay, uint64_t id, enum reason reason)
 {
-    for (uint32_t slot = 0; slot < relay->capacity; slot++) {
+    for (uint32_t slot = 0; slot < relay->grown; slot++) {
         const struct session *session = relay->sessions + slot;
         if (life_of(session) == LIVE && id_of(session) == id)
             return relay_end(relay, id, slot, reason);

@@ -2,6 +2,7 @@
 #include "first.h"
 
 #include "ports.h"
+#include "slots.h"
 #include "book.h"
 #include "events.h"
 #include "decisions.h"
@@ -82,12 +83,14 @@ static bool may_evict(const struct relay *relay, uint64_t now)
     return relay->evict && allows(relay->evictions_paid, now, EVICTIONS_AT_ONCE, NS_PER_EVICTION);
 }
 
-enum room { ROOM, CLIENT_FULL, TABLE_FULL, PORTS_KEPT, SOON, EVICT };
+enum room { ROOM, CLIENT_FULL, TABLE_FULL, PORTS_KEPT, NO_SOCKET, SOON, EVICT };
 
 // With the book locked.
 static enum room full(const struct relay *relay)
 {
-    return relay->free_count ? PORTS_KEPT : TABLE_FULL;
+    if (relay->free_count || (relay->grown >= relay->most && relay->most < relay->capacity))
+        return PORTS_KEPT;
+    return relay->grown < relay->capacity ? NO_SOCKET : TABLE_FULL;
 }
 
 static enum total counter_of(enum room room)
@@ -97,15 +100,22 @@ static enum total counter_of(enum room room)
         return REFUSED_PER_CLIENT;
     case PORTS_KEPT:
         return REFUSED_PORTS_KEPT;
+    case NO_SOCKET:
+        return REFUSED_NO_PORT;
     default:
         return REFUSED_TABLE_FULL;
     }
 }
 
-// With the book locked.
-static bool has_slot(const struct relay *relay)
+static void refuse(struct worker *worker, enum room room, const struct arrival *arrival)
 {
-    return relay->free_count && relay->capacity - relay->free_count < relay->most;
+    int problem = 0;
+    if (room == NO_SOCKET) {
+        pthread_mutex_lock(&worker->relay->book);
+        problem = worker->relay->lacking;
+        pthread_mutex_unlock(&worker->relay->book);
+    }
+    tell_refused(worker, counter_of(room), arrival, problem);
 }
 
 static bool has_enough(struct relay *relay, const union address *client)
@@ -120,7 +130,7 @@ static enum room chance_for(const struct worker *worker, const struct arrival *a
     struct relay *relay = worker->relay;
     if (has_enough(relay, arrival->client))
         return CLIENT_FULL;
-    if (has_slot(relay))
+    if (has_slot(relay) || may_grow(relay))
         return ROOM;
     uint64_t now = worker->now;
     bool place = relay->ended_count > worker->slot_waiters || may_evict(relay, now);
@@ -143,6 +153,8 @@ static enum room room_for(struct worker *worker, const union address *client, bo
     // Ended sessions have their slots and ports until the host has heard of them.
     if (has_slot(relay))
         return behind ? SOON : ROOM;
+    if (may_grow(relay))
+        return SOON;
     if (relay->ended_count > worker->slot_waiters)
         return SOON;
     if (may_evict(relay, worker->now)) {
@@ -152,11 +164,10 @@ static enum room room_for(struct worker *worker, const union address *client, bo
     return relay->ended_count ? SOON : full(relay);
 }
 
-static uint32_t take_slot(struct relay *relay, const union address *client,
-                          struct verdict *verdict)
+static uint32_t take_place(struct relay *relay, const union address *client,
+                           struct verdict *verdict)
 {
-    uint32_t slot = relay->free[--relay->free_count];
-    set_life(relay->sessions + slot, TAKEN);
+    uint32_t slot = take_slot(relay);
     verdict->uses++;
     if (relay->per_client)
         ++*client_count(relay, client);
@@ -186,7 +197,7 @@ bool take_first(struct worker *worker, const struct arrival *arrival, const void
     enum room chance = decision || held ? ROOM : chance_for(worker, arrival);
     if (chance != ROOM) {
         pthread_mutex_unlock(&relay->book);
-        tell_refused(worker, counter_of(chance), arrival, 0);
+        refuse(worker, chance, arrival);
         return false;
     }
     if (!decision || decision->asked) {
@@ -205,7 +216,7 @@ bool take_first(struct worker *worker, const struct arrival *arrival, const void
         pthread_mutex_unlock(&relay->book);
         return hold_datagram(worker, arrival, data, size, asked, held);
     }
-    uint32_t slot = verdict && room == ROOM ? take_slot(relay, arrival->client, verdict) : NOBODY;
+    uint32_t slot = verdict && room == ROOM ? take_place(relay, arrival->client, verdict) : NOBODY;
     if (!verdict && !asked)
         tell_denied(relay, decision, arrival);
     if (decision->once && room != SOON && room != EVICT)
@@ -219,7 +230,7 @@ bool take_first(struct worker *worker, const struct arrival *arrival, const void
         worker->slot_waiters++;
         return hold_datagram(worker, arrival, data, size, asked, held);
     } else if (room != ROOM) {
-        tell_refused(worker, counter_of(room), arrival, 0);
+        refuse(worker, room, arrival);
     } else {
         struct session *session = open_session(worker, arrival, verdict, slot);
         if (session)

@@ -157,6 +157,7 @@ struct news {
     struct question *questions;
     uint32_t ended; // slots
     uint32_t more;  // there is something left
+    int scarce;     // sockets for more slots are wanted
 };
 
 typedef void (*seen)(void *context, uint64_t session, int upload, const void *data, uint32_t size);

@@ -160,7 +160,7 @@ uint32_t relay_unlisten(struct relay *relay, uint32_t number)
         lock_worker(worker);
         if (listener->fds[i] >= 0)
             epoll_ctl(worker->epoll, EPOLL_CTL_DEL, listener->fds[i], NULL);
-        for (uint32_t slot = 0; slot < relay->capacity; slot++) {
+        for (uint32_t slot = 0; slot < relay->grown; slot++) {
             struct session *session = relay->sessions + slot;
             if (life_of(session) == LIVE && is_of(session, worker) &&
                 session->listener == listener) {

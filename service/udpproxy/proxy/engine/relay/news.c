@@ -76,6 +76,8 @@ void relay_news(struct relay *relay, struct news *news, uint32_t *slots,
     relay->rung = false;
     news->events = take_events(relay, most->events);
     news->questions = take_questions(relay, most->questions);
+    news->scarce = relay->scarce;
+    relay->scarce = false;
     news->ended = 0;
     while (news->ended < most->ended && may_tell_ended(relay)) {
         slots[news->ended++] = relay->ended;

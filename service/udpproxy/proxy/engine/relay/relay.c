@@ -78,6 +78,7 @@ static bool make_worker(struct relay *relay, uint32_t number)
     return epoll_ctl(worker->epoll, EPOLL_CTL_ADD, worker->bell, &event) == 0;
 }
 
+// By slot, and as large as they can become: memory that nobody has touched is none.
 static bool make_shared(struct relay *relay)
 {
     uint32_t capacity = relay->capacity;
@@ -92,16 +93,14 @@ static bool make_shared(struct relay *relay)
     relay->bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     bool tallied = make_tally(&relay->sources, capacity) &&
                    (!relay->per_client || make_tally(&relay->clients, capacity));
-    for (int family = 0; family < 2; family++) {
+    for (int family = 0; family < 2; family++)
         relay->sockets[family] = calloc(capacity, sizeof(int));
-        for (uint32_t i = 0; relay->sockets[family] && i < capacity; i++)
-            relay->sockets[family][i] = -1;
-    }
     return relay->sessions && relay->free && relay->ports && relay->given_back &&
            relay->decisions && relay->workers && relay->bell >= 0 &&
            tallied && relay->sockets[0] && relay->sockets[1];
 }
 
+// It has no slot yet: see relay_extend.
 struct relay *relay_new(void *table, uint32_t capacity, uint32_t workers, uint32_t per_client,
                         int evict)
 {
@@ -131,10 +130,6 @@ struct relay *relay_new(void *table, uint32_t capacity, uint32_t workers, uint32
         errno = problem;
         return NULL;
     }
-    for (uint32_t slot = 0; slot < capacity; slot++)
-        relay->free[relay->free_count++] = capacity - 1 - slot;
-    for (uint32_t slot = 0; slot < capacity; slot++)
-        relay->sessions[slot].record = relay->records + slot;
     return relay;
 }
 

@@ -18,6 +18,7 @@
 //   ports        our own ports towards servers
 //   sockets      the sockets towards servers
 //   worker       locks, clock, bells, which client is whose
+//   slots        which are free, and whether sockets are wanted for more
 //   book         which sessions there are, when they are due
 //   events       what the host is told
 //   decisions    what the host has decided
@@ -35,7 +36,7 @@
 //
 //   running      start and stop
 //   listeners    come and go
-//   adoption     slots, and sessions found in the table
+//   adoption     sockets for slots, and sessions found in the table
 //   answers      verdicts, decisions, datagrams that wait for one
 //   handed       datagrams that the host treats
 //   news         what it hears

@@ -14,6 +14,7 @@
 #include "ports.h"
 #include "sockets.h"
 #include "worker.h"
+#include "slots.h"
 #include "book.h"
 #include "events.h"
 #include "replies.h"
@@ -49,7 +50,7 @@ void wait_for_nothing(struct session *session)
 static bool poll_at(struct worker *worker, struct session *session)
 {
     struct relay *relay = worker->relay;
-    uint8_t *polled = session->polled + (session->fd == relay->sockets[1][slot_of(relay, session)]);
+    uint8_t *polled = session->polled + (session->fd == socket_of(relay, true, slot_of(relay, session)));
     struct epoll_event event = {
         .events = EPOLLIN,
         .data.u64 = polled_as(SESSION, slot_of(relay, session)),
@@ -80,7 +81,7 @@ void unpoll_ended(struct worker *worker, struct session *session)
     struct relay *relay = worker->relay;
     pthread_mutex_lock(&relay->book);
     if (life_of(session) == ENDED && is_of(session, worker)) {
-        bool v6 = session->fd == relay->sockets[1][slot_of(relay, session)];
+        bool v6 = session->fd == socket_of(relay, true, slot_of(relay, session));
         if (session->polled[v6] == worker->number + 1) {
             epoll_ctl(worker->epoll, EPOLL_CTL_DEL, session->fd, NULL);
             session->polled[v6] = 0;
@@ -144,14 +145,6 @@ void free_record(struct record *record)
     record->state = FREE;
     end_change(record);
     record->sum = UINT64_MAX; // fits nothing
-}
-
-// With the book locked.
-void free_slot(struct relay *relay, uint32_t slot)
-{
-    set_life(relay->sessions + slot, UNUSED);
-    relay->free[relay->free_count++] = slot;
-    __atomic_add_fetch(&relay->answers, 1, __ATOMIC_SEQ_CST);
 }
 
 void begin_session(struct worker *worker, struct session *session)
@@ -221,7 +214,7 @@ struct session *open_session(struct worker *worker, const struct arrival *arriva
     session->pinned = session->answered = false;
     session->proxied = arrival->via != NULL;
     write_record(record, session->id, arrival, verdict, worker->now);
-    session->fd = relay->sockets[is_v6(&verdict->server)][slot];
+    session->fd = socket_of(relay, is_v6(&verdict->server), slot);
     if (session->fd < 0)
         return refuse_session(worker, arrival, session, EAFNOSUPPORT);
     // A slot has a socket for each family, and each of them counts on for ever.
@@ -330,7 +323,7 @@ void aim(struct worker *worker, struct session *session, const union address *se
     struct record *record = session->record;
     uint32_t slot = slot_of(relay, session), dropped = drops_of(relay, slot);
     union address own;
-    if (relay->sockets[is_v6(server)][slot] < 0) {
+    if (socket_of(relay, is_v6(server), slot) < 0) {
         tell_failed(worker, session, FOLLOW_SERVER, EAFNOSUPPORT);
         close_session(worker, session, FAULT);
         return;
@@ -355,7 +348,7 @@ void aim(struct worker *worker, struct session *session, const union address *se
     record->server_scope = scope_of(server);
     end_change(record);
     reset_socket(session->fd, session->plain);
-    session->fd = relay->sockets[is_v6(server)][slot];
+    session->fd = socket_of(relay, is_v6(server), slot);
     session->pinned = session->unreachable = false;
     put(&record->drops_base, (uint32_t)(socket_drops(session->fd) - dropped));
     const struct origin origin = {session->verdict, &session->client};

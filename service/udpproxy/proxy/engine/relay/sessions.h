@@ -14,7 +14,6 @@ bool poll_session(struct worker *worker, struct session *session);
 void unpoll_ended(struct worker *worker, struct session *session);
 void write_network(struct record *record, const struct verdict *verdict);
 void free_record(struct record *record);
-void free_slot(struct relay *relay, uint32_t slot);
 
 bool close_unreachable(struct worker *worker, struct session *session);
 bool is_icmp(struct worker *worker, struct session *session, int problem);

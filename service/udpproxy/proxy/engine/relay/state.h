@@ -207,7 +207,10 @@ struct decision {
 
 //   records, header, capacity, worker_count, per_client, evict, sessions, workers, key, steering,
 //   bell                            fixed
-//   sockets, seen, context          host, before there are threads; fixed after that
+//   sockets                         host, before workers may have the slot (relay_extend); fixed
+//                                   after that
+//   seen, context                   host, before there are threads; fixed after that
+//   grown                           written by the host with the book; read with it, or by the host
 //   listeners, listener_count       written with all locks, read with any of them, or by the host
 //   verdicts, verdict_count, no_gap_before    host
 //   live, stop, watched, awaiting, segmentation, unsegmented, unable, waiting_dropped    atomic
@@ -224,7 +227,7 @@ struct relay {
     uint64_t evictions_paid, chances_paid; // until then, see first.c
     uint32_t live;
     struct worker *workers;
-    int *sockets[2]; // IPv4, IPv6: by slot, -1: none
+    int *sockets[2]; // IPv4, IPv6: by slot, the descriptor + 1; 0: none (socket_of)
     struct listener **listeners;
     uint32_t listener_count;
     uint64_t key[2];
@@ -236,7 +239,10 @@ struct relay {
 
     pthread_mutex_t book;
     uint32_t *free, free_count;
-    uint32_t most; // sessions at a time: the host has other uses for ports
+    uint32_t grown; // slots with sockets: from the first on, and what is beyond is not touched
+    uint32_t most;  // sessions at a time: the host has other uses for ports
+    bool wants_more, scarce; // sockets: asked for; the host has not heard of it yet
+    int lacking;    // why there are no more for now
     uint32_t ended, ended_last, ended_count;
     uint32_t *ports; // our own: the first session of each
     uint32_t *given_back, given_back_count, rest; // ports, see ports.c
@@ -258,6 +264,12 @@ struct relay {
 static inline uint32_t slot_of(const struct relay *relay, const struct session *session)
 {
     return (uint32_t)(session - relay->sessions);
+}
+
+// The slot's socket towards servers of that family; -1: none.
+static inline int socket_of(const struct relay *relay, bool v6, uint32_t slot)
+{
+    return relay->sockets[v6][slot] - 1;
 }
 
 // `life`, `worker` and `id` may be looked at without a lock. `life` is set last and read first;
