@@ -355,3 +355,91 @@ def test_silent_servers_end_and_others_do_not(tmp_path: Path, engine: str) -> No
         assert len(proxy.said("UDPS-633-N")) == 1
         assert len({port for data, (_, port) in quiet.received if data == b"hello?"}) >= 2
         assert {row["acl"] for row in proxy.sessions()} >= {"lively", "one-way"}
+
+
+@pytest.mark.parametrize("ip", [4, 6])
+@pytest.mark.parametrize("engine", NAMES)
+def test_an_address_that_the_rule_names(
+    uplinks: Network, here: Host, tmp_path: Path, engine: str, ip: int
+) -> None:
+    """It stays whatever the routes say, until it is gone; and it is taken again by new sessions."""
+    echo = uplinks.on("server", lambda: Echo(SERVER[ip]))
+    more = f'''to = [":5000"]
+source-address = ["{FIRST[ip]}"]
+[[session-acl]]
+name = "free"
+plug-to = "{echo}"
+[[listen]]
+address = "127.0.0.1"
+port = 5006
+'''
+    text = _text(echo, engine, more=more)
+    with (
+        echo,
+        Proxy(tmp_path, text, prefix=uplinks.prefix("proxy")) as proxy,
+        uplinks.on("proxy", udp) as client,
+        uplinks.on("proxy", udp) as other,
+    ):
+        exchange(client, CLIENTS, b"before")
+        exchange(other, ("127.0.0.1", 5006), b"before")
+        before = {row["session"]: row["source"] for row in proxy.sessions()}
+        # The system would write from the other uplink's address now, as the free session shows.
+        _route(here, ip, SECOND[ip])
+        until(lambda: _sources(proxy)["2"] == SECOND[ip], 5.0)
+        assert {row["session"]: row["source"] for row in proxy.sessions()}[1] == before[1]
+        exchange(client, CLIENTS, b"after")
+        _move(here, ip)
+        here.drop_address(_net(ip, FIRST[ip]))
+        until(lambda: _sources(proxy)["1"] == SECOND[ip], 5.0)
+        exchange(client, CLIENTS, b"elsewhere")
+        here.add_address(_net(ip, FIRST[ip]))
+        _route(here, ip, FIRST[ip])
+        with uplinks.on("proxy", udp) as newcomer:
+            exchange(newcomer, CLIENTS, b"new")
+            until(lambda: _sources(proxy)["3"] == FIRST[ip])
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_an_interface_that_comes_later(tmp_path: Path, engine: str) -> None:
+    """It is listened on as soon as it is there, and again when it is back."""
+    with Network() as net:
+        net.add("proxy", "10.74.0.1/24", "fd74::1/64")
+        net.add("client", "10.74.0.2/24", "fd74::2/64")
+        host = Host(net, "proxy")
+        text = f"""max-sessions = 20
+engine = "{engine}"
+[[listen]]
+interface = "up0"
+port = 5000
+[[session-acl]]
+name = "all"
+plug-to = "127.0.0.1:%d"
+"""
+        with (
+            net.on("proxy", Echo) as echo,
+            Proxy(tmp_path, text % echo.endpoint[1], prefix=net.prefix("proxy")) as proxy,
+            net.on("client", lambda: udp("10.74.0.2")) as client,
+        ):
+            assert len(proxy.said("UDPS-131-W")) == 1
+            client.settimeout(0.1)
+            for turn in range(2):
+                _rename(host, "eth0", "up0")
+                until(partial(_answers, client, "10.74.0.1", b"there %d" % turn), 5.0)
+                assert len(proxy.said("UDPS-133-I")) == turn + 1
+                assert len(proxy.sessions()) == 1, "the client's session has the same listener"
+                _rename(host, "up0", "eth0")
+                until(lambda wanted=turn + 1: len(proxy.said("UDPS-132-W")) == wanted, 5.0)  # type: ignore[misc]
+
+
+def _rename(host: Host, old: str, new: str) -> None:
+    host.ip("link", "set", old, "down")
+    host.ip("link", "set", old, "name", new)
+    host.ip("link", "set", new, "up")
+
+
+def _answers(client: socket.socket, address: str, data: bytes) -> bool:
+    client.sendto(data, (address, 5000))
+    try:
+        return client.recv(100) == data
+    except TimeoutError:
+        return False
