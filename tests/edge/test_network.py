@@ -76,12 +76,12 @@ def on_host(spaces: Namespaces, work: Callable[[Heard], None]) -> None:
     spaces.on("host", run)
 
 
-def test_devices(spaces: Namespaces) -> None:
+def test_links(spaces: Namespaces) -> None:
     def work(heard: Heard) -> None:
-        assert heard.network.devices.keys() == {"lo", "eth0"}
+        assert heard.network.links.keys() == {"lo", "eth0"}
         heard.ip("link", "add", "tap", "type", "bridge")
         heard.until(lambda: "tap" in heard.appeared())
-        first = heard.network.devices["tap"]
+        first = heard.network.links["tap"]
         assert heard.appeared() == {"tap": first}
         heard.changes.clear()
         # Made anew under the same name: another device.

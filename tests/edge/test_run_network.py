@@ -355,3 +355,45 @@ def test_silent_servers_end_and_others_do_not(tmp_path: Path, engine: str) -> No
         assert len(proxy.said("UDPS-633-N")) == 1
         assert len({port for data, (_, port) in quiet.received if data == b"hello?"}) >= 2
         assert {row["acl"] for row in proxy.sessions()} >= {"lively", "one-way"}
+
+
+@pytest.mark.parametrize("ip", [4, 6])
+@pytest.mark.parametrize("engine", NAMES)
+def test_an_address_that_the_rule_names(
+    uplinks: Network, here: Host, tmp_path: Path, engine: str, ip: int
+) -> None:
+    """It stays whatever the routes say, until it is gone; and it is taken again by new sessions."""
+    echo = uplinks.on("server", lambda: Echo(SERVER[ip]))
+    more = f'''to = [":5000"]
+source-address = ["{FIRST[ip]}"]
+[[session-acl]]
+name = "free"
+plug-to = "{echo}"
+[[listen]]
+address = "127.0.0.1"
+port = 5006
+'''
+    text = _text(echo, engine, more=more)
+    with (
+        echo,
+        Proxy(tmp_path, text, prefix=uplinks.prefix("proxy")) as proxy,
+        uplinks.on("proxy", udp) as client,
+        uplinks.on("proxy", udp) as other,
+    ):
+        exchange(client, CLIENTS, b"before")
+        exchange(other, ("127.0.0.1", 5006), b"before")
+        before = {row["session"]: row["source"] for row in proxy.sessions()}
+        # The system would write from the other uplink's address now, as the free session shows.
+        _route(here, ip, SECOND[ip])
+        until(lambda: _sources(proxy)["2"] == SECOND[ip], 5.0)
+        assert {row["session"]: row["source"] for row in proxy.sessions()}[1] == before[1]
+        exchange(client, CLIENTS, b"after")
+        _move(here, ip)
+        here.drop_address(_net(ip, FIRST[ip]))
+        until(lambda: _sources(proxy)["1"] == SECOND[ip], 5.0)
+        exchange(client, CLIENTS, b"elsewhere")
+        here.add_address(_net(ip, FIRST[ip]))
+        _route(here, ip, FIRST[ip])
+        with uplinks.on("proxy", udp) as newcomer:
+            exchange(newcomer, CLIENTS, b"new")
+            until(lambda: _sources(proxy)["3"] == FIRST[ip])

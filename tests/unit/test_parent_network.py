@@ -17,15 +17,15 @@ def message(kind: int, body: bytes = b"") -> bytes:
     return packet + bytes(-len(packet) % 4)
 
 
-DEVICES, ADDRESSES, ROUTES, ANYTHING = Kind.DEVICES, Kind.ADDRESSES, Kind.ROUTES, Kind.ANYTHING
+LINKS, ADDRESSES, ROUTES, ANYTHING = Kind.LINKS, Kind.ADDRESSES, Kind.ROUTES, Kind.ANYTHING
 
 
 @pytest.mark.parametrize(
     ("packet", "wanted"),
     [
         (b"", Kind.NOTHING),
-        (message(16, bytes(16)), DEVICES | ROUTES),
-        (message(17), DEVICES | ROUTES),
+        (message(16, bytes(16)), LINKS | ROUTES),
+        (message(17), LINKS | ROUTES),
         (message(20, bytes(8)), ADDRESSES),
         (message(21), ADDRESSES),
         (message(24, bytes(12)), ROUTES),

@@ -74,8 +74,13 @@ class Lab:
         self.table.grow(SLOTS)
         self.timers = Timers()
         self.peer: Peer | None = Peer()
+        self.named: set[int] = set()
+        """Sessions that have their address by a rule."""
         self.ways = Ways(
-            cast(Reactor, self.timers), lambda: self.table, lambda: cast(Link, self.peer)
+            cast(Reactor, self.timers),
+            lambda: self.table,
+            lambda: cast(Link, self.peer),
+            lambda record: record.id in self.named,
         )
 
     def open(self, slot: int, server: str, source: str) -> None:
@@ -131,6 +136,18 @@ def test_one_that_stays_all_the_same_is_told_once(lab: Lab) -> None:
     assert lab.look() == []
     lab.open(0, "127.0.0.1", "127.0.0.8")
     assert lab.look() == [("127.0.0.1", [[0, 1]])]
+
+
+def test_an_address_that_a_rule_names(lab: Lab) -> None:
+    """It is the right one as long as it is there."""
+    lab.named = {1, 2, 3, 5}
+    lab.open(0, "127.0.0.1", "127.0.0.9")
+    lab.open(1, "127.0.0.1", "203.0.113.9")
+    lab.open(2, "127.0.0.1", "")
+    lab.open(3, "127.0.0.1", "127.0.0.9")
+    lab.open(4, "127.0.0.1", str(ip_address(RECORD.client[0])))  # the client's own
+    told = [place for _, places in lab.look() for place in places]
+    assert sorted(map(str, told)) == ["[1, 2]", "[2, 3]", "[3, 4]"]
 
 
 def test_in_parts(lab: Lab) -> None:

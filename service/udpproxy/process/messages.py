@@ -77,8 +77,8 @@ LINK_BACK = Message("UDPS-133-I", "the interface %s is there: it is listened on"
 GROUP_NOT_JOINED = Message("UDPS-134-W", "cannot join the multicast group %s at %s for now: %s")
 NETWORK_UNSEEN = Message(
     "UDPS-127-N",
-    "changes of this host's addresses and routes are not seen: %s; a session whose way has changed "
-    "goes on once a send fails, or by the limit silent",
+    "changes of this host's network are not seen: %s; sessions whose way has changed go on once a "
+    "send fails, or by the limit silent, and an interface that comes is not listened on",
 )
 NOT_REDIRECTED = Message(
     "UDPS-135-W", "what the firewall redirects does not reach the proxy: run %s"

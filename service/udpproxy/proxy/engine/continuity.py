@@ -190,9 +190,7 @@ class Continuity(Reachability):
     def reconnect(self, slot: int, number: int) -> bool:
         """The session goes on from what the system gives now; the slot is of no use here."""
         session = cast("Relayed | None", self._book.get(number))
-        if session is None or not (session.plain or session.peer) or session.goes_as_told:
-            return False
-        if not self._read_all(session):
+        if session is None or not (session.plain or session.peer) or not self._read_all(session):
             return False
         if self._connect_afresh(session) is None:
             self._host.rerouted(session.slot, session.id, session.verdict.rule)

@@ -323,8 +323,7 @@ class Engine(Protocol):
     def reconnect(self, slot: int, number: int) -> bool:
         """That session goes on from another port, and from the address that the system has for it
         now; what its server has sent so far is passed on. False: it is there no more, or its
-        socket has no peer, so that the system chooses for each datagram anyway, or it goes by an
-        address that its rule names."""
+        socket has no peer, so that the system chooses for each datagram anyway."""
 
     def work(self, now: int) -> int | None:
         """Expire what is due and do what is done now and then. Returns when to call again, in

@@ -168,11 +168,6 @@ class Relayed(Session):
         found = [source or self.ends[0][0] for source in self.verdict.sources]
         return [sockets.server_of((one, 0), scope)[0] for one in found if len(one) == size]
 
-    @property
-    def goes_as_told(self) -> bool:
-        """Does it go by an address that its rule names, whatever the system would choose?"""
-        return bool(self.own[1]) and self.own[0] in self.sources()
-
     def pin(self, peer: Endpoint) -> None:
         """From now on this is the server."""
         self.peer = peer

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from udpproxy.config.model import Address
 from udpproxy.errors import NoRight, UnitError
@@ -29,7 +30,18 @@ _DROP = [(0x06, 0, 0)]
 
 def links() -> dict[str, int]:
     """The interfaces of this host by name, and their numbers."""
-    return {name: number for number, name in socket.if_nameindex()}
+    try:
+        return {name: number for number, name in socket.if_nameindex()}
+    except OSError:  # where netlink(7) is forbidden
+        return dict(_links_one_by_one())
+
+
+def _links_one_by_one() -> Iterator[tuple[str, int]]:
+    """As the two lines of headings and the rest of that file have them."""
+    lines = Path("/proc/net/dev").read_text().splitlines()[2:]
+    for name in (line.partition(":")[0].strip() for line in lines):
+        with contextlib.suppress(OSError):  # it is gone by now
+            yield name, socket.if_nametoindex(name)
 
 
 def link_of(listener: ListenerSocket) -> int:

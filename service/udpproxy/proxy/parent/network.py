@@ -1,4 +1,4 @@
-"""Changes of this host's devices, addresses and routes, as the kernel tells of them (rtnetlink(7)).
+"""Changes of this host's interfaces, addresses and routes, as the kernel tells (rtnetlink(7)).
 
 Of a message only its kind is looked at. Who hears of a change asks the system how things are now,
 so that it does no harm if the kernel had no room for some of the messages, and a storm of them is
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from udpproxy.process.loop import Reactor, Timer
+from udpproxy.proxy.parent.listening import links
 from udpproxy.proxy.session.limits import Rate
 
 _MESSAGES_A_TURN = 64
@@ -52,17 +53,17 @@ class Kind(enum.Flag):
     """What messages are about."""
 
     NOTHING = 0
-    DEVICES = enum.auto()
+    LINKS = enum.auto()
     ADDRESSES = enum.auto()
     ROUTES = enum.auto()
-    ANYTHING = DEVICES | ADDRESSES | ROUTES
+    ANYTHING = LINKS | ADDRESSES | ROUTES
 
 
 _KINDS = {
     4: Kind.ANYTHING,  # NLMSG_OVERRUN
-    # IPv4 routes go with their device, and no message says so.
-    16: Kind.DEVICES | Kind.ROUTES,  # RTM_NEWLINK
-    17: Kind.DEVICES | Kind.ROUTES,  # RTM_DELLINK
+    # IPv4 routes go with their interface, and no message says so.
+    16: Kind.LINKS | Kind.ROUTES,  # RTM_NEWLINK
+    17: Kind.LINKS | Kind.ROUTES,  # RTM_DELLINK
     20: Kind.ADDRESSES,  # RTM_NEWADDR
     21: Kind.ADDRESSES,  # RTM_DELADDR
     24: Kind.ROUTES,  # RTM_NEWROUTE
@@ -90,20 +91,20 @@ def kind_of(packet: bytes) -> Kind:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What may be different now. A device that came and went since the last one is in neither."""
+    """What may be different now. An interface that came and went meanwhile is in neither."""
 
     appeared: Mapping[str, int]
-    """Devices that there were not, by name, with their numbers; also one that was deleted and made
-    again, or has another name."""
+    """Interfaces that there were not, by name, with their numbers; also one that was deleted and
+    made again, or has another name."""
     gone: frozenset[str]
-    """Names that no device has any more."""
+    """Names that no interface has any more."""
     addresses: bool
     routes: bool
 
 
 class Network:
     """Calls `on_change` a moment after something has changed, at most CHANGES_AT_ONCE times in a
-    row and then once in SECONDS_PER_CHANGE. `devices` are those of the last time: name, number."""
+    row and then once in SECONDS_PER_CHANGE. `links` are those of the last time: name, number."""
 
     def __init__(self, reactor: Reactor, on_change: Callable[[Change], object]) -> None:
         """OSError where this process may not listen, or the kernel does not tell."""
@@ -118,7 +119,7 @@ class Network:
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
             self._socket.bind((0, sum(1 << (group - 1) for group in _GROUPS)))
-            self.devices = _devices()
+            self.links = links()
         except OSError:
             self._socket.close()
             raise
@@ -171,16 +172,16 @@ class Network:
         self._soon = None
         news, self._news = self._news, Kind.NOTHING
         self._rate.pay(time.monotonic_ns())
-        before, appeared = self.devices, {}
-        if Kind.DEVICES in news:
-            self.devices = _devices()
+        before, appeared = self.links, {}
+        if Kind.LINKS in news:
+            self.links = links()
             appeared = {
-                name: number for name, number in self.devices.items() if before.get(name) != number
+                name: number for name, number in self.links.items() if before.get(name) != number
             }
         self._on_change(
             Change(
                 appeared=appeared,
-                gone=frozenset(before.keys() - self.devices.keys()),
+                gone=frozenset(before.keys() - self.links.keys()),
                 addresses=Kind.ADDRESSES in news,
                 routes=Kind.ROUTES in news,
             )
@@ -262,7 +263,3 @@ def _attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
             return
         yield kind, body[at + _ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
-
-
-def _devices() -> dict[str, int]:
-    return {name: number for number, name in socket.if_nameindex()}

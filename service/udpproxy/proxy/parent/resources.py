@@ -267,7 +267,8 @@ class Resources:
         """Everything to a child that starts; the last one may have left it in any state. OSError
         before anything was lent."""
         assert self._memory
-        self.send_text(link)  # first, for this alone can fail
+        self.send_text(link)  # first, for these alone can fail
+        self.send_own(link)
         self.listeners.mend()
         table = self._memory.table
         table.resize(table.capacity)
@@ -311,7 +312,7 @@ class Resources:
             known = [
                 one for one in changed if self.listeners.by_place[one].number in self._with_reg
             ]
-            self._send_own(link)
+            self.send_own(link)
             link.pour(self.listeners.lend(known))
             link.send(wire.Tell("links", {"links": told}))
 
@@ -324,8 +325,8 @@ class Resources:
                 self._logs.say(messages.NETWORK_UNSEEN, problem.strerror)
         return frozenset()
 
-    def _send_own(self, link: Link) -> None:
-        """As a file: they may be thousands."""
+    def send_own(self, link: Link) -> None:
+        """This host's addresses, which REG alone wants, as a file: they may be thousands."""
         memory = text_file("".join(f"{own.hex()}\n" for own in self._own))
         try:
             link.send(wire.Lend("own", [{}]), [memory])
@@ -352,7 +353,6 @@ class Resources:
             link.send(wire.Lend("config", [item]), [memory])
         finally:
             os.close(memory)
-        self._send_own(link)
 
     def give_back(self) -> None:
         """The sessions have ended: what the store has would be of no use to the next parent, and

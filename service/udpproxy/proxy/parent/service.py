@@ -101,7 +101,10 @@ class ProxyService(Service[Config]):
             self._instance, self._sessions, self._naming.found, lambda: self.config
         )
         self._ways = Ways(
-            asyncio.get_running_loop(), lambda: self._resources.table, self._link_of_reg
+            asyncio.get_running_loop(),
+            lambda: self._resources.table,
+            self._link_of_reg,
+            self._sessions.chose_source,
         )
         self._network = self._hear_of_the_network()
         self._totals = Costly(lambda: self._resources.table.figures())
@@ -250,6 +253,7 @@ class ProxyService(Service[Config]):
     def reloaded(self) -> None:
         """With what became of sessions."""
         moved = self._moved
+        self._ways.look()  # other rules may leave the choice to the system
         self._logs.say(messages.RELOADED, self._listening, len(self.config.rules))
         if moved.ended:
             self._logs.say(messages.SESSIONS_WITHDRAWN, moved.ended)

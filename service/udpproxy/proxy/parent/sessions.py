@@ -76,6 +76,16 @@ class Sessions:
         for record in self._resources.left_over:
             yield session_record.fields(record, self._rule(record), Reason.ERROR, now)
 
+    def chose_source(self, record: Record) -> bool:
+        """Is the session's address one that its rule names (source-address)? Else the system has
+        chosen it."""
+        rules = self._config().rules
+        if record.generation != self._resources.generation or record.rule_number >= len(rules):
+            return False
+        named = rules[record.rule_number].sources
+        own = record.source[0]
+        return any((one.packed if one else record.client[0]) == own for one in named)
+
     def _rule(self, record: Record) -> str:
         rules = self._config().rules
         known = record.generation == self._resources.generation and record.rule_number < len(rules)

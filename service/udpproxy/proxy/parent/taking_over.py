@@ -90,6 +90,7 @@ async def hand_over(
     `level`: of its log, where that is another one now."""
     try:
         resources.send_text(reg.link)
+        resources.send_own(reg.link)
         removed: list[Plain] = [*resources.send_difference(reg.link)]
         answer = await reg.ask("reconsider", {"removed": removed}, limit=HAND_OVER_LIMIT)
         if level is not None:

@@ -7,6 +7,7 @@ and sends nothing. All of it in parts, and the table a column at a time.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import socket
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from udpproxy.process.link import Link
 from udpproxy.process.loop import Reactor, Timer
 from udpproxy.process.wire import Plain
 from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.table import Table
 from udpproxy.proxy.session.ways import Way, ways
 
@@ -37,16 +39,25 @@ class Ways:
     when the next one has come."""
 
     def __init__(
-        self, reactor: Reactor, table: Callable[[], Table], link: Callable[[], Link | None]
+        self,
+        reactor: Reactor,
+        table: Callable[[], Table],
+        link: Callable[[], Link | None],
+        is_named: Callable[[Record], bool],
     ) -> None:
+        """`is_named`: a rule has given the session its address, which is right as long as this host
+        has it."""
         self._reactor = reactor
         self._table = table
         self._link = link
+        self._is_named = is_named
         # Made where the sessions' sockets are: rules may tell one user's packets from another's.
         self._sockets = {family: sock for family in sockets.FAMILIES if (sock := _probe(family))}
         self._sweeping: Iterator[None] | None = None
         self._again = False
         self._timer: Timer | None = None
+        self._ours: dict[bytes, bool] = {}
+        """Addresses that this look has found to be, or not to be, this host's."""
         self._told: dict[int, tuple[bytes, bytes]] = {}
         """Sessions by number that were told last time, and go by another address than they might:
         from where, and what they were told. If they still do, a rule of the administrator's is for
@@ -85,6 +96,7 @@ class Ways:
 
     def _sweep(self, table: Table, link: Link) -> Iterator[None]:
         before, self._told = self._told, {}
+        self._ours.clear()
         sources: dict[tuple[bytes, int, int], bytes] = {}
         own: dict[bytes, tuple[int, int]] | None = None
         for first in range(0, table.grown, _SLOTS):
@@ -130,10 +142,30 @@ class Ways:
                 continue
             if (record.source[0] if record.source[1] else b"") != way.source:
                 continue  # it has another one by now
+            if self._is_right(record, way.source):
+                continue
             told = way.source, source
             self._told[record.id] = told
             if not way.source or before.get(record.id) != told:
                 yield [slot, record.id]
+
+    def _is_right(self, record: Record, source: bytes) -> bool:
+        """Has a rule given it that address, and is it still of use? A client's own was never this
+        host's."""
+        if not source or not self._is_named(record):
+            return False
+        return source == record.client[0] or self._has(source)
+
+    def _has(self, address: bytes) -> bool:
+        """Is that address this host's, or counts as such (net.ipv4.ip_nonlocal_bind)?"""
+        if address not in self._ours:
+            self._ours[address] = True
+            with socket.socket(sockets.family_of(address), socket.SOCK_DGRAM) as sock:
+                try:
+                    sock.bind((sockets.unpack(address), 0))
+                except OSError as problem:
+                    self._ours[address] = problem.errno != errno.EADDRNOTAVAIL
+        return self._ours[address]
 
     def _source(self, server: bytes, port: int, scope: int) -> bytes:
         """From which address the system would write there now; empty: from none."""
@@ -168,7 +200,7 @@ def _is_as_good(old: bytes, new: bytes, own: dict[bytes, tuple[int, int]]) -> bo
 
 
 def _own_addresses() -> dict[bytes, tuple[int, int]]:
-    """This host's IPv6 addresses, with the numbers of their devices and the lengths of their
+    """This host's IPv6 addresses, with the numbers of their interfaces and the lengths of their
     prefixes."""
     try:
         with _OWN.open() as lines:

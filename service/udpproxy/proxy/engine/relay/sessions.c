@@ -406,21 +406,6 @@ bool connect_afresh(struct worker *worker, struct session *session, int *problem
     return true;
 }
 
-// Does it go by an address that its rule names, whatever the system would choose?
-bool goes_as_told(const struct session *session)
-{
-    const struct verdict *verdict = session->verdict;
-    const struct record *record = session->record;
-    for (unsigned i = 0; i < verdict->source_count && record->source_port; i++) {
-        const struct source *one = verdict->sources + i;
-        unsigned size = one->size ? one->size : packed_size(&session->client);
-        const void *packed = one->size ? one->packed : packed_of(&session->client);
-        if (size == record->server_size && memcmp(packed, record->source, size) == 0)
-            return true;
-    }
-    return false;
-}
-
 // Our end of the way to the server is of no use any more: the session goes on from what the system
 // gives now. False: as above, or a socket without a peer has chosen for each datagram anyway.
 bool reconnect(struct worker *worker, struct session *session, int *problem)

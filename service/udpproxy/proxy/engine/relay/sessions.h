@@ -22,7 +22,6 @@ void count_icmp(struct worker *worker, struct session *session, uint32_t count, 
 uint32_t drops_of(const struct relay *relay, uint32_t slot);
 void aim(struct worker *worker, struct session *session, const union address *server);
 bool connect_afresh(struct worker *worker, struct session *session, int *problem);
-bool goes_as_told(const struct session *session);
 bool reconnect(struct worker *worker, struct session *session, int *problem);
 
 #endif
