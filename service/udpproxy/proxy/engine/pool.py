@@ -246,6 +246,9 @@ class Pool:
     ) -> Endpoint:
         """By the first source that has a port. Where those that there are have none, the system
         would find none either."""
+        if sources.addresses or sources.unbind:
+            # Only what has no port can be bound, and a slot's last session may have left one.
+            sockets.disconnect(sock)
         used_up = sources.used_up
         number = errno.EAGAIN if used_up else errno.EADDRNOTAVAIL
         problem = OSError(number, os.strerror(number))

@@ -121,9 +121,14 @@ def _listener(item: wire.Plain, descriptor: int | None) -> ListenerSocket:
             "interface": str(interface),
             "transparent": bool(transparent),
         }:
-            sock = socket.socket(fileno=descriptor)
-            if descriptor is None:
-                sock.close()
+            sock = _closed() if descriptor is None else socket.socket(fileno=descriptor)
             place = Place(ip_address(address), port, interface, transparent)
             return ListenerSocket(number, sock, place)
     raise LinkError("lent a listener of an unknown form")
+
+
+def _closed() -> socket.socket:
+    """Of the one kind that this process may make."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.close()
+    return sock

@@ -162,6 +162,8 @@ static int attach_from(struct relay *relay, int fd, const struct origin *origin,
     if (verdict->source_count)
         __atomic_store_n(relay->header + SOURCED, 1, __ATOMIC_RELAXED);
     bool unbind = __atomic_load_n(relay->header + SOURCED, __ATOMIC_RELAXED);
+    if (unbind)
+        disconnect(fd); // what has a port cannot be bound, and the last session may have left one
     errno = EADDRNOTAVAIL;
     for (unsigned i = 0; i < verdict->source_count; i++) {
         const struct source *one = verdict->sources + i;
