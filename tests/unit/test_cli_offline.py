@@ -229,3 +229,26 @@ def test_a_time_zone_is_understood(
     path.write_text("max-sessions = 1\n" + LISTENS["one"] + acl("a", 'time = ["1.-2. jul"]'))
     assert explained(path, capsys, at=f"2030-07-01T23:00{zone}")[0] == "a"
     assert explained(path, capsys, at=f"2030-07-05T12:00{zone}")[0] == "-"
+
+
+def test_explain_what_was_sent_to_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sip.toml"
+    file.write_text(
+        "max-sessions = 10\n[[listen]]\ntransparent = true\nport = 5060\n"
+        '[[session-acl]]\nname = "out"\ntransparent = true\n'
+    )
+    assert offline.explain(file, client="10.0.0.1", to="192.0.2.9:5060", at=None) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "out"
+    assert offline.explain(file, client="10.0.0.1", to="127.0.0.1:5060", at=None) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "-"
+    assert offline.explain(file, client="10.0.0.1", to=None, at=None) == 2
+    assert "--to with an address is needed" in capsys.readouterr().err
+    assert offline.transparent(file) == 0
+    assert "table inet udp-proxy-sip {" in capsys.readouterr().out
+    file.write_text("max-sessions = 0")
+    assert offline.transparent(file) == 78
+    named = tmp_path / "No Name.toml"
+    named.write_text('max-sessions = 1\n[[listen]]\naddress = "::1"\nport = 1\n')
+    assert offline.transparent(named) == 78

@@ -145,6 +145,7 @@ LISTENS = st.tuples(PORTS, PORTS, st.sampled_from([EVERY, EVERY[:1], EVERY[1:]])
         Listen(addresses=(ip_address("127.0.0.1"),), ports=drawn[:1], header_from=drawn[3], line=0),
         Listen(addresses=(ip_address("::1"),), ports=drawn[1:2], line=0),
         Listen(addresses=(ip_address("fe80::1%eth1"),), ports=drawn[1:2], line=0),
+        Listen(addresses=drawn[2], ports=(_only(11),), transparent=True, line=0),
         Listen(
             addresses=drawn[2],
             interface="eth0",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from ipaddress import ip_address
 
 import pytest
 
 from udpproxy.proxy.config.load import parse
-from udpproxy.proxy.policy.rules import Policy, Question, Unresolved, server_for
+from udpproxy.proxy.policy.rules import Places, Policy, Question, Unresolved, server_for
 
 NOBODY = Unresolved()
 NOON = datetime(2030, 1, 2, 12, 0)  # a Wednesday
@@ -122,3 +123,81 @@ def test_a_denial_has_no_server() -> None:
     text = HEAD + '[[session-acl]]\nname = "x"\naction = "deny"\n'
     with pytest.raises(ValueError, match="x has no server"):
         server_for(parse(text, "test.toml").rules[0], ask(), NOBODY)
+
+
+TRANSPARENT = """
+max-sessions = 10
+[[listen]]
+transparent = true
+port = [53, "5060-5061"]
+[[listen]]
+address = "127.0.0.1"
+port = [70, 71]
+[[session-acl]]
+name = "here"
+transparent = false
+plug-to = "192.0.2.1"
+[[session-acl]]
+name = "there"
+transparent = true
+"""
+
+
+@pytest.mark.parametrize(("transparent", "wanted"), [(False, "here"), (True, "there")])
+def test_what_was_sent_to_others(wanted: str, *, transparent: bool) -> None:
+    config = parse(TRANSPARENT, "test.toml")
+    asked = Policy(config)
+    question = Question(
+        ip_address("10.0.0.1"), ip_address("192.0.2.9"), 53, transparent=transparent
+    )
+    assert decided(asked, question) == wanted
+    steps = asked.explain(question, NOON, NOBODY)
+    if transparent:
+        assert steps[0].why == "transparent: 192.0.2.9 is another host's"
+        assert server_for(steps[-1].rule, question, NOBODY) == (ip_address("192.0.2.9"), 53)
+    only = Policy(replace(config, rules=config.rules[1:]))
+    if not transparent:
+        (step,) = only.explain(question, NOON, NOBODY)
+        assert step.why == "transparent: 192.0.2.9 is this host's"
+
+
+RANGED = """
+max-sessions = 10
+[[listen]]
+address = "0.0.0.0"
+port = ["5060-5061", 53]
+[[listen]]
+address = "192.0.2.9"
+port = [60, 61, 62]
+[[listen]]
+address = "::1"
+port = [53, 60, 70]
+[[session-acl]]
+name = "x"
+plug-to = "192.0.2.1:700-702"
+"""
+
+
+@pytest.mark.parametrize(
+    ("addressed", "port", "server"),
+    [
+        ("192.0.2.7", 5060, 700),
+        ("192.0.2.7", 53, 702),
+        ("192.0.2.9", 5061, 701),
+        ("192.0.2.9", 62, 702),
+        ("::1", 53, 700),
+        ("::1", 70, 702),
+        ("192.0.2.7", 99, 700),
+        ("::2", 60, 701),
+    ],
+)
+def test_ports_one_to_one(addressed: str, port: int, server: int) -> None:
+    config = parse(RANGED, "test.toml")
+    place = Places(config).of(ip_address(addressed), port)
+    question = Question(ip_address("10.0.0.1"), ip_address(addressed), port, place)
+    assert server_for(config.rules[0], question, NOBODY) == (ip_address("192.0.2.1"), server)
+
+
+def test_a_place_that_nobody_needs() -> None:
+    config = parse(RANGED.replace(":700-702", ":700"), "test.toml")
+    assert Places(config).of(ip_address("::1"), 70) == 0
