@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeVar
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -145,7 +147,6 @@ LISTENS = st.tuples(PORTS, PORTS, st.sampled_from([EVERY, EVERY[:1], EVERY[1:]])
         Listen(addresses=(ip_address("127.0.0.1"),), ports=drawn[:1], header_from=drawn[3], line=0),
         Listen(addresses=(ip_address("::1"),), ports=drawn[1:2], line=0),
         Listen(addresses=(ip_address("fe80::1%eth1"),), ports=drawn[1:2], line=0),
-        Listen(addresses=drawn[2], ports=(_only(11),), transparent=True, line=0),
         Listen(
             addresses=drawn[2],
             interface="eth0",
@@ -286,3 +287,12 @@ plug-to = "ns.example.org."
 
 def test_names_as_they_were_written() -> None:
     assert render(parse(NAMED, "named"), defaults=False) == NAMED
+
+
+@pytest.mark.parametrize("where", ["", 'address = "::"\n', 'interface = "eth0"\nversion = 4\n'])
+def test_a_transparent_listener(where: str) -> None:
+    text = f"max-sessions = 1\n[[listen]]\n{where}port = [5, 7]\ntransparent = true\n"
+    config = parse(text, "test.toml")
+    shown = render(config, defaults=False)
+    assert f"[[listen]]\n{where}port = [5, 7]\ntransparent = true\n" in shown
+    assert parse(shown, "shown") == replace(config, warnings=parse(shown, "shown").warnings)
