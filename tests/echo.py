@@ -55,6 +55,10 @@ class Echo:
         self._socket.settimeout(0.1)
         self._thread.start()
 
+    def join(self, member: bytes) -> None:
+        """A multicast group, by an interface (struct ip_mreq)."""
+        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+
     def __enter__(self) -> Echo:
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Iterator
@@ -219,3 +220,57 @@ def test_over_a_restart_without_its_interface(tmp_path: Path) -> None:
         assert len(units.said("UDPS-131-W")) == 2
         assert units.said("UDPS-211-W") == []
         units.terminate()
+
+
+def test_questions_to_a_group_of_another_network(network: Network, tmp_path: Path) -> None:
+    """The example: a guest asks by multicast, and a printer on another link answers him."""
+    network.add("printer", "10.2.0.7/24")
+    proxy, printer = network.name("proxy"), network.name("printer")
+    ip("-n", proxy, "link", "add", "eth1", "type", "veth", "peer", "eth1", "netns", printer)
+    for name, address in ((proxy, "10.2.0.1/24"), (printer, "10.2.0.9/24")):
+        ip("-n", name, "addr", "add", address, "dev", "eth1")
+        ip("-n", name, "link", "set", "eth1", "up")
+
+    def answering() -> Echo:
+        echo = Echo("0.0.0.0", 5353)
+        member = socket.inet_aton("224.0.0.251") + socket.inet_aton("10.2.0.9")
+        echo.join(member)
+        return echo
+
+    example = Path(__file__).parents[2] / "examples" / "mdns.toml"
+    with (
+        network.on("printer", answering) as echo,
+        Proxy(tmp_path, example.read_text(), prefix=network.prefix("proxy")) as running,
+        client_of(network, "10.1.0.5") as guest,
+    ):
+        guest.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("10.1.0.5"))
+        guest.sendto(b"who is a printer?", ("224.0.0.251", 5353))
+        data, sender = guest.recvfrom(100)
+        assert (data, sender) == (b"who is a printer?", ("10.1.0.1", 5353))
+        (source,) = echo.sources
+        assert source[0] == "10.2.0.1"
+        assert len(running.sessions()) == 1
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_ports_that_belong_to_the_servers(network: Network, tmp_path: Path, engine: str) -> None:
+    """One to one, in the order of the file; also of sessions that a new relay finds."""
+    ports = {5000: 7000, 5001: 7001, 5010: 7002}
+    text = TEXT.format(
+        engine=engine, workers=1, listen='address = "10.1.0.1"', port='["5000-5001", 5010]'
+    ).replace("127.0.0.1:7000", "127.0.0.1:7000-7002")
+    with contextlib.ExitStack() as stack:
+        echoes = {
+            server: stack.enter_context(network.on("proxy", lambda s=server: Echo("127.0.0.1", s)))  # type: ignore[misc]
+            for server in ports.values()
+        }
+        proxy = stack.enter_context(Proxy(tmp_path, text, prefix=network.prefix("proxy")))
+        client = stack.enter_context(client_of(network, "10.1.0.5"))
+        for turn in range(2):
+            for port, server in ports.items():
+                assert ask(client, ("10.1.0.1", port))
+                assert len(echoes[server].received) == turn + 1
+            if not turn:
+                proxy.next_reg(proxy.kill(9, "reg"))
+                until(proxy.ready)
+        assert len(proxy.sessions()) == 3

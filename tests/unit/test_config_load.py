@@ -828,10 +828,13 @@ def test_a_name_that_would_do_is_named(name: str, similar: str) -> None:
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["dns", "tftp", "syslog"])
-def test_the_examples_are_right(name: str) -> None:
-    path = ROOT / "examples" / f"{name}.toml"
+EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_are_right(path: Path) -> None:
     assert load.parse(path.read_text(), str(path)).warnings == ()
+    assert f".I {path.name}\n" in (ROOT / "man/udp-proxy.toml.5").read_text()
 
 
 def test_the_manual_page_has_every_key() -> None:
