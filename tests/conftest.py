@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ from built import expect_native
 from field import matrix
 from rig import ENGINES, Rig
 
+CLAIMS = os.environ.get("PARTS_CLAIMED", "")
+"""A directory, where parts that run at the same time say which files they have begun."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """For halves of a suite that run side by side."""
@@ -22,13 +26,47 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Those of one part: every so many-th file."""
-    if part := config.getoption("--part"):
-        number, of = map(int, part.split("of"))
-        files = list(dict.fromkeys(item.path for item in items))
-        chosen = {path for at, path in enumerate(files, 1) if at % of == number % of}
-        config.hook.pytest_deselected(items=[item for item in items if item.path not in chosen])
-        items[:] = [item for item in items if item.path in chosen]
+    """Those of one part: every so many-th file, or whatever no other part has begun (below)."""
+    if not (part := config.getoption("--part")):
+        return
+    files = list(dict.fromkeys(item.path for item in items))
+    if CLAIMS:
+        # From the end: whole instances are there, and what is short is a good last.
+        items.sort(key=lambda item: files.index(item.path), reverse=True)
+        return
+    number, of = map(int, part.split("of"))
+    chosen = {path for at, path in enumerate(files, 1) if at % of == number % of}
+    config.hook.pytest_deselected(items=[item for item in items if item.path not in chosen])
+    items[:] = [item for item in items if item.path in chosen]
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """As pytest's own, but each file is run by the part that comes to it first."""
+    if not (CLAIMS and session.config.getoption("--part")) or session.config.option.collectonly:
+        return None
+    if session.testsfailed and not session.config.option.continue_on_collection_errors:
+        raise session.Interrupted(f"{session.testsfailed} errors during collection")
+    claimed = _claimed(session.items)
+    item = next(claimed, None)
+    while item is not None:
+        after = next(claimed, None)
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        item = after
+    return True
+
+
+def _claimed(items: list[pytest.Item]) -> Iterator[pytest.Item]:
+    for path, its in itertools.groupby(items, key=lambda item: item.path):
+        name = str(path).replace("/", "-")
+        try:
+            (Path(CLAIMS) / name).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        yield from its
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

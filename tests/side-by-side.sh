@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs two halves of a suite at the same time, which nearly halves the wait: they sleep more than
-# they work. Each half is COMMAND with one of the two values of OPTION.
+# they work. Each half is COMMAND with one of the two values of OPTION; of --part, whoever is done
+# takes the next file (conftest.py).
 # side-by-side.sh SUITE OPTION FIRST SECOND COMMAND...
 set -u
 
@@ -8,7 +9,9 @@ here=$(dirname "$0")
 suite=$1 option=$2 first=$3 second=$4
 shift 4
 other=$(mktemp) || exit 1
-trap 'rm -f "$other"' EXIT
+PARTS_CLAIMED=$(mktemp -d) || exit 1
+export PARTS_CLAIMED
+trap 'rm -rf "$other" "$PARTS_CLAIMED"' EXIT
 
 # What the shell starts beside itself would not hear Ctrl-C.
 env --default-signal=INT setsid \

@@ -111,6 +111,7 @@ def test_parts_are_the_whole() -> None:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "--co", "-p", "no:cacheprovider",
              TOP / "tests" / "peers", *words],
+            env={key: value for key, value in os.environ.items() if key != "PARTS_CLAIMED"},
             capture_output=True,
             text=True,
             check=True,
@@ -121,6 +122,39 @@ def test_parts_are_the_whole() -> None:
     parts = [chosen("--part", f"{number}of3") for number in (1, 2, 3)]
     assert all(parts)
     assert sorted(itertools.chain(*parts)) == sorted(chosen())
+
+
+def test_parts_at_the_same_time_are_the_whole(tmp_path: Path) -> None:
+    """Each file once, by whichever comes first."""
+    names = ("test_lock", "test_wire", "test_verbs", "test_clean_up", "test_costly")
+    files = [TOP / "tests" / "unit" / f"{name}.py" for name in names]
+    environment = {key: value for key, value in os.environ.items() if key != "PARTS_CLAIMED"}
+
+    def command(*words: str) -> list[str]:
+        return [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider",
+                *map(str, files), *words]  # fmt: skip
+
+    def passed(output: str) -> list[str]:
+        return [line for line in output.splitlines() if line.startswith("PASSED ")]
+
+    whole = subprocess.run(
+        command(f"--basetemp={tmp_path / 'whole'}"),
+        capture_output=True, text=True, check=True, cwd=TOP, env=environment,
+    )  # fmt: skip
+    (tmp_path / "claims").mkdir()
+    environment["PARTS_CLAIMED"] = str(tmp_path / "claims")
+    parts = [
+        subprocess.Popen(
+            command("--part", part, f"--basetemp={tmp_path / part}"),
+            stdout=subprocess.PIPE, text=True, cwd=TOP, env=environment,
+        )
+        for part in ("1of2", "2of2")
+    ]  # fmt: skip
+    outputs = [part.communicate()[0] for part in parts]
+    assert [part.returncode for part in parts] in ([0, 0], [0, 5], [5, 0])
+    both = [*passed(outputs[0]), *passed(outputs[1])]
+    assert sorted(both) == sorted(passed(whole.stdout))
+    assert len(list((tmp_path / "claims").iterdir())) == len(files)
 
 
 SUITES = ("unit", "edge-1of2", "edge-2of2", "edge-rest", "peers", "system-d12", "system-d13")
