@@ -43,16 +43,20 @@ static void answer_from(struct msghdr *message, uint8_t *control, const struct s
     }
 }
 
+// Behind a PROXY header it is the sender who gets it; in `room`, apart from the others' way.
+__attribute__((noinline)) static union address *name_sender(union address *room,
+                                                             const struct record *record)
+{
+    make_address(room, record->via, record->via_size, record->via_port, record->scope);
+    return room;
+}
+
 // `sender` is room for who gets it where that is not the client.
-static void address_reply(struct msghdr *message, uint8_t *control, struct session *session,
+static inline void address_reply(struct msghdr *message, uint8_t *control, struct session *session,
                           union address *sender)
 {
-    const struct record *record = session->record;
-    union address *whom = &session->client;
-    if (session->proxied) {
-        whom = sender;
-        make_address(whom, record->via, record->via_size, record->via_port, record->scope);
-    }
+    union address *whom =
+        session->proxied ? name_sender(sender, session->record) : &session->client;
     memset(message, 0, sizeof *message);
     message->msg_name = whom;
     message->msg_namelen = length_of(whom);
