@@ -151,6 +151,21 @@ def test_the_next_relay_keeps_them_as_well(network: Network, tmp_path: Path, eng
 SOURCES = ("127.0.0.5", "127.0.0.6")
 
 
+def binds(network: Network, address: str, count: int) -> int:
+    """How many sockets another program can bind to that address."""
+
+    def work() -> int:
+        with ExitStack() as stack:
+            for number in range(count):
+                try:
+                    stack.enter_context(udp(address))
+                except OSError:
+                    return number
+        return count
+
+    return network.on("host", work)
+
+
 @pytest.mark.parametrize("engine", NAMES)
 def test_each_source_address_has_ports_of_its_own(
     network: Network, tmp_path: Path, engine: str
@@ -170,7 +185,7 @@ def test_each_source_address_has_ports_of_its_own(
             for source in SOURCES
         ]
         assert counts == [MOST, 10]
-        assert connects(network, 10) == 10
+        assert binds(network, SOURCES[0], 10) == 10
         crowd.ask("127.0.0.1", 100)
         until(lambda: proxy.info()["refused-no-port"] == 20, step=0.05)
         assert proxy.info()["sessions"] == 2 * MOST
