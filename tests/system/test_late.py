@@ -72,3 +72,69 @@ def test_address_and_name_server_come_late(host: Machine) -> None:
     assert late.show("NRestarts") == "0"
     late.stop()
     host.run("ip", "addr", "del", f"{LATE}/32", "dev", "lo")
+
+
+INTERFACE = """\
+max-sessions = 100
+[[listen]]
+interface = "dmz"
+port = 5353
+[[session-acl]]
+name = "all"
+plug-to = "127.0.0.1:7000"
+"""
+FROM_GUEST = """
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+sock = socket.socket(family, socket.SOCK_DGRAM)
+sock.bind((sys.argv[1], 4000))
+sock.settimeout(0.5)
+for attempt in range(20):
+    try:
+        sock.sendto(b"guest", (sys.argv[2], 5353))
+        print(sock.recv(100).split()[0].decode())
+        break
+    except OSError:
+        pass
+else:
+    sys.exit(1)
+"""
+
+
+def test_an_interface_comes_goes_and_comes_again(host: Machine) -> None:
+    """The relay has no network of its own; also with an IPv6 address that is tentative at first."""
+    serve_echo(host)
+    host.write("/opt/guest.py", FROM_GUEST)
+    host.run("ip", "netns", "add", "guest")
+    late = Instance(host, "late")
+    late.write(INTERFACE)
+    late.start()
+    assert any("interface dmz for now" in text for text in late.messages("UDPS-131-W"))
+    pids = {role: late.pid(role) for role in ROLES}
+
+    def guest(*words: str) -> str:
+        return host.run("ip", "netns", "exec", "guest", *words).stdout
+
+    for turn in (1, 2):
+        host.run(
+            "ip", "link", "add", "dmz", "type", "veth", "peer", "name", "out", "netns", "guest"
+        )
+        for address in ("10.98.0.1/24", "fd98::1/64"):
+            host.run("ip", "addr", "add", address, "dev", "dmz")
+        host.run("ip", "link", "set", "dmz", "up")
+        for address in ("10.98.0.2/24", "fd98::2/64"):
+            guest("ip", "addr", "add", address, "dev", "out")
+        guest("ip", "link", "set", "out", "up")
+        for mine, its in (("10.98.0.2", "10.98.0.1"), ("fd98::2", "fd98::1")):
+            assert guest("python3", "/opt/guest.py", mine, its)
+        assert len(late.messages("UDPS-133-I")) == turn
+        assert len(late.sessions()) == 2
+        host.run("ip", "link", "del", "dmz")
+        until(lambda: len(late.messages("UDPS-132-W")) == turn)  # noqa: B023
+    assert {role: late.pid(role) for role in ROLES} == pids
+    assert late.show("NRestarts") == "0"
+    late.systemctl("restart", late.unit)
+    assert len(late.sessions()) == 2
+    late.stop()
+    assert len(late.records()) == 2
+    host.run("ip", "netns", "del", "guest")
