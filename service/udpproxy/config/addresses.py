@@ -49,20 +49,22 @@ def refuse_everybody(word: str, instead: str) -> None:
 
 def address(value: object) -> Address:
     """One address, with or without brackets, no port, no name."""
-    word = text(value)
-    refuse_everybody(word, 'write "0.0.0.0" or "::" (a table each) for all of this host')
-    if is_name(word):
-        raise ValueError(f"{said(word)} is a name: only an address can stand here")
+    word = _no_name(value)
     return address_of(bare(word), word)
 
 
 def own_address(value: object) -> Address:
     """The same, of this host: it may be one of a link's."""
+    word = _no_name(value)
+    return zoned(bare(word), word)
+
+
+def _no_name(value: object) -> str:
     word = text(value)
     refuse_everybody(word, 'write "0.0.0.0" or "::" (a table each) for all of this host')
     if is_name(word):
         raise ValueError(f"{said(word)} is a name: only an address can stand here")
-    return zoned(bare(word), word)
+    return word
 
 
 def network(value: object) -> Network:

@@ -18,6 +18,7 @@ from udpproxy.process.link import Link
 from udpproxy.process.logs import MOST, SOON, Logs
 from udpproxy.process.loop import Reactor
 from udpproxy.process.notify import Notifier
+from udpproxy.proxy.config.model import Config
 from udpproxy.proxy.engine.interface import Engine
 from udpproxy.proxy.engine.pool import Pool, check_limit
 from udpproxy.proxy.reg import engines
@@ -252,6 +253,12 @@ class Reg:
         self._naming.configure(config)
         self._begin(segmentation)
 
+    def _judging(self, config: Config, generation: int, before: Verdicts | None = None) -> Verdicts:
+        lent = self._lent
+        return Verdicts(
+            config, generation, self._naming.known, lent.versions, lent.links, lent.own, before
+        )
+
     def _begin(self, segmentation: str) -> None:
         """At once, or as soon as the system has what it takes: our end would not bring it."""
         table = self._lent.table
@@ -259,14 +266,7 @@ class Reg:
             return  # told to leave meanwhile
         config, generation = self._lent.config
         if self._host is None:
-            verdicts = Verdicts(
-                config,
-                generation,
-                self._naming.known,
-                self._lent.versions,
-                self._lent.links,
-                self._lent.own,
-            )
+            verdicts = self._judging(config, generation)
             keep = self._naming.wait
             self._host = RelayHost(self._reactor, self._logs, table, verdicts, keep)
         host = self._host
@@ -338,15 +338,7 @@ class Reg:
         self._engine.limit_ports(config.ports, config.ports_each)
         self._host.servers.keep({rule.name for rule in config.rules})
         before = self._host.verdicts
-        self._host.verdicts = Verdicts(
-            config,
-            generation,
-            self._naming.known,
-            self._lent.versions,
-            self._lent.links,
-            self._lent.own,
-            before,
-        )
+        self._host.verdicts = self._judging(config, generation, before)
         # Counted one by one: others come and go of themselves meanwhile.
         self._host.led = dict.fromkeys(self._host.led, 0)
         ended = sum(self._engine.remove_listener(number) for number in removed)
