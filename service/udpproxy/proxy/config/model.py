@@ -226,9 +226,11 @@ class Config(InstanceConfig):
     ports_each: int = field(default=0, compare=False)
     """The same, of one source address."""
 
-    def header_from(self, place: Place) -> tuple[Network, ...]:
-        """Listen.header_from of the listener there."""
-        for listen in self.listen:
-            if place in listen.places():
-                return listen.header_from
-        return ()
+    def headed(self) -> dict[Place, tuple[Network, ...]]:
+        """Listen.header_from of each place where that is given."""
+        return {
+            place: listen.header_from
+            for listen in self.listen
+            if listen.header_from
+            for place in listen.places()
+        }

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from udpproxy.config.model import Network
-from udpproxy.proxy.config.model import Config
+from udpproxy.proxy.config.model import Config, Place
 from udpproxy.proxy.engine.interface import ListenerSocket
 from udpproxy.proxy.session.layout import Record
 
@@ -20,10 +20,15 @@ class HeaderSenders:
 
     def __init__(self) -> None:
         self._listeners: dict[int, ListenerSocket] = {}
+        self._config: Config | None = None
+        self._headed: dict[Place, tuple[Network, ...]] = {}
+        """Of that configuration, by place."""
 
     def enter(self, lent: ListenerSocket, config: Config) -> ListenerSocket:
         """A new listener with what the file says of it."""
-        header_from = config.header_from(lent.place)
+        if config is not self._config:  # once for all of them, which may be thousands
+            self._config, self._headed = config, config.headed()
+        header_from = self._headed.get(lent.place, ())
         listener = self._listeners[lent.number] = replace(lent, header_from=header_from)
         return listener
 
