@@ -30,7 +30,7 @@ port = {PORT}
 [[session-acl]]
 name = "all"
 plug-to = "{SERVER[0]}:{SERVER[1]}"
-source-address = ["{SHARED}"]
+source-address = ["{SHARED}", "no-fallback"]
 """
 VRRP = f"""global_defs {{{{
     vrrp_version 3

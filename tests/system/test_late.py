@@ -84,18 +84,19 @@ name = "all"
 plug-to = "127.0.0.1:7000"
 """
 FROM_GUEST = """
-import socket, sys
+import socket, sys, time
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
-sock = socket.socket(family, socket.SOCK_DGRAM)
-sock.bind((sys.argv[1], 4000))
-sock.settimeout(0.5)
 for attempt in range(20):
     try:
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        sock.settimeout(0.5)
+        sock.bind((sys.argv[1], 4000))  # not while it is tentative
         sock.sendto(b"guest", (sys.argv[2], 5353))
         print(sock.recv(100).split()[0].decode())
         break
     except OSError:
-        pass
+        sock.close()
+        time.sleep(0.2)
 else:
     sys.exit(1)
 """
