@@ -24,7 +24,7 @@ from udpproxy.proxy.engine.interface import (
     Timer,
     Verdict,
 )
-from udpproxy.proxy.engine.pool import OwnEnds, Pool, Sources
+from udpproxy.proxy.engine.pool import ANYWHERE, OwnEnds, Pool, Sources
 from udpproxy.proxy.engine.relayed import Listening, Relayed
 from udpproxy.proxy.session import layout
 from udpproxy.proxy.session.index import SOON, Session, SessionIndex
@@ -271,13 +271,16 @@ class Lifecycle(ABC):
 
     def _sources(self, session: Relayed) -> Sources:
         """From where its server is written to."""
+        verdict = session.verdict
+        if not verdict.sources and verdict.fallback and not self._words[SOURCED]:
+            return ANYWHERE
         named = session.sources()
         if named:
             self._words[SOURCED] = 1
         free = [address for address in named if not self._own.is_full(address)]
         return Sources(
             free,
-            session.verdict.fallback,
+            verdict.fallback,
             unbind=bool(self._words[SOURCED]),
             used_up=len(free) < len(named),
         )

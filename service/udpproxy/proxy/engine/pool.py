@@ -8,7 +8,6 @@ sockets, bound and connected as the last one left them.
 from __future__ import annotations
 
 import array
-import collections
 import errno
 import functools
 import itertools
@@ -137,7 +136,7 @@ class OwnEnds:
 
     def __init__(self) -> None:
         self._ends: set[Endpoint] = set()
-        self._counts: collections.Counter[str] = collections.Counter()
+        self._counts: dict[str, int] = {}
         self.each = 0
         """How many an address may have where it is asked for; 0: no limit."""
 
@@ -148,19 +147,21 @@ class OwnEnds:
         """A session has it now."""
         if end not in self._ends:
             self._ends.add(end)
-            self._counts[end[0]] += 1
+            self._counts[end[0]] = self._counts.get(end[0], 0) + 1
 
     def discard(self, end: Endpoint) -> None:
         """None has it any more."""
         if end in self._ends:
             self._ends.remove(end)
-            self._counts[end[0]] -= 1
-            if not self._counts[end[0]]:
+            left = self._counts[end[0]] - 1
+            if left:
+                self._counts[end[0]] = left
+            else:
                 del self._counts[end[0]]
 
     def is_full(self, address: str) -> bool:
         """Has that address as many as it may?"""
-        return bool(self.each) and self._counts[address] >= self.each
+        return bool(self.each) and self._counts.get(address, 0) >= self.each
 
 
 class RestingPorts:
@@ -246,6 +247,8 @@ class Pool:
     ) -> Endpoint:
         """By the first source that has a port. Where those that there are have none, the system
         would find none either."""
+        if sources is ANYWHERE:
+            return self._get_port(sock, functools.partial(attach, ""))
         if sources.addresses or sources.unbind:
             # Only what has no port can be bound, and a slot's last session may have left one.
             sockets.disconnect(sock)

@@ -94,9 +94,11 @@ def scope_of(endpoint: tuple[str, int]) -> int:
     """The interface number that a link-local IPv6 address needs, else 0."""
     if len(endpoint) > 2:
         return cast(tuple[str, int, int, int], endpoint)[3]
+    if "%" not in endpoint[0]:
+        return 0
     zone = endpoint[0].partition("%")[2]
-    if not zone or zone.isdigit():
-        return int(zone or 0)
+    if zone.isdigit():
+        return int(zone)
     try:
         return socket.if_nametoindex(zone)
     except OSError:  # it has gone since
@@ -120,6 +122,8 @@ def sender_of(name: tuple[str, int]) -> tuple[str, int]:
 
 def whole(endpoint: tuple[str, int]) -> tuple[str, int]:
     """As a socket takes it: Python ignores a scope in the address's text."""
+    if "%" not in endpoint[0]:
+        return endpoint
     scope = scope_of(endpoint)
     return cast(tuple[str, int], (*endpoint[:2], 0, scope)) if scope else endpoint
 
