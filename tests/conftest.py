@@ -1,4 +1,4 @@
-"""What holds for every test: it leaves no child process, descriptor or thread behind."""
+"""What holds for every test: it leaves no process, descriptor, thread or blocked signal behind."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import gc
 import itertools
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,7 +108,11 @@ def _belongings() -> set[tuple[str, str]]:
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
     before = _belongings()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     yield
+    # Whatever another test starts would have the mask, too, and hear no SIGTERM.
+    leaked = signal.pthread_sigmask(signal.SIG_SETMASK, blocked) - blocked
+    assert not leaked, f"left blocked: {sorted(leaked)}"
     left = _belongings() - before
     if left:
         gc.collect()

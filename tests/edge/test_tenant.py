@@ -252,7 +252,11 @@ def test_as_a_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, tower.environment[name])
     daemon = DaemonCommands(IDENTITY, "one", tmp_path / "pid", tmp_path / "lock")
     begun = DaemonStart(IDENTITY, tower.file, level=None, runtime_dir=tower.runtime, limit=20.0)
-    assert daemon.start(begun.launch).result == DONE
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    try:
+        assert daemon.start(begun.launch).result == DONE
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # the command would end here
     pid = int((tmp_path / "pid").read_text())
     try:
         story(tower, pid)
