@@ -115,7 +115,7 @@ def test_a_child_that_lies(tmp_path: Path, servers: Servers, role: str, engine: 
     stage = Stage(tmp_path, servers, role, engine=engine)
     proxy, slowest = stage.proxy, 0.0
     with proxy.launched(), udp("::1") as kept:
-        until(lambda: (proxy.runtime / "control.sock").exists())
+        until(stage.listens)
         ends = time.monotonic() + 60 + COUNT / 50
         while liar.told(stage.lies) >= 0:
             assert proxy.process.poll() is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,3 +59,11 @@ def test_sessions_of_one_way_are_together() -> None:
     assert ways(table, range(3)) == {way: [0], way._replace(source=b""): [2]}
     table.set_state(0, State.CLOSING)
     assert ways(table, range(2)) == {}
+
+
+def test_what_no_address_can_be_is_left_out() -> None:
+    """A relay gone bad may write anything."""
+    table = _table(replace(RECORD, state=State.OPEN, source=(bytes(4), 9)))
+    assert len(ways(table, range(1))) == 1
+    table.memory[table.at(0) * 8 + 19] = 7  # the length of the server's address
+    assert ways(table, range(1)) == {}

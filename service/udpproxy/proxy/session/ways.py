@@ -9,6 +9,7 @@ from typing import NamedTuple
 from udpproxy.proxy.session.layout import GOING_ON, WORDS
 from udpproxy.proxy.session.table import HEADER_SIZE, Table
 
+_SIZES = (4, 16)
 _CONNECTED = (0, 1)
 """Types whose socket has a peer from the start: normal and one-way."""
 _STATE, _PORTS, _OWN, _SERVER, _PEER, _SOURCE, _SCOPE = 2, 4, 5, 12, 14, 16, 24
@@ -43,13 +44,15 @@ def ways(table: Table, slots: range) -> dict[Way, list[int]]:
         strict=True,
     )
     for slot, (state, ports, own, *server_peer_source, scope) in zip(slots, rows, strict=True):
-        pinned = own >> 32 & 0xFF
+        pinned, size = own >> 32 & 0xFF, state >> 24 & 0xFF
         if state & 0xFF not in GOING_ON or not (pinned or state >> 8 & 0xFF in _CONNECTED):
+            continue
+        if size not in _SIZES:  # whoever relays may have written anything
             continue
         at = 2 if pinned else 0
         port = own >> 16 & 0xFFFF if pinned else ports >> 48
         way = (
-            state >> 24 & 0xFF,
+            size,
             *server_peer_source[at : at + 2],
             port,
             scope >> 32,
