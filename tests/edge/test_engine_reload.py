@@ -87,3 +87,16 @@ def test_a_reload_finds_a_damaged_record(rig: Rig, damage: Callable[[Rig], None]
     assert rig.host.opened_ids == [1, 2, 3, 4]
     assert rig.engine.reconsider() == 0
     assert {record.generation for _, record in rig.table.records()} == {2}
+
+
+def test_where_nobody_listens_any_more_may_be_a_client(rig: Rig) -> None:
+    """Only what comes from one of our own sockets would go round for ever."""
+    rig.listen()
+    gone = rig.listen("127.0.0.2")
+    address, port = rig.where(gone)
+    assert rig.engine.remove_listener(gone) == 0
+    rig.listeners.pop(gone).socket.close()
+    client, server = rig.udp(address, port), rig.udp()
+    rig.host.policy = lambda _: verdict(server.getsockname())
+    rig.converse(client, server, rig.where())
+    assert rig.host.refusals == []

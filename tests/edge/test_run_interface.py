@@ -96,13 +96,12 @@ def ask(sock: socket.socket, to: tuple[str, int], data: bytes = b"question") -> 
     return bool(sender[:2] == (to[0].partition("%")[0], to[1]))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("engine", NAMES)
+@pytest.mark.parametrize(
+    ("engine", "workers"), [(engine, 1) for engine in NAMES] + [("native", 2)][: "native" in NAMES]
+)
 def test_all_its_addresses_and_no_others(
     network: Network, echo: Echo, tmp_path: Path, engine: str, workers: int
 ) -> None:
-    if engine == "python" and workers > 1:
-        pytest.skip("the Python engine has one")
     Link(network).make()
     with proxied(network, tmp_path, engine, 'interface = "eth0"', workers) as proxy:
         for mine, its in (

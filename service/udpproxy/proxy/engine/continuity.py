@@ -13,9 +13,8 @@ from typing import cast
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.engine.adopting import Stock
 from udpproxy.proxy.engine.interface import Arrival
-from udpproxy.proxy.engine.lifecycle import came
 from udpproxy.proxy.engine.reachability import Reachability
-from udpproxy.proxy.engine.relayed import Relayed
+from udpproxy.proxy.engine.relayed import Relayed, came
 from udpproxy.proxy.session import layout
 from udpproxy.proxy.session.layout import Record, State
 from udpproxy.proxy.session.limits import TRIED

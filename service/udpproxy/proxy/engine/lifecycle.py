@@ -24,8 +24,9 @@ from udpproxy.proxy.engine.interface import (
     Timer,
     Verdict,
 )
+from udpproxy.proxy.engine.listened import Listened, Listening
 from udpproxy.proxy.engine.pool import ANYWHERE, OwnEnds, Pool, Sources
-from udpproxy.proxy.engine.relayed import Listening, Relayed
+from udpproxy.proxy.engine.relayed import Relayed, peer_rule, sender_of
 from udpproxy.proxy.session import layout
 from udpproxy.proxy.session.index import SOON, Session, SessionIndex
 from udpproxy.proxy.session.layout import Record, State
@@ -36,7 +37,7 @@ from udpproxy.proxy.session.limits import (
     NS_PER_EVICTION,
     Rate,
 )
-from udpproxy.proxy.session.peers import Endpoint, PeerRule
+from udpproxy.proxy.session.peers import Endpoint
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.proxy.session.table import SOURCED, Table
 
@@ -81,9 +82,7 @@ class Lifecycle(ABC):
         """Why there are no sockets for more slots."""
         self._evictions = Rate(EVICTIONS_AT_ONCE, NS_PER_EVICTION)
         self._chances = Rate(CHANCES_AT_ONCE, NS_PER_CHANCE)
-        self._listeners: dict[int, Listening] = {}
-        self._by_port: dict[int, list[Listening]] = {}
-        self._drops: dict[int, int] = {}
+        self._listeners = Listened(reactor)
         self._own = OwnEnds()
         self._next_second = 0
         self._planned = 0
@@ -109,24 +108,12 @@ class Lifecycle(ABC):
         return max(words[at + layout.LAST_UPLOAD], words[at + layout.LAST_DOWNLOAD])
 
     def _enter(self, listener: ListenerSocket) -> Listening:
-        listening = self._listeners.get(listener.number)
-        if listening is None:
-            listening = self._listeners[listener.number] = Listening(listener)
-            self._by_port.setdefault(listener.port, []).append(listening)
-        else:
-            self._let_go(listening)
-            listening.take(listener)
-            for session in self._sessions():
-                if session.listener is listening:
-                    session.reply = listening.reply
-        self._drops[listener.number] = 0 if listener.absent else sockets.drops(listener.socket)
+        known = self._listeners.get(listener.number) is not None
+        listening = self._listeners.enter(listener)
+        for session in self._sessions() if known else ():
+            if session.listener is listening:
+                session.reply = listening.reply
         return listening
-
-    def _let_go(self, listening: Listening) -> None:
-        """Its socket is not ours any more."""
-        if not listening.given.absent:
-            self._reactor.remove_reader(listening.given.socket.fileno())
-            listening.given.socket.close()
 
     def announce(self, *, openings: bool) -> None:
         """Whether the host is told of each session that opens."""
@@ -155,11 +142,10 @@ class Lifecycle(ABC):
     def remove_listener(self, number: int) -> int:
         """Its sessions end as `policy`; how many."""
         listening = self._listeners.pop(number)
-        del self._drops[number]
         its = [session for session in self._sessions() if session.listener is listening]
         for session in its:
             self._close(session, Reason.POLICY)
-        self._let_go(listening)
+        self._listeners.let_go(listening)
         return len(its)
 
     def _sessions(self) -> list[Relayed]:
@@ -307,7 +293,7 @@ class Lifecycle(ABC):
             interface=record.interface,
             opened=record.opened,
             verdict=verdict,
-            rule=_peer_rule(record, verdict),
+            rule=peer_rule(record, verdict),
             sock=self._pool.get(sockets.family_of(record.server[0]), slot),
         )
 
@@ -322,16 +308,8 @@ class Lifecycle(ABC):
         address, port = client[0], client[1]
         if (address, port) in self._own:
             return True
-        for other in self._by_port.get(port, ()):
-            if address == str(other.given.address):
-                return True
-            if other.wildcard and (
-                address == sockets.unpack(local or listening.given.address.packed)
-                or address.startswith("127.")
-                or address == "::1"
-            ):
-                return True
-        return False
+        own = sockets.unpack(local or listening.given.address.packed)
+        return self._listeners.has(address, port, own)
 
     def _refuse(
         self,
@@ -404,7 +382,8 @@ class Lifecycle(ABC):
                 self._close(session, reason)
         if now >= self._next_second:
             self._next_second = now + _SECOND
-            self._count_drops()
+            for new in self._listeners.new_drops():
+                self._table.count("drops-listeners", new)
         self._plan(now)
         moment = self._book.next_due()
         return self._next_second if moment is None else min(moment, self._next_second)
@@ -423,16 +402,6 @@ class Lifecycle(ABC):
         self._timer = None
         self.work(time.monotonic_ns())
 
-    def _count_drops(self) -> None:
-        for number, listening in self._listeners.items():
-            if listening.given.absent:
-                continue
-            seen = sockets.drops(listening.given.socket)
-            new = (seen - self._drops[number]) & 0xFFFFFFFF
-            if new:
-                self._drops[number] = seen
-                self._table.count("drops-listeners", new)
-
     def figures(self) -> dict[str, int]:
         """Sessions now, and all totals with what the live sessions have carried so far."""
         return {
@@ -447,30 +416,5 @@ class Lifecycle(ABC):
             self._timer.cancel()
         for session in self._sessions():
             self._reactor.remove_reader(session.sock.fileno())
-        for listening in self._listeners.values():
-            self._let_go(listening)
-        self._listeners.clear()
+        self._listeners.close()
         self._pool.close()
-
-
-def sender_of(record: Record) -> tuple[str, int]:
-    """Who sends the client's datagrams and gets the replies, as the socket module has it."""
-    return sockets.sockaddr(record.via or record.client, record.scope)
-
-
-def came(record: Record) -> tuple[tuple[str, int], Arrival]:
-    """The client, as the socket module has it, and how its datagrams come in."""
-    via = sender_of(record) if record.via else None
-    client = sockets.unpack(record.client[0]), record.client[1]
-    return client if via else sender_of(record), Arrival(
-        record.addressed, record.local, record.interface, record.addressed_port, via
-    )
-
-
-def _peer_rule(record: Record, verdict: Verdict) -> PeerRule:
-    """As the session was opened: a reload may have given the rule another type."""
-    server = sockets.server_of(record.server, record.server_scope)
-    kind = TYPES[record.type]
-    if record.network is None:  # a version that did not note it has opened it
-        return PeerRule(kind, server, verdict.any_port, verdict.network)
-    return PeerRule(kind, server, record.any_port, record.network)

@@ -18,8 +18,8 @@ from udpproxy.config.model import Network
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.engine.handing import Handing
 from udpproxy.proxy.engine.interface import Arrival, ListenerSocket
-from udpproxy.proxy.engine.lifecycle import came
-from udpproxy.proxy.engine.relayed import Listening, Relayed
+from udpproxy.proxy.engine.listened import Listening
+from udpproxy.proxy.engine.relayed import Relayed, came
 from udpproxy.proxy.session import layout, proxy_header
 from udpproxy.proxy.session.limits import Verdict, asked_at, judge_download, judge_upload
 from udpproxy.proxy.session.peers import Reply, judge

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from ipaddress import ip_address
 
-from udpproxy.config.model import Network
 from udpproxy.proxy.config.model import SessionType
 from udpproxy.proxy.engine import sockets
-from udpproxy.proxy.engine.interface import Arrival, ListenerSocket, Verdict
+from udpproxy.proxy.engine.interface import Arrival, Verdict
+from udpproxy.proxy.engine.listened import Listening
 from udpproxy.proxy.engine.sockets import Ancillary, answer_from
-from udpproxy.proxy.policy.hosts import NetSet
 from udpproxy.proxy.session import layout, proxy_header
 from udpproxy.proxy.session.index import Session
+from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.limits import NEVER
 from udpproxy.proxy.session.peers import Endpoint, PeerRule
 
+_TYPES = list(SessionType)
 CONNECTED = (SessionType.NORMAL, SessionType.ONE_WAY)
 """Types whose socket is connected to the server from the start."""
 
@@ -174,53 +172,24 @@ class Relayed(Session):
         self._point()
 
 
-def _absent(*_: object) -> int:
-    """No way to the client, for the listener's interface is not there."""
-    raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+def sender_of(record: Record) -> tuple[str, int]:
+    """Who sends the client's datagrams and gets the replies, as the socket module has it."""
+    return sockets.sockaddr(record.via or record.client, record.scope)
 
 
-class Listening:
-    """A listener and the sessions of its clients, by what their datagrams carry."""
-
-    __slots__ = (
-        "arrival",
-        "given",
-        "header_from",
-        "receive",
-        "reply",
-        "reply_from",
-        "sessions",
-        "wildcard",
+def came(record: Record) -> tuple[tuple[str, int], Arrival]:
+    """The client, as the socket module has it, and how its datagrams come in."""
+    via = sender_of(record) if record.via else None
+    client = sockets.unpack(record.client[0]), record.client[1]
+    return client if via else sender_of(record), Arrival(
+        record.addressed, record.local, record.interface, record.addressed_port, via
     )
 
-    def __init__(self, given: ListenerSocket) -> None:
-        self.sessions: dict[Hashable, Session] = {}
-        self.wildcard = given.address.is_unspecified
-        self.take(given)
 
-    def take(self, given: ListenerSocket) -> None:
-        """Datagrams come and go by this socket from now on."""
-        self.given = given
-        self.receive = given.socket.recvfrom
-        self.reply: Callable[..., int] = _absent if given.absent else given.socket.sendto
-        self.reply_from: Callable[..., int] = _absent if given.absent else given.socket.sendmsg
-        packed = given.address.packed
-        self.arrival = Arrival(packed, packed, 0, given.port)
-        """Of every datagram, unless it is a wildcard or there are PROXY headers."""
-        self.expect_headers(given.header_from)
-
-    def expect_headers(self, header_from: tuple[Network, ...]) -> None:
-        """See ListenerSocket."""
-        self.header_from = NetSet(header_from) if header_from else None
-
-    def believes(self, sender: tuple[str, int]) -> bool:
-        """May he say whose datagrams he sends?"""
-        if self.header_from is None:
-            return False
-        return ip_address(sender[0].partition("%")[0]) in self.header_from
-
-    def key(self, client: tuple[str, int], arrival: Arrival) -> Hashable:
-        """What tells a session's datagrams from others that come in here."""
-        if arrival.via is not None:
-            return arrival.via, client, arrival.addressed, arrival.port
-        return (client, arrival.addressed) if self.wildcard else client
+def peer_rule(record: Record, verdict: Verdict) -> PeerRule:
+    """As the session was opened: a reload may have given the rule another type."""
+    server = sockets.server_of(record.server, record.server_scope)
+    kind = _TYPES[record.type]
+    if record.network is None:  # a version that did not note it has opened it
+        return PeerRule(kind, server, verdict.any_port, verdict.network)
+    return PeerRule(kind, server, record.any_port, record.network)
