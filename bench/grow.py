@@ -219,15 +219,17 @@ class _Host:
 
 
 def structures() -> None:
+    from udpproxy.proxy.config.model import Limits
     from udpproxy.proxy.engine.native import NativeEngine
     from udpproxy.proxy.engine.pool import Pool
     from udpproxy.proxy.session.index import Session, SessionIndex
-    from udpproxy.proxy.session.limits import NEVER, Budget
+    from udpproxy.proxy.session.limits import budget
     from udpproxy.proxy.session.table import Table, size
 
     memory = os.memfd_create("grow")
     os.ftruncate(memory, size(MILLION))
     view = memoryview(mmap.mmap(memory, 0))
+    os.close(memory)
 
     def filled(slots: int) -> Table:
         table = Table(view, MILLION, fresh=True)
@@ -237,17 +239,22 @@ def structures() -> None:
     table = timed("table, 250 slots with sockets", lambda: filled(250))
     assert isinstance(table, Table)
     timed("all its scans", lambda: (table.figures(), table.count_live(), list(table.records())))
-    few: list[object] = [0, 0]
-    few[0] = timed("index of the Python engine, 250 slots", lambda: _index(SessionIndex, 250))
-    timed("the same, all slots", lambda: _index(SessionIndex, MILLION))
-    index = _index(SessionIndex, MILLION)
+
+    def made_index(slots: int) -> SessionIndex:
+        return SessionIndex(
+            slots, MILLION, per_client=0, evict=True, last=lambda _: 0, asked=lambda _: 0
+        )
+
+    timed("index of the Python engine, 250 slots", lambda: made_index(250))
+    index = timed("the same, all slots", lambda: made_index(MILLION))
+    assert isinstance(index, SessionIndex)
     owner: dict[Hashable, Session] = {}
-    budget = Budget(10**10, NEVER, NEVER, NEVER, NEVER, NEVER)
+    limits = budget(Limits(idle=10.0))
 
     def session(number: int) -> Session:
         return Session(
             number=number, slot=index.take_slot(), owner=owner, key=number,
-            client="192.0.2.1", budget=budget, opened=0,
+            client="192.0.2.1", budget=limits, opened=0,
         )  # fmt: skip
 
     def open_all() -> list[Session]:
@@ -277,10 +284,6 @@ def structures() -> None:
         made.close()
     table.grow(MILLION)
     timed("scans of a table whose slots have all been used", table.figures)
-
-
-def _index(kind: type, slots: int) -> object:
-    return kind(slots, MILLION, per_client=0, evict=True, last=lambda session: 0)
 
 
 def main() -> int:
