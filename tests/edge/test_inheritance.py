@@ -36,6 +36,14 @@ if sys.orig_argv[-3:-1] == ["udpproxy.child", "reg"]:
             return (here / "bad").exists() and reg._lent.table.count_live() > 0
         if what == "names":
             return (here / "bad").exists() and bool(reg._naming.known.addresses("x.test"))
+        if what == "two tables":
+            maps = Path("/proc/self/maps").read_text().splitlines()
+            table = {{line.split()[4] for line in maps if "udp-proxy-sessions" in line}}
+            seen = here / "tables"
+            before = seen.read_text().split() if seen.exists() else []
+            all = sorted(table.union(before))
+            seen.write_text(" ".join(all))
+            return (here / "bad").exists() and len(all) < 3
         files = {{str(os.fstat(one.socket.fileno()).st_ino) for one in reg._lent.listeners}}
         if not (here / "listeners").exists():
             (here / "listeners").write_text(" ".join(files))
@@ -105,6 +113,24 @@ def test_the_table(tmp_path: Path, echo: Echo, engine: str, when: str) -> None:
         assert proxy.stop() == 0
         assert len(proxy.records()) == 2 * SESSIONS
         assert proxy.said("UDPS-510") == proxy.said("UDPS-530") == proxy.said("UDPS-120") == []
+
+
+def test_the_table_once_more(tmp_path: Path, echo: Echo) -> None:
+    """Whatever spoiled the first one has spoiled the second one as well."""
+    here, port = poison(tmp_path, "two tables"), free_port()
+    text = config(port, str(echo), top="max-sessions = 20\ncrash-limit = 50")
+    proxy = Proxy(tmp_path, text)
+    proxy.environment["PYTHONPATH"] = str(here)
+    with proxy, clients(1) as (sock,):
+        exchange(sock, ("127.0.0.1", port), b"before")
+        (here / "bad").touch()
+        proxy.kill(signal.SIGSEGV, "reg")
+        until(lambda: given_up(proxy.log).count("the session table") == 2)
+        until(lambda: proxy.info()["reg-state"] == "ready")
+        exchange(sock, ("127.0.0.1", port), b"after")
+        names, table, listeners = dict.fromkeys(given_up(proxy.log))
+        assert given_up(proxy.log) == [names, table, listeners, names, table]
+        assert proxy.stop() == 0
 
 
 @pytest.mark.parametrize("engine", NAMES)

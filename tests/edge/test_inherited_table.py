@@ -129,7 +129,7 @@ def test_records_of_the_rest_are_written_at_the_end(tmp_path: Path, engine: str)
 
 
 @pytest.mark.parametrize("engine", NAMES)
-def test_a_child_cannot_cut_the_table(tmp_path: Path, engine: str) -> None:
+def test_a_child_cannot_give_the_table_another_size(tmp_path: Path, engine: str) -> None:
     port = free_port()
     text = config(port, "127.0.0.1:9", top=f'max-sessions = 20\nengine = "{engine}"')
     with Proxy(tmp_path, text) as proxy:
@@ -144,7 +144,11 @@ def test_a_child_cannot_cut_the_table(tmp_path: Path, engine: str) -> None:
             with pytest.raises(PermissionError):
                 os.ftruncate(fd, 0)
             with pytest.raises(PermissionError):
-                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
+                os.ftruncate(fd, size + 1)
+            with pytest.raises(PermissionError):
+                os.pwrite(fd, bytes(8), size - 4)
+            with pytest.raises(PermissionError):
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
             assert os.fstat(fd).st_size == size
             os.close(fd)
         assert proxy.info()["sessions"] == 0
@@ -197,6 +201,35 @@ def test_a_table_of_the_layout_before_goes_on(tmp_path: Path, engine: str, *, su
             with pytest.raises(PermissionError):
                 os.ftruncate(fd, 0)
             assert all_but_generation(stored_table(units)) == before
+            for sock in socks:
+                exchange(sock, ("127.0.0.1", port), b"after")
+            assert len(echo.sources) == 3
+            assert units.said("UDPS-211-W") == []
+            units.terminate()
+            assert len(units.said("UDPP-888-I")) == 3
+
+
+@pytest.mark.parametrize("capacity", [10, 20, 60])
+@pytest.mark.parametrize("engine", NAMES)
+def test_a_table_that_somebody_made_longer_goes_on(
+    tmp_path: Path, engine: str, capacity: int
+) -> None:
+    """As far as it is one; a file without an end is not copied."""
+    port = free_port()
+    with Echo() as echo, clients(3) as socks:
+        top = f'engine = "{engine}"\nmax-sessions = '
+        text = config(port, str(echo), top=top + "20")
+        with Units(tmp_path, text) as units:
+            units.start()
+            for sock in socks:
+                exchange(sock, ("127.0.0.1", port), b"before")
+            assert units.stop() == 0
+            fd = units.stored("table")
+            replace_stored(units, os.pread(fd, t.size(20), 0) + b"x" * 13)
+            os.ftruncate(units.stored("table"), (1 << 40) + 13)
+            units.file.write_text(config(port, str(echo), top=f"{top}{capacity}"))
+            units.start()
+            assert os.fstat(units.stored("table")).st_size == t.size(max(20, capacity))
             for sock in socks:
                 exchange(sock, ("127.0.0.1", port), b"after")
             assert len(echo.sources) == 3

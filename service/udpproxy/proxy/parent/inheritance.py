@@ -1,8 +1,8 @@
 """What each REG takes over from the one before: names, session table, listeners.
 
 One end says nothing of them. Where one REG after the other ends before it has relayed for a
-while, they are given up, the cheapest first: state is lost rather than the service. All that is
-left goes before the end that would be one too many.
+while, they are given up, the cheapest first, and over again: state is lost rather than the service.
+All that is left goes before the end that would be one too many.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class Inheritance:
         self._row += 1
         if self._row < _ENOUGH and left > 1:
             return
-        rest = self._parts[self._given_up :]
+        # They who spoiled it may have done so again since: after the last comes the first.
+        rest = self._parts[self._given_up :] or self._parts
+        self._given_up %= len(self._parts)
         for what, give_up in rest if left == 1 else rest[:1]:
             self._given_up += 1
             try:

@@ -1,7 +1,8 @@
 """The session table's memory: made, or found in the store and fitted to the new size and layout.
 
-It is sealed: whoever it is lent to may write into it but not take it away (a reader beyond the
-end of a file is killed by SIGBUS), and can add no seal that would keep the next one from it.
+It is sealed: whoever it is lent to may write into it, but not take it away (a reader beyond the
+end of a file is killed by SIGBUS), not make it longer (what nobody made is no table, and takes
+memory), and add no seal that would keep the next one from it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from udpproxy.proxy.session import former, table
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.table import Table, WrongLayout
 
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _PART = 1 << 20
 
 
@@ -72,8 +73,9 @@ class TableMemory:
         try:
             self.descriptor = found
             self._carry_over()
-            self._seal()
-            self._open(capacity)
+            self._before = table.capacity_of(self._map())
+            self._fit(table.size(max(self._before, capacity)))
+            self._open()
             self._cut(capacity)
         except (ValueError, OSError) as problem:
             with contextlib.suppress(OSError):
@@ -113,15 +115,16 @@ class TableMemory:
         self._replace(now)
         self.carried_over = True
 
-    def _seal(self) -> None:
-        """A copy, where another version or somebody else has not sealed it so."""
+    def _fit(self, size: int) -> None:
+        """A copy of `size` bytes, where it has another size, or others than we have sealed it."""
         found = self.descriptor
+        there = os.fstat(found).st_size
         with contextlib.suppress(OSError):  # no memory of the kind that can be sealed
-            if fcntl.fcntl(found, fcntl.F_GET_SEALS) == _SEALS:
+            if there == size and fcntl.fcntl(found, fcntl.F_GET_SEALS) == _SEALS:
                 return
-        copied = _sealed_memory(os.fstat(found).st_size)
-        for at in range(0, os.fstat(copied).st_size, _PART):
-            part = os.pread(found, _PART, at)
+        copied = _sealed_memory(size)
+        for at in range(0, min(there, size), _PART):
+            part = os.pread(found, min(_PART, size - at), at)
             if part.strip(b"\0"):  # what was never written takes no memory here, either
                 os.pwrite(copied, part, at)
         self._replace(copied)
@@ -134,10 +137,7 @@ class TableMemory:
             self._store.drop_table()
             self._store.keep_table(descriptor)
 
-    def _open(self, capacity: int) -> None:
-        self._before = table.capacity_of(self._map())
-        if os.fstat(self.descriptor).st_size < table.size(capacity):
-            os.ftruncate(self.descriptor, table.size(capacity))
+    def _open(self) -> None:
         self.table = Table(self._map(), self._before, fresh=False)
         # REG could have written into the header, but carriers are ours; each may be lost.
         sizes = [self._rows.size(family) for family in self._rows.families()]
