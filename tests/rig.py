@@ -34,6 +34,7 @@ from udpproxy.proxy.engine.interface import (
 )
 from udpproxy.proxy.engine.pool import BATCH, Pool, make_carrier, peek_carrier
 from udpproxy.proxy.engine.python import PythonEngine
+from udpproxy.proxy.session.balance import Candidate
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.limits import budget
 from udpproxy.proxy.session.peers import network_bounds
@@ -122,6 +123,9 @@ def verdict(
     sources: tuple[str, ...] = (),
     fallback: bool = True,
     header: str = "",
+    candidates: Sequence[Candidate] = (),
+    balance: str = "",
+    member: int = 0,
 ) -> Verdict:
     """An accepted session as REG would describe it; a source "" is the client's own address."""
     return Verdict(
@@ -138,6 +142,9 @@ def verdict(
         sources=tuple(sockets.pack(one) if one else b"" for one in sources),
         fallback=fallback,
         header=header,
+        candidates=tuple(candidates),
+        balance=balance,
+        member=member,
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from udpproxy.proxy.config.load import parse
 from udpproxy.proxy.config.model import Config
-from udpproxy.proxy.config.names import names, needed, patterns, rules_with, server_name
+from udpproxy.proxy.config.names import names, needed, patterns, rules_with, server_names
 
 HEAD = 'max-sessions = 10\n[[listen]]\naddress = "127.0.0.1"\nport = 53\n'
 
@@ -50,4 +50,4 @@ def test_rules_and_patterns() -> None:
     assert rules_with(given, "srv.test") == ("5",)
     assert rules_with(given, "none.test") == ()
     assert patterns(given) == ("*.lab.test",)
-    assert [server_name(acl) for acl in given.rules] == [None, None, None, None, "srv.test"]
+    assert [server_names(acl) for acl in given.rules] == [(), (), (), (), ("srv.test",)]

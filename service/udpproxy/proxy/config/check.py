@@ -13,13 +13,15 @@ from udpproxy.config.addresses import endpoint
 from udpproxy.config.lines import Path
 from udpproxy.config.model import Address, Name, Ports
 from udpproxy.config.table import Notes
-from udpproxy.proxy.config.model import Config, Destination, Listen, Rule
+from udpproxy.proxy.config.groups import MOST_IN_ALL
+from udpproxy.proxy.config.model import Config, Destination, Group, Listen, Rule, Server
 
 SHARE = 90
 """Per cent of the ephemeral ports that sessions may have."""
 
 Listens = list[tuple[Path, Listen]]
 Rules = list[tuple[Path, Rule]]
+Groups = list[tuple[Path, Group]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +94,29 @@ def together(
     if config.workers > 1 and config.engine == "python":
         notes.wrong(("workers",), 'more than one needs the native engine: engine is "python"')
     for path, rule in rules:
+        for server in rule.servers:
+            _at_itself(path, rule, server, [listener for _, listener in listens], is_own, notes)
         if rule.accept and rule.server is not None:
-            _at_itself(path, rule, [listener for _, listener in listens], is_own, notes)
             _ranges(path, rule, [listener for _, listener in listens], notes)
     _remarks(config, listens, rules, kernel, notes)
+
+
+def groups(groups: Groups, rules: Rules, notes: Notes) -> None:
+    """Those of a name are one group."""
+    seen: dict[str, int] = {}
+    count = sum(len(group.servers) for _, group in groups)
+    if count > MOST_IN_ALL:
+        notes.wrong(("servers",), f"{count} servers in all groups: at most {MOST_IN_ALL}")
+    used = {rule.group.name for _, rule in rules if rule.group}
+    for path, group in groups:
+        if group.name in seen:
+            notes.wrong(
+                (*path, "name"), f'"{group.name}" is already the name of line {seen[group.name]}'
+            )
+        elif group.name:
+            seen[group.name] = group.line
+            if group.name not in used:
+                notes.warn((*path, "name"), f'no rule has plug-to = "@{group.name}"')
 
 
 def overlap(one: Ports, other: Ports) -> Ports | None:
@@ -168,13 +189,13 @@ def _names(rules: Rules, notes: Notes) -> None:
 def _at_itself(
     path: Path,
     rule: Rule,
+    server: Server,
     listeners: list[Listen],
     is_own: Callable[[Address], bool],
     notes: Notes,
 ) -> None:
     """A datagram sent to one of our own sockets would come round again and again."""
-    assert rule.server is not None
-    target, given = rule.server.host, rule.server.ports
+    target, given = server.host, server.ports
     if isinstance(target, Name):
         return  # what it resolves to will be seen; the engine refuses what comes from ourselves
     targets = (given,) if given else tuple(_addressed(rule, listeners))

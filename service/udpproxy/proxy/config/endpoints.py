@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Address
 
 from udpproxy.config.addresses import (
     address_of,
@@ -14,9 +15,16 @@ from udpproxy.config.addresses import (
     split,
     zoned,
 )
-from udpproxy.config.model import Name, Network
+from udpproxy.config.model import Address, Name, Network
 from udpproxy.config.values import is_name, said, text
 from udpproxy.proxy.config.model import Destination, Pattern, Server
+
+_EVERYWHERE = IPv4Address("255.255.255.255")
+
+
+def is_for_many(address: Address) -> bool:
+    """A broadcast address that is known for one, or a multicast group."""
+    return address == _EVERYWHERE or address.is_multicast
 
 
 def source(value: object) -> Network | Name | Pattern:

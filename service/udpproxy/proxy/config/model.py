@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
+from udpproxy.config.addresses import endpoint
 from udpproxy.config.model import Address, InstanceConfig, Name, Network, Ports
 
 SEGMENTATION = ("auto", "off")
@@ -136,11 +137,66 @@ class Server:
     host: Address | Name
     ports: Ports | None
 
+    def __str__(self) -> str:
+        if isinstance(self.host, Name):
+            return str(self.host) if self.ports is None else f"{self.host}:{self.ports}"
+        if self.ports is None:
+            return f"[{self.host}]" if self.host.version == 6 else str(self.host)
+        return endpoint(self.host, self.ports)
+
     def port(self, listened: int, place: int) -> int:
         """For a client that wrote to the port `listened`, the listener's `place`-th."""
         if self.ports is None:
             return listened
         return self.ports.first + (place if len(self.ports) > 1 else 0)
+
+
+BALANCES = ("client", "client-port", "least-sessions", "two-choices")
+DOWN_SESSIONS = ("keep", "move", "close")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What a server that is well answers: `send` is answered by something that has `expect` in it
+    (bytes), `dns` is a question such as "example.org A", `ntp` asks for the time."""
+
+    send: bytes = b""
+    expect: bytes = b""
+    dns: str = ""
+    ntp: bool = False
+    interval: float = 5.0
+    timeout: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How it is known whether a server of a group lives."""
+
+    passive: bool = True
+    fall: int = 3
+    rise: int = 2
+    retry: float = 10.0
+    probe: Probe | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """One `[[servers]]`: each of its members has a weight, standby ones have 1."""
+
+    name: str
+    members: tuple[Server, ...]
+    weights: tuple[int, ...]
+    standby: tuple[Server, ...] = ()
+    """Used while no member is up."""
+    balance: str = BALANCES[0]
+    down_sessions: str = DOWN_SESSIONS[0]
+    health: Health = Health()
+    line: int = field(default=0, compare=False)
+
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        """All of them, standby last."""
+        return self.members + self.standby
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +247,8 @@ class Rule:
     accept: bool
     type: SessionType
     server: Server | None
+    group: Group | None = None
+    """One of its servers, in the place of `server`."""
     sources: tuple[Address | None, ...]
     """From which addresses the server is written to, in that order; None: the client's own."""
     fallback: bool
@@ -206,6 +264,20 @@ class Rule:
     extension: ExtensionName | None
     line: int = field(compare=False)
 
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        """Where its sessions may go; none: it denies, or they go where their clients wrote to."""
+        if not self.accept:
+            return ()
+        if self.group:
+            return self.group.servers
+        return (self.server,) if self.server else ()
+
+    @property
+    def to_addressed(self) -> bool:
+        """Do its sessions go where their clients wrote to?"""
+        return self.accept and self.server is None and self.group is None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(InstanceConfig):
@@ -214,6 +286,7 @@ class Config(InstanceConfig):
     max_sessions: int
     listen: tuple[Listen, ...]
     rules: tuple[Rule, ...] = ()
+    groups: tuple[Group, ...] = ()
     max_sessions_per_client: int = 0
     evict_idlest: bool = False
     singleproc: bool = False

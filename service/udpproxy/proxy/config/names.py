@@ -24,16 +24,14 @@ def patterns(config: Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(item) for item in found if isinstance(item, Pattern)))
 
 
-def server_name(rule: Rule) -> str | None:
-    """The name of the ACL's server; None where it has an address or none is used."""
-    if rule.accept and rule.server is not None and isinstance(rule.server.host, Name):
-        return rule.server.host.text
-    return None
+def server_names(rule: Rule) -> tuple[str, ...]:
+    """Of the ACL's servers, as far as they are not addresses."""
+    return tuple(server.host.text for server in rule.servers if isinstance(server.host, Name))
 
 
 def asks(config: Config) -> bool:
     """Can a datagram need a look-up: of its client's names, or of its server's addresses?"""
-    return bool(patterns(config)) or any(server_name(rule) for rule in config.rules)
+    return bool(patterns(config)) or any(server_names(rule) for rule in config.rules)
 
 
 def needed(config: Config) -> tuple[str, ...]:
@@ -48,6 +46,4 @@ def _of(rule: Rule) -> Iterator[str]:
     for destination in rule.destinations or ():
         if isinstance(destination.host, Name):
             yield destination.host.text
-    server = server_name(rule)
-    if server is not None:
-        yield server
+    yield from server_names(rule)

@@ -7,6 +7,7 @@ switched off without being emptied.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
@@ -14,7 +15,7 @@ from udpproxy.config import addresses, values
 from udpproxy.config.model import Address, Name, Network
 from udpproxy.config.table import Table
 from udpproxy.proxy.config import endpoints, periods, sections
-from udpproxy.proxy.config.model import ExtensionName, Limits, Rule, Server, SessionType
+from udpproxy.proxy.config.model import ExtensionName, Group, Limits, Rule, Server, SessionType
 
 _TYPES = {kind.value: kind for kind in SessionType}
 _REPLY_PORTS = values.choice({"same": False, "any": True})
@@ -25,8 +26,9 @@ MOST_SOURCES = 64
 """Addresses of source-address; the native engine has room for so many."""
 
 
-def session_rule(table: Table, base: Limits) -> Rule:
+def session_rule(table: Table, base: Limits, groups: Mapping[str, Group]) -> Rule:
     take = table.take
+    target = take("plug-to", _target(groups), None)
     accept = take("action", values.choice({"accept": True, "deny": False}), default=True)
     take("source-port", _unbuilt("source-port", _source_port) if accept else _source_port, None)
     sources, fallback = take("source-address", _source_addresses, ((), True))
@@ -40,7 +42,8 @@ def session_rule(table: Table, base: Limits) -> Rule:
         transparent=take("transparent", values.flag, None),
         accept=accept,
         type=kind,
-        server=take("plug-to", endpoints.server, None),
+        server=target if isinstance(target, Server) else None,
+        group=target if isinstance(target, Group) else None,
         sources=sources,
         fallback=fallback,
         broadcast_network=take("broadcast-network", _broadcast_network, None),
@@ -57,6 +60,23 @@ def session_rule(table: Table, base: Limits) -> Rule:
         _accepted(table, rule)
     table.done()
     return rule
+
+
+def _target(groups: Mapping[str, Group]) -> values.Parser[Server | Group]:
+    """`plug-to`: a server, or "@" and the name of a group."""
+
+    def parse(value: object) -> Server | Group:
+        word = values.text(value)
+        if not word.startswith("@"):
+            return endpoints.server(value)
+        if word[1:] not in groups:
+            there = ", ".join(f"@{name}" for name in groups) or "none"
+            raise ValueError(
+                f"no [[servers]] has the name {values.said(word[1:])}; there is {there}"
+            )
+        return groups[word[1:]]
+
+    return parse
 
 
 def _limits(table: Table, base: Limits, *, one_way: bool) -> Limits:
@@ -80,26 +100,30 @@ def _extension(table: Table) -> ExtensionName | None:
 
 def _accepted(table: Table, rule: Rule) -> None:
     """What an ACL that accepts must have."""
-    if rule.server is None and rule.transparent is not True:
+    if rule.to_addressed and rule.transparent is not True:
         table.wrong(
             "plug-to",
             "must be given: an ACL that accepts needs a server, but for transparent = true",
         )
     if rule.type is SessionType.BROADCAST:
+        if rule.group:
+            table.wrong("plug-to", 'type = "broadcast" needs an address, found a group')
         _broadcast(table, rule.server, rule.broadcast_network)
         return
     for key in ("broadcast-network", "reply-port"):
         if table.has(key) and table.sound(key):
             table.wrong(key, f'is only used with type = "broadcast", which is "{rule.type.value}"')
-    host = rule.server.host if rule.server is not None else None
-    if host is not None and not isinstance(host, Name):
+    hosts = [server.host for server in rule.servers if not isinstance(server.host, Name)]
+    for host in hosts:
         fitting = [one for one in rule.sources if one is None or one.version == host.version]
         if rule.sources and not fitting:
             table.wrong("source-address", f"none is of version {host.version}, as {host} is")
-    if host is not None and not isinstance(host, Name) and _for_many(host):
+            break
+    target = rule.server.host if rule.server is not None else None
+    if target is not None and not isinstance(target, Name) and endpoints.is_for_many(target):
         table.wrong(
             "plug-to",
-            f'{host} is not one host: it needs type = "broadcast", which is "{rule.type.value}"',
+            f'{target} is not one host: it needs type = "broadcast", which is "{rule.type.value}"',
         )
 
 
@@ -117,10 +141,6 @@ def _broadcast(table: Table, server: Server | None, network: Network | None) -> 
             f'type = "broadcast" sends to {network.broadcast_address}, 255.255.255.255 or an IPv4 '
             f"multicast group, found {target}",
         )
-
-
-def _for_many(address: Address) -> bool:
-    return address == _EVERYWHERE or address.is_multicast
 
 
 def _is_group(address: Address) -> bool:

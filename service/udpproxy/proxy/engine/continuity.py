@@ -53,6 +53,7 @@ class Continuity(Reachability):
                 ended += 1
                 continue
             session.judge_by(verdict)
+            self._give(session, verdict.member)
             session.be_careful(watched=self._watched)
             self._table.set_rule(session.slot, verdict.rule_number, verdict.generation)
             self._wait_for_nothing(session)
@@ -94,7 +95,7 @@ class Continuity(Reachability):
         for listener, client, arrival, data in self._waiting.take():
             self.inject(listener, client, arrival, [data])
 
-    def redirect(self, number: int, server: Endpoint) -> bool:
+    def redirect(self, number: int, server: Endpoint, member: int = 0) -> bool:
         """The session goes on to another server; after a crash in between the next engine connects
         it there."""
         session = cast("Relayed | None", self._book.get(number))
@@ -115,6 +116,7 @@ class Continuity(Reachability):
         except Damaged:
             self._close(session, Reason.ERROR)
             return True
+        self._give(session, member)
         self._reactor.remove_reader(session.sock.fileno())
         self._pool.reset(session.sock, plain=session.plain, port=session.own[1])
         self._own.discard(session.own)
@@ -134,6 +136,14 @@ class Continuity(Reachability):
         source = (sockets.pack(session.own[0]), session.own[1])
         self._table.set_source(session.slot, source)
         return True
+
+    def _give(self, session: Relayed, member: int) -> None:
+        """It is that member's from now on."""
+        if session.member != member:
+            self._members.leave(session.member)
+            self._members.join(member)
+            session.member = member
+            self._table.set_member(session.slot, member)
 
     def adopt(self) -> int:
         """Go on with the sessions in the table; how many there were."""
@@ -167,6 +177,9 @@ class Continuity(Reachability):
             return
         if len((record.via or record.client)[0]) != len(listening.given.address.packed):
             raise Damaged("its listener is of another family")
+        if record.member != verdict.member:
+            record.member = verdict.member
+            self._table.set_member(slot, verdict.member)
         client, arrival = came(record)
         key = listening.key(client, arrival)
         session = self._relayed(slot, listening, key, client, verdict, record)

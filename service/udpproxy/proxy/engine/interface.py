@@ -18,6 +18,7 @@ from typing import Protocol
 
 from udpproxy.config.model import Address, Network
 from udpproxy.proxy.config.model import Place, SessionType
+from udpproxy.proxy.session.balance import Candidate, Member
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.limits import Budget
 from udpproxy.proxy.session.reasons import Reason
@@ -84,6 +85,12 @@ class Verdict:
     """Every datagram goes by Host.handed."""
     header: str = ""
     """Which header each datagram to the server has: one of proxy_header.KINDS."""
+    member: int = 0
+    """The number of `server` where it is one of a group, see session.balance.Members."""
+    candidates: tuple[Candidate, ...] = ()
+    """A new session gets one of these, in the place of `server`."""
+    balance: str = ""
+    """Which one: one of model.BALANCES."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,11 +321,22 @@ class Engine(Protocol):
         """Treat these, which Host.wait got, as if they came now, in this order: known session,
         else decide() (which may say Wait again). A listener that is gone: they are dropped."""
 
-    def redirect(self, number: int, server: tuple[str, int]) -> bool:
+    def redirect(self, number: int, server: tuple[str, int], member: int = 0) -> bool:
         """The session goes on to another server (its name has another address): a fresh port
         towards it, a pinned peer is forgotten, limits and counters go on, the table's record
-        shows the new server. Where the system refuses, the session ends as `error`. False: there
-        is none of that number."""
+        shows the new server, whose number in its group is `member`. Where the system refuses, the
+        session ends as `error`. False: there is none of that number."""
+
+    def choose(self, verdict: Verdict, record: Record) -> tuple[tuple[str, int], int] | None:
+        """Which of the verdict's candidates the record's session would get now, and its number;
+        None: there is none."""
+
+    def set_member(self, number: int, state: int, *, trial: bool = False) -> None:
+        """How a server of a group does from now on: bits of session.balance; `trial`: the next
+        session is one for it, though it is down."""
+
+    def member(self, number: int) -> Member:
+        """How it does, and what its sessions have seen."""
 
     def reconnect(self, slot: int, number: int) -> bool:
         """That session goes on from another port, and from the address that the system has for it

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import cast
 
 from udpproxy.proxy.config.model import SessionType
@@ -28,6 +29,7 @@ from udpproxy.proxy.engine.listened import Listened, Listening
 from udpproxy.proxy.engine.pool import ANYWHERE, OwnEnds, Pool, Sources
 from udpproxy.proxy.engine.relayed import Relayed, peer_rule, sender_of
 from udpproxy.proxy.session import layout
+from udpproxy.proxy.session.balance import Candidate, Member, Members
 from udpproxy.proxy.session.index import SOON, Session, SessionIndex
 from udpproxy.proxy.session.layout import Record, State
 from udpproxy.proxy.session.limits import (
@@ -44,6 +46,7 @@ from udpproxy.proxy.session.table import SOURCED, Table
 TYPES = list(SessionType)
 """A type's place in here is its number in the table."""
 
+_UNANSWERED = (Reason.IDLE, Reason.LIFETIME, Reason.SILENT)
 _SECOND = 1_000_000_000
 _SOONEST = 10_000_000
 """Nanoseconds until the next look at who is idle: it costs datagrams."""
@@ -78,6 +81,8 @@ class Lifecycle(ABC):
             asked=self._asked,
         )
         self._waiting = WaitingForSockets()
+        self._members = Members()
+        table.make_balance_key()
         self._lacks: OSError | None = None
         """Why there are no sockets for more slots."""
         self._evictions = Rate(EVICTIONS_AT_ONCE, NS_PER_EVICTION)
@@ -190,6 +195,10 @@ class Lifecycle(ABC):
             self._host.wait(verdict, given, client, arrival, data)
         if not isinstance(verdict, Verdict):
             return None
+        chosen = self._choose(verdict, client, self._table.next_id())
+        if chosen is None:
+            self._refuse("refused-no-server", client, listening)
+            return None
         if room is not None:
             self._evictions.pay(now)
             self._table.count("evicted")
@@ -203,19 +212,47 @@ class Lifecycle(ABC):
             client=(sockets.pack(client[0]), client[1]),
             addressed=arrival.addressed,
             local=arrival.local,
-            server=(sockets.pack(verdict.server[0]), verdict.server[1]),
+            server=(sockets.pack(chosen.server[0]), chosen.server[1]),
             network=verdict.network,
             any_port=verdict.any_port,
             interface=arrival.interface,
             scope=sockets.scope_of(sender),
             addressed_port=arrival.port,
             via=(sockets.pack(sender[0]), sender[1]) if arrival.via else None,
-            server_scope=sockets.scope_of(verdict.server),
+            server_scope=sockets.scope_of(chosen.server),
+            member=chosen.member,
             opened=now,
             opened_wall=time.time_ns(),
             last=now,
         )
         return self._begin(listening, key, client, verdict, record)
+
+    def _choose(self, verdict: Verdict, client: tuple[str, int], number: int) -> Candidate | None:
+        """The session's server; None: all of its group are drained."""
+        if not verdict.candidates:
+            return Candidate(verdict.server, 0, 1, verdict.member, standby=False)
+        return self._members.choose(
+            verdict.candidates,
+            verdict.balance,
+            self._table.balance_key(),
+            (sockets.pack(client[0]), client[1]),
+            number,
+        )
+
+    def choose(self, verdict: Verdict, record: Record) -> tuple[Endpoint, int] | None:
+        """Which server the record's session would get now."""
+        client = sockets.unpack(record.client[0]), record.client[1]
+        chosen = self._choose(verdict, client, record.id)
+        return (chosen.server, chosen.member) if chosen else None
+
+    def set_member(self, number: int, state: int, *, trial: bool = False) -> None:
+        """How a server of a group does from now on."""
+        member = self._members[number]
+        member.state, member.trial = state, trial
+
+    def member(self, number: int) -> Member:
+        """How it does."""
+        return replace(self._members[number])
 
     def _begin(
         self,
@@ -295,10 +332,12 @@ class Lifecycle(ABC):
             verdict=verdict,
             rule=peer_rule(record, verdict),
             sock=self._pool.get(sockets.family_of(record.server[0]), slot),
+            member=record.member,
         )
 
     def _start(self, session: Relayed, *, keyed: bool = True) -> None:
         self._own.add(session.own)
+        self._members.join(session.member)
         self._book.open(session, answered=session.answered, keyed=keyed)
         self._plan(time.monotonic_ns())
         self._reactor.add_reader(session.sock.fileno(), self._reader(session))
@@ -344,6 +383,7 @@ class Lifecycle(ABC):
     def _close(self, session: Relayed, reason: Reason) -> None:
         slot, at, table = session.slot, session.at, self._table
         self._reactor.remove_reader(session.sock.fileno())
+        self._leave(session, reason)
         record = table.read(slot)
         if record is None or record.id != session.id:
             record = Record(id=session.id, opened=session.opened)
@@ -356,6 +396,13 @@ class Lifecycle(ABC):
         self._own.discard(session.own)
         self._book.close(session)
         table.free(slot)
+
+    def _leave(self, session: Relayed, reason: Reason) -> None:
+        """Its server has one less, and may not have answered it, where an answer was expected."""
+        silent = not session.answered and not session.unreachable and session.uploads
+        if session.member and silent and not session.one_way and reason in _UNANSWERED:
+            self._members[session.member].unanswered += 1
+        self._members.leave(session.member)
 
     def kill(self, number: int, reason: Reason = Reason.KILLED) -> bool:
         """End one session; False: there is none of that number."""

@@ -22,10 +22,11 @@ import os
 import socket
 import time
 
-from udpproxy.proxy.config.model import SessionType
+from udpproxy.proxy.config.model import BALANCES, SessionType
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.engine.adopting import Stock
 from udpproxy.proxy.engine.interface import SEGMENTATION_REST, PendingName, Arrival
+from udpproxy.proxy.session.balance import Member
 from udpproxy.proxy.session.peers import network_bounds
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.proxy.session.sense import Damaged
@@ -93,6 +94,7 @@ cdef class NativeEngine(_News):
         # still has its buffer, and Python crashes when that view is freed.
         PyObject_GetBuffer(table.memory.obj, &self._memory, PyBUF_WRITABLE)
         self._mapped = True
+        table.make_balance_key()
         relay_spare_descriptors(min(2 * table.capacity + _SPARE, _MOST_SPARED))
         self._relay = relay_new(self._memory.buf, table.capacity, workers, per_client, evict)
         if self._relay == NULL:
@@ -337,16 +339,48 @@ cdef class NativeEngine(_News):
             with nogil:
                 relay_retry(self._relay)
 
-    def redirect(self, number, server):
+    def redirect(self, number, server, member=0):
         """The session goes on to another server."""
         cdef address where
         cdef uint64_t id = number
+        cdef uint32_t its = member
         cdef int found
         _to_address(&where, server)
         with nogil:
-            found = relay_redirect(self._relay, id, &where)
+            found = relay_redirect(self._relay, id, &where, its)
         self._tell()
         return bool(found)
+
+    def choose(self, verdict, record):
+        """Which server the record's session would get now."""
+        cdef address client
+        cdef uint64_t id = record.id
+        cdef const candidate *found
+        _to_address(&client, (sockets.unpack(record.client[0]), record.client[1]))
+        if not verdict.candidates:
+            return verdict.server, verdict.member
+        found = choose_server(self._relay, self._intern(verdict), &client, id)
+        if found == NULL:
+            return None
+        return next((one.server, one.member) for one in verdict.candidates
+                    if one.member == found.member)
+
+    def set_member(self, number, state, *, trial=False):
+        """How a server of a group does from now on."""
+        relay_member_state(self._relay, number, state, trial)
+
+    def member(self, number):
+        """How it does."""
+        cdef member found
+        relay_member_figures(self._relay, number, &found)
+        return Member(
+            found.state,
+            bool(found.trial),
+            found.sessions,
+            found.errors,
+            found.unanswered,
+            found.answered,
+        )
 
     def reconnect(self, slot, number):
         """The session goes on from what the system gives now."""

@@ -24,10 +24,21 @@ cdef extern from "relay/relay.h" nogil:
     cdef struct source:
         uint8_t size
         uint8_t *packed
+    cdef struct candidate:
+        address server
+        uint64_t identity
+        uint32_t weight, member
+        bint standby
+    cdef struct member:
+        uint8_t state, trial
+        uint32_t sessions, errors, unanswered
+        uint64_t answered
     cdef struct verdict:
         budget_ budget
         uint64_t generation
-        uint32_t number, acl
+        uint32_t number, acl, member
+        uint8_t balance
+        candidate *candidates
         address server
         uint8_t type, any_port, close_on_unreachable, network_size, handed, header
         uint8_t *network_first
@@ -112,11 +123,14 @@ cdef extern from "relay/relay.h" nogil:
     int relay_describe(relay_ *, uint32_t, const char *, uint64_t, char *, size_t)
     int relay_how_ended(relay_ *, uint32_t, uint32_t *, uint64_t *, int *)
     void relay_free_ended(relay_ *, const uint32_t *, uint32_t)
-    verdict *relay_verdict(relay_ *)
+    verdict *relay_verdict(relay_ *, uint32_t)
     uint32_t relay_sweep(relay_ *, uint32_t *, uint32_t)
     held_ *relay_pull(relay_ *, const question *)
     void relay_inject(relay_ *, uint32_t, const address *, const way *, const void *, uint32_t)
-    int relay_redirect(relay_ *, uint64_t, const address *)
+    int relay_redirect(relay_ *, uint64_t, const address *, uint32_t)
+    const candidate *choose_server(relay_ *, const verdict *, const address *, uint64_t)
+    void relay_member_state(relay_ *, uint32_t, int, int)
+    void relay_member_figures(relay_ *, uint32_t, member *)
     int relay_reconnect(relay_ *, uint64_t, uint32_t)
     int relay_kill(relay_ *, uint64_t, int)
     int relay_end(relay_ *, uint64_t, uint32_t, int)

@@ -26,7 +26,7 @@ cdef class _Verdicts:
         if len(self._numbers) >= max(self._sweep_at, FEW):
             self._sweep()
             self._sweep_at = 2 * len(self._numbers)
-        made = relay_verdict(self._relay)
+        made = relay_verdict(self._relay, len(decided.candidates))
         if made == NULL:
             raise MemoryError("a verdict")
         made.acl = decided.rule_number
@@ -54,6 +54,15 @@ cdef class _Verdicts:
         for at, packed in enumerate(decided.sources):
             made.sources[at].size = len(packed)
             memcpy(made.sources[at].packed, <const uint8_t *>packed, len(packed))
+        made.member = decided.member
+        if decided.candidates:
+            made.balance = BALANCES.index(decided.balance)
+        for at, one in enumerate(decided.candidates):
+            _to_address(&made.candidates[at].server, one.server)
+            made.candidates[at].identity = one.identity
+            made.candidates[at].weight = one.weight
+            made.candidates[at].member = one.member
+            made.candidates[at].standby = one.standby
         self._numbers[decided] = <size_t>made
         while len(self._verdicts) <= made.number:
             self._verdicts.append(None)

@@ -41,6 +41,7 @@ class Relayed(Session):
         "handed",
         "header",
         "listener",
+        "member",
         "one_way",
         "own",
         "patience",
@@ -77,6 +78,7 @@ class Relayed(Session):
         verdict: Verdict,
         rule: PeerRule,
         sock: socket.socket,
+        member: int = 0,
     ) -> None:
         """`address` is who gets the replies, `ends` the client and the address that it wrote to."""
         super().__init__(
@@ -98,6 +100,7 @@ class Relayed(Session):
         self.control: Ancillary = answer_from(local, interface) if listener.wildcard else []
         self.reply = listener.reply
         self.plain = rule.type in CONNECTED
+        self.member = member
         self.one_way = rule.type is SessionType.ONE_WAY
         self.rule = rule
         self.own: Endpoint = ("", 0)

@@ -53,7 +53,7 @@ def joins(config: Config) -> dict[Place, tuple[Address, ...]]:
 
 def families(config: Config) -> list[socket.AddressFamily]:
     """Towards servers of which families there may be sessions."""
-    hosts = [rule.server.host for rule in config.rules if rule.accept and rule.server]
+    hosts = [server.host for rule in config.rules for server in rule.servers]
     versions = {host.version for host in hosts if not isinstance(host, Name)}
     if any(isinstance(host, Name) for host in hosts):
         # It can come to have addresses of either, as far as this host knows both.
@@ -61,7 +61,7 @@ def families(config: Config) -> list[socket.AddressFamily]:
         if sockets.has_ipv6():
             versions.add(6)
     both = {4: socket.AF_INET, 6: socket.AF_INET6}
-    if any(rule.accept and rule.server is None for rule in config.rules):
+    if any(rule.to_addressed for rule in config.rules):
         # To wherever the client wrote.
         taken = [one for listen in config.listen if listen.transparent for one in listen.addresses]
         versions |= {address.version for address in taken}
@@ -197,7 +197,7 @@ class Resources:
         self.generation = generation(text)
         self._text, self._origin = text, origin
         self._ports, self._ports_each = config.ports, config.ports_each
-        hosts = [rule.server.host for rule in config.rules if rule.accept and rule.server]
+        hosts = [server.host for rule in config.rules for server in rule.servers]
         zones = [host.scope_id for host in hosts if isinstance(host, IPv6Address)]
         self._zones = {zone for zone in zones if zone}
         """Interfaces that servers are at."""

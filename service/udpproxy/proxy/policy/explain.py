@@ -12,8 +12,8 @@ from udpproxy.config import addresses
 from udpproxy.config.model import Address, Name
 from udpproxy.errors import InvalidArgument
 from udpproxy.proxy.config import show as shown
-from udpproxy.proxy.config.model import Config, Listen, Rule
-from udpproxy.proxy.policy.rules import NameView, Places, Policy, Question, server_for
+from udpproxy.proxy.config.model import Config, Listen, Rule, Server
+from udpproxy.proxy.policy.rules import NameView, Places, Policy, Question, endpoint_of
 
 T = TypeVar("T")
 
@@ -85,9 +85,21 @@ def explanation(config: Config, question: Question, at: datetime, known: NameVie
 
 
 def _server(rule: Rule, question: Question, known: NameView) -> str:
-    found = server_for(rule, question, known)
-    host = rule.server.host if rule.server else None
-    name = host.text if isinstance(host, Name) else ""
+    if rule.to_addressed:
+        return addresses.endpoint(question.addressed, question.port)
+    each = [_endpoint_of(server, question, known) for server in rule.servers]
+    if rule.group is None:
+        return each[0]
+    standby = each[len(rule.group.members) :]
+    shown = ", ".join(each[: len(rule.group.members)])
+    if standby:
+        shown += f"; while none of them is up {', '.join(standby)}"
+    return f"@{rule.group.name}, one of {shown} (balance {rule.group.balance})"
+
+
+def _endpoint_of(server: Server, question: Question, known: NameView) -> str:
+    found = endpoint_of(server, question, known)
+    name = server.host.text if isinstance(server.host, Name) else ""
     if found is None:
         return f"{name}, which is not resolved"
     return addresses.endpoint(*found) + (f" ({name})" if name else "")
@@ -158,9 +170,7 @@ def _must_not_matter(rules: tuple[Rule, ...], what: str, *, by_address: bool) ->
             looks = any(item.host is not None for item in items)
         else:
             looks = any(item.ports is not None for item in items) or (
-                rule.accept
-                and rule.server is not None
-                and (rule.server.ports is None or len(rule.server.ports) > 1)
+                any(server.ports is None or len(server.ports) > 1 for server in rule.servers)
             )
         if looks:
             raise InvalidArgument(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs, RateLimit
 from udpproxy.process.loop import Reactor
+from udpproxy.proxy.config.model import Rule
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.engine.interface import (
     SEGMENTATION_REST,
@@ -42,6 +43,10 @@ _PRESSURE_ON, _PRESSURE_OFF = 0.90, 0.75
 Keep = Callable[[PendingName, ListenerSocket, tuple[str, int], Arrival, bytes], None]
 
 
+Target = tuple[tuple[str, int], int]
+"""A server, and its number in its group."""
+
+
 class RelayHost:
     """See engine.interface.Host. `verdicts` changes with a reload; `keep` takes the datagrams
     that wait for a name."""
@@ -63,7 +68,9 @@ class RelayHost:
         self._pressed = False
         self.more: Callable[[], object] = lambda: None
         """Asks for sockets for more slots."""
-        self.followers: dict[int, tuple[str, int]] = {}
+        self.choose: Callable[[Verdict, Record], Target | None] = lambda verdict, record: None
+        """Which server of its group a session gets."""
+        self.followers: dict[int, Target] = {}
         """Sessions, by number, and the servers that they have yet to go on to."""
         self.led = dict.fromkeys(("close", "follow", "keep"), 0)
         """How many sessions of rules that lead elsewhere end, follow or stay."""
@@ -182,10 +189,14 @@ class RelayHost:
             return ""
         self.led[rule.reload_policy] += 1
         if rule.reload_policy == "follow":
-            self.followers[record.id] = server
+            self.followers[record.id] = self._target(record, rule) or (server, 0)
         return rule.reload_policy
 
-    def take_followers(self, most: int) -> list[tuple[int, tuple[str, int]]]:
+    def _target(self, record: Record, rule: Rule) -> Target | None:
+        fresh = self.verdicts.afresh(record, rule) if rule.group else None
+        return self.choose(fresh, record) if fresh else None
+
+    def take_followers(self, most: int) -> list[tuple[int, Target]]:
         """So many of them, who are on their way now."""
         first = list(itertools.islice(self.followers, most))
         return [(number, self.followers.pop(number)) for number in first]

@@ -26,6 +26,7 @@ from udpproxy.proxy.reg.changes import NamedSessions
 from udpproxy.proxy.reg.extensions import Extensions
 from udpproxy.proxy.reg.growth import Growth
 from udpproxy.proxy.reg.host import RelayHost
+from udpproxy.proxy.reg.members import MemberNumbers
 from udpproxy.proxy.reg.name_waits import Blocking, NameWaits
 from udpproxy.proxy.reg.received import ReceivedDescriptors
 from udpproxy.proxy.reg.rerouting import reconnect
@@ -76,6 +77,7 @@ class Reg:
         """The engine's figures: with many sessions datagrams wait for them."""
         self._naming = NameWaits(reactor, logs, blocking, lost=self._channel_lost)
         self._alive_at = 0.0
+        self._numbers = MemberNumbers()
         self._followed = 0
         """The log level that the engine knows of."""
         self._lines_lost = 0
@@ -255,8 +257,16 @@ class Reg:
 
     def _judging(self, config: Config, generation: int, before: Verdicts | None = None) -> Verdicts:
         lent = self._lent
+        self._numbers.configure(config)
         return Verdicts(
-            config, generation, self._naming.known, lent.versions, lent.links, lent.own, before
+            config,
+            generation,
+            self._naming.known,
+            lent.versions,
+            lent.links,
+            lent.own,
+            self._numbers,
+            before,
         )
 
     def _begin(self, segmentation: str) -> None:
@@ -285,6 +295,7 @@ class Reg:
         table.words[STARTS] = (table.words[STARTS] + 1) % (1 << 63)
         self._engine = self._growth.engine = engine
         host.more = self._growth.scarce
+        host.choose = engine.choose
         host.servers.await_answers = lambda on: engine.await_answers(on=on)
         engine.segment(on=segmentation == "auto")
         engine.limit_ports(config.ports, config.ports_each)
@@ -362,7 +373,7 @@ class Reg:
         assert self._engine
         assert self._host
         for number, server in self._host.take_followers(_PART):
-            self._engine.redirect(number, server)
+            self._engine.redirect(number, *server)
         if self._host.followers:
             self._reactor.call_later(0, self._follow)
 

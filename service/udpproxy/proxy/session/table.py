@@ -11,6 +11,7 @@ another not read at all, and a record that makes no sense (sense.py) is none.
 from __future__ import annotations
 
 import itertools
+import secrets
 import struct
 from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
@@ -27,7 +28,7 @@ HEADER_SIZE = 16 * RECORD_SIZE
 _HEADER = struct.Struct("=8sIII4x")
 
 # Words of the header that change.
-GROWN, STARTS, NEXT_ID, STEERING, SOURCED = 3, 4, 5, 6, 8
+GROWN, STARTS, NEXT_ID, STEERING, SOURCED, BALANCE = 3, 4, 5, 6, 8, 10
 """GROWN: for how many slots, from the first on, there are or were sockets: whoever looks through
 the table ends there, for what is beyond was never used, and looking at it would take memory. Only
 the parent writes it. STEERING: the key by which clients are divided between workers
@@ -58,6 +59,7 @@ TOTALS = (
     "refused-ports-kept",
     "bad-header",
     "too-long",
+    "refused-no-server",
 )
 """Counters of the instance, over all its sessions that have ended and all restarts of REG."""
 
@@ -121,6 +123,16 @@ class Table:
         """The number of slots up to the last one with a session."""
         return len(self._states().rstrip(b"\0"))
 
+    def balance_key(self) -> tuple[int, int]:
+        """By which clients are divided between the servers of a group."""
+        return self.words[BALANCE], self.words[BALANCE + 1]
+
+    def make_balance_key(self) -> None:
+        """Once, so that after a restart each client meets the same server."""
+        if not any(self.balance_key()):
+            for at in (BALANCE, BALANCE + 1):
+                self.words[at] = secrets.randbits(64)
+
     def at(self, slot: int) -> int:
         """The index in `words` of the slot's first word."""
         return HEADER_SIZE // 8 + slot * WORDS
@@ -130,6 +142,10 @@ class Table:
         number = self.words[NEXT_ID]
         self.words[NEXT_ID] = (number + 1) & _WORD
         return number
+
+    def next_id(self) -> int:
+        """The number that the next session will have."""
+        return self.words[NEXT_ID]
 
     def count(self, name: str, amount: int = 1) -> None:
         """Add to one of TOTALS."""
@@ -200,6 +216,12 @@ class Table:
         record = replace(found, server=server, source=source, peer=None, server_scope=scope)
         self._step(slot)
         layout.put_identity(self.memory, byte, record)
+        self._done(byte)
+
+    def set_member(self, slot: int, number: int) -> None:
+        """Its server has that number, 0: it is of no group."""
+        byte = self._step(slot)
+        layout.MEMBER.pack_into(self.memory, byte + layout.MEMBER_AT, number)
         self._done(byte)
 
     def set_addressed_port(self, slot: int, port: int) -> None:

@@ -3,6 +3,7 @@
 
 #include "state.h"
 #include "address.h"
+#include "balance.h"
 #include "ports.h"
 #include "sockets.h"
 #include "worker.h"
@@ -114,6 +115,7 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
     record->acl = verdict->acl;
     record->generation = verdict->generation;
     end_change(record);
+    join_member(relay, record, verdict->member);
     begin_session(worker, session);
     if (record->state == OPEN)
         add_key(worker, session);

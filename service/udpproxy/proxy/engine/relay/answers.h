@@ -4,7 +4,8 @@
 
 #include "host.h"
 
-struct verdict *relay_verdict(struct relay *relay);
+void free_verdict(struct verdict *verdict);
+struct verdict *relay_verdict(struct relay *relay, uint32_t candidates);
 uint32_t relay_sweep(struct relay *relay, uint32_t *numbers, uint32_t most);
 void relay_answer(struct relay *relay, const struct question *question, struct verdict *verdict,
                   unsigned bits, uint64_t until);

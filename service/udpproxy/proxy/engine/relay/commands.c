@@ -2,6 +2,7 @@
 #include "commands.h"
 
 #include "state.h"
+#include "balance.h"
 #include "ports.h"
 #include "sockets.h"
 #include "worker.h"
@@ -84,6 +85,10 @@ int relay_judge_by(struct relay *relay, uint64_t id, uint32_t slot, struct verdi
         session->record->acl = verdict->acl;
         session->record->generation = verdict->generation;
         end_change(session->record);
+        if (session->record->member != verdict->member) {
+            leave_member(relay, session->record);
+            join_member(relay, session->record, verdict->member);
+        }
         be_careful(relay, session);
         wait_for_nothing(session);
         set_due(worker, session, worker->now);
@@ -94,7 +99,7 @@ int relay_judge_by(struct relay *relay, uint64_t id, uint32_t slot, struct verdi
 }
 
 // The session goes on to another server; 0: there is none of that number.
-int relay_redirect(struct relay *relay, uint64_t id, const union address *server)
+int relay_redirect(struct relay *relay, uint64_t id, const union address *server, uint32_t member)
 {
     for (uint32_t slot = 0; slot < relay->grown; slot++) {
         struct session *session = relay->sessions + slot;
@@ -103,7 +108,7 @@ int relay_redirect(struct relay *relay, uint64_t id, const union address *server
         struct worker *worker = lock_worker_of(session, id);
         bool found = worker && life_of(session) == LIVE;
         if (found)
-            aim(worker, session, server);
+            aim(worker, session, server, member);
         if (worker)
             unlock_worker(worker);
         return found;

@@ -4,6 +4,7 @@
 
 #include "address.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct decision;
@@ -55,10 +56,39 @@ struct source {
     uint8_t size, packed[16];
 };
 
+// interface.Candidate: a server of a group; `identity` is what it draws its numbers with.
+struct candidate {
+    union address server;
+    uint64_t identity;
+    uint32_t weight, member;
+    bool standby;
+};
+
+enum {
+    MOST_CANDIDATES = 64, // as in config/groups.py
+    MOST_MEMBERS = 8192,  // as in session/balance.py
+};
+
+// In the order of model.BALANCES.
+enum balance { BY_CLIENT, BY_CLIENT_PORT, LEAST_SESSIONS, TWO_CHOICES };
+
+// How a server of a group does, as the host reads it.
+//
+//   all of it    atomic
+struct member {
+    uint8_t state, trial;
+    uint32_t sessions;
+    uint32_t errors, unanswered; // sessions since its last answer
+    uint64_t answered;           // first answers
+};
+
 struct verdict {
     struct budget budget;
     uint64_t generation;
     uint32_t number, acl;
+    uint32_t member; // that `server` is, 0: of no group
+    uint8_t balance, candidate_count;
+    struct candidate *candidates; // one of them, in the place of `server`; freed with it
     uint32_t uses; // sessions, kept decisions and events
     union address server;
     uint8_t type, any_port, close_on_unreachable, handed, header;

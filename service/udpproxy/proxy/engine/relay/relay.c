@@ -87,6 +87,7 @@ static bool make_shared(struct relay *relay)
     relay->ports = calloc(65536, sizeof *relay->ports);
     relay->given_back = calloc(65536, sizeof *relay->given_back);
     relay->decisions = calloc(DECISION_BUCKETS, sizeof(struct decision *));
+    relay->members = map_memory(MOST_MEMBERS * sizeof *relay->members);
     relay->workers = calloc(relay->worker_count, sizeof *relay->workers);
     for (uint32_t i = 0; relay->workers && i < relay->worker_count; i++)
         relay->workers[i].epoll = relay->workers[i].bell = -1;
@@ -96,7 +97,7 @@ static bool make_shared(struct relay *relay)
     for (int family = 0; family < 2; family++)
         relay->sockets[family] = calloc(capacity, sizeof(int));
     return relay->sessions && relay->free && relay->ports && relay->given_back &&
-           relay->decisions && relay->workers && relay->bell >= 0 &&
+           relay->decisions && relay->members && relay->workers && relay->bell >= 0 &&
            tallied && relay->sockets[0] && relay->sockets[1];
 }
 
@@ -183,7 +184,7 @@ void relay_free(struct relay *relay)
     for (uint32_t i = 0; i < relay->listener_count; i++)
         free_listener(relay->listeners[i]);
     for (uint32_t i = 0; i < relay->verdict_count; i++)
-        free(relay->verdicts[i]);
+        free_verdict(relay->verdicts[i]);
     pthread_mutex_destroy(&relay->book);
     free(relay->listeners);
     free(relay->verdicts);
@@ -194,6 +195,8 @@ void relay_free(struct relay *relay)
     free(relay->ports);
     free(relay->given_back);
     free(relay->free);
+    if (relay->members)
+        munmap(relay->members, MOST_MEMBERS * sizeof *relay->members);
     if (relay->sessions)
         munmap(relay->sessions, relay->capacity * sizeof *relay->sessions);
     free(relay->sockets[0]);

@@ -17,6 +17,7 @@
 //   tally        how many sessions there are, by an address
 //   ports        our own ports towards servers
 //   sockets      the sockets towards servers
+//   balance      which server of a group, and how they do
 //   worker       locks, clock, bells, which client is whose
 //   slots        which are free, and whether sockets are wanted for more
 //   book         which sessions there are, when they are due
@@ -50,6 +51,7 @@
 #include "running.h"
 #include "listeners.h"
 #include "adoption.h"
+#include "balance.h"
 #include "answers.h"
 #include "handed.h"
 #include "news.h"

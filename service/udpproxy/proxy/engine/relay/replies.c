@@ -2,6 +2,8 @@
 // for each listener. They are counted when they have left, so limits look at both.
 #include "replies.h"
 
+#include "balance.h"
+
 #include <netinet/ip.h>
 
 #include "book.h"
@@ -69,6 +71,7 @@ static void note_first_reply(struct worker *worker, struct session *session)
 {
     bool told = session->unreachable || __atomic_load_n(&worker->relay->awaiting, __ATOMIC_RELAXED);
     session->unreachable = false;
+    note_answer(worker->relay, session->record);
     if (!session->answered) {
         session->answered = true;
         unlist_unanswered(worker, session);

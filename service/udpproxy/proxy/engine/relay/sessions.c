@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "address.h"
+#include "balance.h"
 #include "proxy_header.h"
 #include "ports.h"
 #include "sockets.h"
@@ -101,10 +102,11 @@ void write_network(struct record *record, const struct verdict *verdict)
 }
 
 static void write_record(struct record *record, uint64_t id, const struct arrival *arrival,
-                         const struct verdict *verdict, uint64_t now)
+                         const struct verdict *verdict, const union address *server,
+                         uint64_t now)
 {
     const union address *client = arrival->client, *sender = sender_of(arrival);
-    unsigned size = packed_size(client), server_size = packed_size(&verdict->server);
+    unsigned size = packed_size(client), server_size = packed_size(server);
     begin_change(record);
     // Not the sequence number, which is odd now.
     memset((uint8_t *)record + sizeof record->sequence, 0,
@@ -119,7 +121,7 @@ static void write_record(struct record *record, uint64_t id, const struct arriva
     record->listener = arrival->listener->number;
     record->addressed_port = arrival->port;
     record->client_port = port_of(client);
-    record->server_port = port_of(&verdict->server);
+    record->server_port = port_of(server);
     memcpy(record->client, packed_of(client), size);
     memcpy(record->addressed, arrival->addressed, size);
     memcpy(record->local, arrival->local, arrival->listener->size);
@@ -128,11 +130,11 @@ static void write_record(struct record *record, uint64_t id, const struct arriva
         record->via_port = port_of(sender);
         memcpy(record->via, packed_of(sender), record->via_size);
     }
-    memcpy(record->server, packed_of(&verdict->server), server_size);
+    memcpy(record->server, packed_of(server), server_size);
     write_network(record, verdict);
     record->interface = arrival->interface;
     record->scope = scope_of(sender);
-    record->server_scope = scope_of(&verdict->server);
+    record->server_scope = scope_of(server);
     record->opened = now;
     record->opened_wall = wall_now();
     record->last_upload = now;
@@ -179,7 +181,8 @@ static void tell_opened(struct relay *relay, const struct session *session)
 }
 
 static struct session *refuse_session(struct worker *worker, const struct arrival *arrival,
-                                      struct session *session, int problem)
+                                      struct session *session, enum total counter,
+                                      int problem)
 {
     struct relay *relay = worker->relay;
     if (session->fd >= 0)
@@ -192,7 +195,7 @@ static struct session *refuse_session(struct worker *worker, const struct arriva
         uncount_client(relay, arrival->client);
     free_slot(relay, slot_of(relay, session));
     pthread_mutex_unlock(&relay->book);
-    tell_refused(worker, REFUSED_NO_PORT, arrival, problem);
+    tell_refused(worker, counter, arrival, problem);
     return NULL;
 }
 
@@ -213,16 +216,27 @@ struct session *open_session(struct worker *worker, const struct arrival *arriva
     session->hash = arrival->hash;
     session->pinned = session->answered = false;
     session->proxied = arrival->via != NULL;
-    write_record(record, session->id, arrival, verdict, worker->now);
-    session->fd = socket_of(relay, is_v6(&verdict->server), slot);
+    session->fd = -1;
+    const union address *server = &verdict->server;
+    uint32_t member = verdict->member;
+    if (verdict->candidate_count) {
+        const struct candidate *one = choose_server(relay, verdict, arrival->client, id);
+        if (!one)
+            return refuse_session(worker, arrival, session, REFUSED_NO_SERVER, 0);
+        server = &one->server;
+        member = one->member;
+    }
+    write_record(record, session->id, arrival, verdict, server, worker->now);
+    session->fd = socket_of(relay, is_v6(server), slot);
     if (session->fd < 0)
-        return refuse_session(worker, arrival, session, EAFNOSUPPORT);
+        return refuse_session(worker, arrival, session, REFUSED_NO_PORT, EAFNOSUPPORT);
     // A slot has a socket for each family, and each of them counts on for ever.
     put(&record->drops_base, socket_drops(session->fd));
     const struct origin origin = {verdict, &session->client};
-    if (attach(relay, session->fd, verdict->type, &origin, &verdict->server, &own) ||
+    if (attach(relay, session->fd, verdict->type, &origin, server, &own) ||
         !poll_session(worker, session))
-        return refuse_session(worker, arrival, session, errno);
+        return refuse_session(worker, arrival, session, REFUSED_NO_PORT, errno);
+    join_member(relay, record, member);
     begin_change(record);
     record->source_port = port_of(&own);
     memcpy(record->source, packed_of(&own), packed_size(&own));
@@ -249,6 +263,11 @@ void close_session(struct worker *worker, struct session *session, enum reason r
     remove_key(worker, session);
     clear_due(worker, session);
     unlist_unanswered(worker, session);
+    if (!session->answered && !session->unreachable && session->record->uploads &&
+        session->record->type != ONE_WAY &&
+        (reason == IDLE || reason == LIFETIME || reason == SILENT))
+        note_unanswered(relay, session->record);
+    leave_member(relay, session->record);
     set_life(session, ENDED);
     session->reason = (uint8_t)reason;
     session->next = NOBODY;
@@ -295,6 +314,7 @@ void count_icmp(struct worker *worker, struct session *session, uint32_t count, 
     if (!count || session->unreachable)
         return;
     session->unreachable = true;
+    note_error(worker->relay, session->record);
     tell_server(worker, session, SERVER_UNREACHABLE, problem);
 }
 
@@ -317,7 +337,9 @@ static void name_source(struct session *session, const union address *own)
     end_change(record);
 }
 
-void aim(struct worker *worker, struct session *session, const union address *server)
+// `member`: the number of that server in its group, 0: it is of none.
+void aim(struct worker *worker, struct session *session, const union address *server,
+         uint32_t member)
 {
     struct relay *relay = worker->relay;
     struct record *record = session->record;
@@ -333,6 +355,8 @@ void aim(struct worker *worker, struct session *session, const union address *se
     pthread_mutex_lock(&relay->book);
     remove_port(relay, session);
     pthread_mutex_unlock(&relay->book);
+    leave_member(relay, record);
+    join_member(relay, record, member);
     // From here on whoever comes after a crash connects it there anew: it has no port.
     begin_change(record);
     record->server_size = (uint8_t)packed_size(server);

@@ -247,6 +247,7 @@ struct relay {
     uint32_t *ports; // our own: the first session of each
     uint32_t *given_back, given_back_count, rest; // ports, see ports.c
     struct tally clients, sources;
+    struct member *members; // by number; each atomic
     uint32_t each; // sessions of a source address; 0: no limit
     struct decision **decisions;
     uint32_t decision_count, lengths[LENGTHS], answers;
