@@ -33,9 +33,13 @@ max-sessions = 1
 [[listen]]
 address = "127.0.0.1"
 port = 5353
+[[servers]]
+name = "group"
+members = ["127.0.0.1:53"]
+health = { probe = { ntp = true } }
 [[session-acl]]
 name = "one"
-plug-to = "127.0.0.1:53"
+plug-to = "@group"
 """
 
 
@@ -95,7 +99,14 @@ def test_key_is_in_the_manual(table: str, key: str) -> None:
     headings = re.findall(r"^\.SH (.*)", plain(page), re.MULTILINE)
     if not table and (f"[{key}]" in headings or f"[[{key}]]" in headings):
         return
-    title = {"": "KEYS AT THE TOP", "listen": "[[listen]]", "session-acl": "[[session-acl]]"}
+    title = {
+        "": "KEYS AT THE TOP",
+        "listen": "[[listen]]",
+        "servers": "[[servers]]",
+        "servershealth": "[servers.health]",
+        "servershealthprobe": "[servers.health.probe]",
+        "session-acl": "[[session-acl]]",
+    }
     tags = tagged(section(page, title.get(table, f"[{table}]")))
     assert any(says(tag.partition("=")[0], key) for tag in tags)
 

@@ -84,6 +84,9 @@ class Lab:
         self.discarded.append(why)
         child.link.fail(why)
 
+    def announce(self, member: str, signature: str, body: list[object]) -> None:
+        """Nobody listens."""
+
     def stored_more(self) -> None:
         """No systemd counts it."""
 

@@ -34,6 +34,7 @@ from udpproxy.proxy.parent.network import Change as NetworkChange
 from udpproxy.proxy.parent.network import Network
 from udpproxy.proxy.parent.records import Records
 from udpproxy.proxy.parent.resources import Resources, descriptors_needed
+from udpproxy.proxy.parent.servers import Servers
 from udpproxy.proxy.parent.sessions import Sessions
 from udpproxy.proxy.parent.store import Store
 from udpproxy.proxy.parent.taking_over import Change, Moved, hand_over
@@ -54,6 +55,7 @@ _TOTALS = {
         "refused-no-port",
         "refused-ports-kept",
         "refused-own-socket",
+        "refused-no-server",
     ),
     "UploadDatagrams": ("upload-datagrams",),
     "UploadBytes": ("upload-bytes",),
@@ -77,10 +79,17 @@ class ProxyService(Service[Config]):
         self._mode = instance.options.mode
         self._path = path
         store = Store(self._logs, instance.notifier) if self._mode is Mode.UNITS else None
-        self._resources = Resources(self._logs, config, text, str(path), store)
+        # First: what nobody takes of the store the resources give back.
+        self._servers = Servers(instance, store, lambda: self.config)
+        try:
+            self._resources = Resources(self._logs, config, text, str(path), store)
+        except BaseException:
+            self._servers.close()
+            raise
         try:
             self._make()
         except BaseException:
+            self._servers.close()
             self._resources.close()
             raise
 
@@ -97,9 +106,7 @@ class ProxyService(Service[Config]):
             self._records,
             lambda: self._instance.peers,
         )
-        self._commands = ProxyCommands(
-            self._instance, self._sessions, self._naming.found, lambda: self.config
-        )
+        self._commands = self._make_commands()
         self._ways = Ways(
             asyncio.get_running_loop(),
             lambda: self._resources.table,
@@ -119,6 +126,15 @@ class ProxyService(Service[Config]):
             self._naming.look_up_all(self.config)
         self._records.write(self._sessions.lost_over_a_restart())
         self._resources.warn_of_routes(self.config)
+
+    def _make_commands(self) -> ProxyCommands:
+        return ProxyCommands(
+            self._instance,
+            self._sessions,
+            self._servers,
+            self._naming.found,
+            lambda: self.config,
+        )
 
     def _hear_of_the_network(self) -> Network | None:
         try:
@@ -158,6 +174,7 @@ class ProxyService(Service[Config]):
             self._resources.send_all(child.link)
             self._inheritance.handed_over()
             self._naming.resume(child.link)
+            self._servers.resume(child.link)
             words: dict[str, Plain] = {
                 "level": self._logs.level,
                 "segmentation": self._commands.segmentation,
@@ -179,6 +196,8 @@ class ProxyService(Service[Config]):
             self._naming.heard(news.args.get("found"), self.config)
         elif news.what == "channel" and child.role == REG.name:
             self._naming.channel_lost(str(news.args.get("role")), self._instance.peers)
+        elif news.what == "server" and child.role == REG.name:
+            self._servers.heard(news)
         elif news.what == "scarce" and child.role == REG.name:
             self._growth.ask()
         elif news.what in ("leaving", "failing") and child.role == REG.name:
@@ -228,11 +247,10 @@ class ProxyService(Service[Config]):
         old, self.config = self.config, self._change.config
         self._change.commit(self._path)
         self._change = None
+        self._servers.keep()
         self._resources.warn_of_routes(self.config)
         if old.segmentation != self.config.segmentation:
-            self._commands = ProxyCommands(
-                self._instance, self._sessions, self._naming.found, lambda: self.config
-            )
+            self._commands = self._make_commands()
         level = self.config.log.level
         self._level = level if level != old.log.level else None
 
@@ -289,7 +307,11 @@ class ProxyService(Service[Config]):
 
     def details(self) -> Figures:
         """Words on names that made no sense."""
-        return {"names-ignored": self._naming.refused}
+        figures: Figures = {"names-ignored": self._naming.refused}
+        if self.config.groups:
+            figures["servers-down"] = len(self._servers.down)
+            figures["servers-drained"] = len(self._servers.drained)
+        return figures
 
     def totals(self) -> dict[str, int]:
         """What all sessions have carried, those that live too."""
@@ -321,8 +343,8 @@ class ProxyService(Service[Config]):
 
     @property
     def stored(self) -> int:
-        """Table, sockets, listeners."""
-        return self._resources.stored
+        """Table, sockets, listeners, and what is known of servers."""
+        return self._resources.stored + self._servers.stored
 
     # The end.
 
@@ -338,6 +360,7 @@ class ProxyService(Service[Config]):
         """Records of all sessions that end with us, or may."""
         if not kept:
             self._records.write(self._sessions.last_records(Reason.TERMINATED))
+            self._servers.give_back()
             self._resources.give_back()
         elif in_doubt:
             self._records.note(self._sessions.as_they_are())
@@ -348,6 +371,7 @@ class ProxyService(Service[Config]):
             self._network.close()
         self._ways.close()
         self._growth.close()
+        self._servers.close()
         self._resources.close()
 
     def farewell(self) -> str:

@@ -1,9 +1,10 @@
 """What the proxy has in systemd's store.
 
-Names: `table`, `listeners-PLACE-VERSION` (a shelf, see shelves.py), `carrier-FAMILY-PLACE-COUNT`
-(the family's number, the carrier's place in its row, how many sockets it holds); by an older
-version, `listener-NUMBER` (`listener-NUMBER-WORKER` for workers after the first). What the new
-configuration does not claim is given back, and so is what is not what its name says.
+Names: `table`, `servers` (which servers of groups are down or drained, see servers.py),
+`listeners-PLACE-VERSION` (a shelf, see shelves.py), `carrier-FAMILY-PLACE-COUNT` (the family's
+number, the carrier's place in its row, how many sockets it holds); by an older version,
+`listener-NUMBER` (`listener-NUMBER-WORKER` for workers after the first). What the new configuration
+does not claim is given back, and so is what is not what its name says.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from udpproxy.process.notify import Notifier
 from udpproxy.proxy.engine import pool, sockets
 from udpproxy.proxy.parent.shelf import unpack
 
-TABLE = "table"
+TABLE, SERVERS = "table", "servers"
 _LISTENER = re.compile(r"listener-([0-9]{1,9})(?:-([0-9]{1,4}))?")
 _SHELF = re.compile(r"listeners-([0-9]{1,5})-([0-9]{1,18})")
 _KIND = (39, socket.SO_TYPE, 38)
@@ -105,6 +106,18 @@ class Store(DescriptorStore):
     def drop_table(self) -> None:
         """It is of no use to this version."""
         self.drop(TABLE)
+
+    def take_servers(self) -> int | None:
+        """The descriptor of what is known of servers."""
+        return self.take(SERVERS)
+
+    def keep_servers(self, fd: int) -> None:
+        """From now on it survives us."""
+        self.keep(SERVERS, fd)
+
+    def drop_servers(self) -> None:
+        """The next one begins anew."""
+        self.drop(SERVERS)
 
     def keep_shelf(self, place: int, version: int, shelf: socket.socket) -> None:
         """From now on it survives us."""

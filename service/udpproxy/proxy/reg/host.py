@@ -5,12 +5,11 @@ from __future__ import annotations
 import errno
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs, RateLimit
 from udpproxy.process.loop import Reactor
-from udpproxy.proxy.config.model import Rule
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.engine.interface import (
     SEGMENTATION_REST,
@@ -70,7 +69,7 @@ class RelayHost:
         """Asks for sockets for more slots."""
         self.choose: Callable[[Verdict, Record], Target | None] = lambda verdict, record: None
         """Which server of its group a session gets."""
-        self.followers: dict[int, Target] = {}
+        self._followers: dict[int, tuple[Record, tuple[str, int]]] = {}
         """Sessions, by number, and the servers that they have yet to go on to."""
         self.led = dict.fromkeys(("close", "follow", "keep"), 0)
         """How many sessions of rules that lead elsewhere end, follow or stay."""
@@ -189,17 +188,25 @@ class RelayHost:
             return ""
         self.led[rule.reload_policy] += 1
         if rule.reload_policy == "follow":
-            self.followers[record.id] = self._target(record, rule) or (server, 0)
+            self._followers[record.id] = record, server
         return rule.reload_policy
 
-    def _target(self, record: Record, rule: Rule) -> Target | None:
-        fresh = self.verdicts.afresh(record, rule) if rule.group else None
-        return self.choose(fresh, record) if fresh else None
+    def target(self, record: Record) -> Target | None:
+        """Which server of its group the session would get now; None: its rule has no group."""
+        verdict = self.verdicts.afresh(record)
+        return self.choose(verdict, record) if verdict and verdict.candidates else None
 
-    def take_followers(self, most: int) -> list[tuple[int, Target]]:
-        """So many of them, who are on their way now."""
-        first = list(itertools.islice(self.followers, most))
-        return [(number, self.followers.pop(number)) for number in first]
+    @property
+    def has_followers(self) -> bool:
+        """Are there sessions that are still to go on to another server?"""
+        return bool(self._followers)
+
+    def take_followers(self, most: int) -> Iterator[tuple[int, Target]]:
+        """So many of them, and where to. One after the other: each counts for its server before
+        the next one's is chosen."""
+        for number in list(itertools.islice(self._followers, most)):
+            record, server = self._followers.pop(number)
+            yield number, self.target(record) or (server, 0)
 
     def handed(
         self, verdict: Verdict, slot: int, number: int, direction: str, payload: bytes

@@ -37,6 +37,9 @@ from udpproxy.resolver.result import Failure
 Blocking = Callable[[Address], ClientNames | Failure]
 """A client's names; the caller waits."""
 
+Probed = Callable[[str, str, bool, str], object]
+"""Group, server, whether it is well, and why not."""
+
 NO_ANSWER = 5.0
 """Seconds for which a client whose look-up gave no answer is taken to have no name."""
 _NAMELESS = ClientNames((), NO_ANSWER)
@@ -67,6 +70,8 @@ class NameWaits:
         self._reactor = reactor
         self._logs = logs
         self.sessions: NamedSessions | None = None
+        self.probed: Probed = lambda group, server, good, why: None
+        """Hears of each probe of a server that ACR sent."""
         self._asking = Asking(
             reactor,
             logs,

@@ -190,11 +190,16 @@ class Verdicts:
                 found.append(one)
         return tuple(found)
 
-    def afresh(self, record: Record, rule: Rule) -> Verdict | None:
-        """What a new session of the client would be told; None: no server is resolved."""
+    def afresh(self, record: Record) -> Verdict | None:
+        """What a new session of the client would be told by the session's rule; None: it is no rule
+        any more, or no server is resolved."""
         asked = self.question(record)
-        server = self.server(rule, asked)
-        return self._verdict(rule, server, asked) if server else None
+        if self.has_rule(record):
+            rule: Rule | None = self.config.rules[record.rule_number]
+        else:
+            rule = self._choose_again(record, asked)
+        server = self.server(rule, asked) if rule and rule.accept else None
+        return self._verdict(rule, server, asked) if rule and server else None
 
     def elsewhere(self, record: Record, rule: Rule) -> tuple[str, int] | None:
         """Where the rule sends sessions now, if the file has another server in it than when this

@@ -367,6 +367,16 @@ class Table:
         words = self._column(layout.STATE_AT // 8)
         return [slot for slot, word in enumerate(words) if word & 0xFF and word >> 32 in rules]
 
+    def of_member(self, number: int) -> list[int]:
+        """The slots of the live sessions of that server of a group; cheap."""
+        words = self._column(layout.MEMBER_AT // 8)
+        states = self._states()
+        return [
+            slot
+            for slot, word in enumerate(words)
+            if word >> 32 == number and states[slot] != State.FREE
+        ]
+
     def of_other_listeners(self, known: Container[int]) -> list[int]:
         """The slots of the live sessions of listeners that are not `known`; cheap."""
         words = self._column(layout.LISTENER_AT // 8)
