@@ -20,6 +20,7 @@ from echo import Echo, clients, exchange
 from host import free_port
 from proxy import Proxy, Row, command, reloaded, until
 from stored import Units
+from udpproxy.proxy.config.model import BALANCES
 
 TEXT = """max-sessions = 500
 engine = "{engine}"
@@ -320,3 +321,26 @@ def test_the_same_client_meets_the_same_server_after_a_restart(tmp_path: Path) -
             exchange(sock, stage.where, b"two")
         assert {row["client"]: row["server"] for row in ask(units, "sessions")} == before
         units.terminate()
+
+
+MANY = 10_000
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+def test_shares_of_ten_thousand_clients(stage: Stage, balance: str) -> None:
+    """Each an address of its own; within 5 % of the weights, 3 to 2 to 1."""
+    proxy = stage.proxy
+    text = stage.text(balance=balance).replace("[servers.health]\n", "")
+    limits = "[limits]\nupload-datagrams = 1\ndownload-datagrams = 1\n"
+    proxy.write(text.replace('balance = "', 'weights = [3, 2, 1]\nbalance = "') + limits)
+    with proxy:
+        for number in range(MANY):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(20)
+                sock.bind((f"127.{number >> 8 & 127}.{number & 255}.9", 0))
+                exchange(sock, stage.where, b"one")
+        received = [len(server.received) for server in stage.servers]
+        assert sum(received) == MANY
+        for count, weight in zip(received, (3, 2, 1), strict=True):
+            assert abs(count - MANY * weight / 6) <= 0.05 * MANY * weight / 6, received
+        assert proxy.stop() == 0

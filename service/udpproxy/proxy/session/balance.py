@@ -98,10 +98,11 @@ class Members:
         usable = self._usable(candidates)
         if not usable:
             return None
-        words = _words(client, with_port=balance != "client")
         if balance == "two-choices":
-            usable = _best(usable, key, [number])[:2]
-        if balance in ("least-sessions", "two-choices"):
+            two = _best(usable, key, [number])[:2]
+            return min(two, key=self._load)  # the first of equal ones
+        words = _words(client, with_port=balance != "client")
+        if balance == "least-sessions":
             least = min(self._load(one) for one in usable)
             usable = [one for one in usable if self._load(one) == least]
         return _best(usable, key, words)[0]
@@ -114,7 +115,7 @@ class Members:
         return members or up or there
 
     def _load(self, one: Candidate) -> float:
-        return (self[one.member].sessions + 1) / one.weight
+        return self[one.member].sessions / one.weight
 
 
 def _words(client: tuple[bytes, int], *, with_port: bool) -> list[int]:

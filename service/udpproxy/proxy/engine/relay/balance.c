@@ -38,7 +38,7 @@ static double draw(const struct relay *relay, const struct candidate *one, uint6
 static double load_of(struct relay *relay, const struct candidate *one)
 {
     uint32_t sessions = __atomic_load_n(&member_of(relay, one->member)->sessions, __ATOMIC_RELAXED);
-    return (sessions + 1.0) / one->weight;
+    return (double)sessions / one->weight;
 }
 
 // A server that is down may have the next session, to show whether it lives.
@@ -116,17 +116,15 @@ const struct candidate *choose_server(struct relay *relay, const struct verdict 
     unsigned count = usable(relay, verdict, among);
     if (!count)
         return NULL;
-    if (verdict->balance == TWO_CHOICES && count > 2) {
+    if (verdict->balance == TWO_CHOICES) {
         words[0] = id;
         one = best(relay, among, count, words, 1, NULL);
-        among[1] = best(relay, among, count, words, 1, one);
-        among[0] = one;
-        count = 2;
+        const struct candidate *other = best(relay, among, count, words, 1, one);
+        return other && load_of(relay, other) < load_of(relay, one) ? other : one;
     }
-    if (verdict->balance == TWO_CHOICES || verdict->balance == LEAST_SESSIONS)
+    if (verdict->balance == LEAST_SESSIONS)
         count = least(relay, among, count);
     // IPv6 clients count by their network.
-    words[0] = 0;
     memcpy(words, packed_of(client), is_v6(client) ? 8 : 4);
     words[1] = port_of(client);
     return best(relay, among, count, words, verdict->balance == BY_CLIENT ? 1 : 2, NULL);
