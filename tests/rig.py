@@ -169,6 +169,7 @@ class Witness:
         self.kept: list[tuple[int, tuple[str, int], Arrival, bytes]] = []
         """What wait() got."""
         self.opened_ids: list[int] = []
+        self.opened_to: list[Endpoint] = []
         self.records: dict[int, Record] = {}
         self.reasons: dict[int, list[Reason]] = {}
         self.losses: dict[int, str] = {}
@@ -217,8 +218,9 @@ class Witness:
         self.handed_over.append((number, direction, payload))
         return self.treat(direction, payload)
 
-    def opened(self, number: int, verdict: Verdict, client: tuple[str, int]) -> None:
+    def opened(self, number: int, rule: str, client: Endpoint, server: Endpoint) -> None:
         self.opened_ids.append(number)
+        self.opened_to.append(server[:2])
 
     def ended(self, record: Record, rule: str, reason: Reason) -> None:
         self.records[record.id] = record

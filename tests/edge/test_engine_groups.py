@@ -79,6 +79,8 @@ def test_who_gets_it(rig: Rig, host: str, balance: str) -> None:
         assert rig.engine.member(number).sessions == members[number]
         for _ in range(members[number]):
             assert rig.take(sock)[0] == b"question"
+    said = Counter(rig.host.opened_to)
+    assert said == {s.getsockname()[:2]: members[n] for n, s in enumerate(servers, 1) if members[n]}
     for _, record in rig.table.records():
         where = servers[record.member - 1].getsockname()
         assert record.server == (sockets.pack(where[0]), where[1])

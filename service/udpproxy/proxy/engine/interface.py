@@ -155,7 +155,9 @@ class Host(Protocol):
         """A datagram of a session whose verdict says so, from somebody who may send it; those of
         one session come in order. `slot` is where its record stands."""
 
-    def opened(self, number: int, verdict: Verdict, client: tuple[str, int]) -> None:
+    def opened(
+        self, number: int, rule: str, client: tuple[str, int], server: tuple[str, int]
+    ) -> None:
         """A session was opened."""
 
     def ended(self, record: Record, rule: str, reason: Reason) -> None:

@@ -281,7 +281,7 @@ class Lifecycle(ABC):
         self._table.count("sessions-opened")
         self._start(session)
         if self._announces:
-            self._host.opened(session.id, verdict, client)
+            self._host.opened(session.id, verdict.rule, client, session.rule.server)
         return session
 
     def _attach(self, session: Relayed, kind: SessionType) -> Endpoint:

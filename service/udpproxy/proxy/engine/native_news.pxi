@@ -103,7 +103,8 @@ cdef class _News(_Verdicts):
         elif one.kind == HANDED:
             self._treat(one)
         elif one.kind == OPENED:
-            host.opened(one.session, self._verdicts[one.verdict], _endpoint(&one.who))
+            rule = self._verdicts[one.verdict].rule
+            host.opened(one.session, rule, _endpoint(&one.who), _endpoint(&one.to))
         elif one.kind == STRAYED:
             sender = _endpoint(&one.who)[:2]
             host.strayed(one.session, self._verdicts[one.verdict].rule, sender)

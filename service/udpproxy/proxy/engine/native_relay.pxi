@@ -51,7 +51,7 @@ cdef extern from "relay/relay.h" nogil:
         int kind
         uint32_t listener, verdict, counter, what, count, size, slot
         int problem, upload
-        address who
+        address who, to
         uint8_t addressed_size
         uint8_t *addressed
         uint16_t port

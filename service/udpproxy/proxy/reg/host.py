@@ -214,22 +214,24 @@ class RelayHost:
         """A datagram that an extension treats."""
         return self.extensions.handed(verdict, slot, number, direction, payload)
 
-    def opened(self, number: int, verdict: Verdict, client: tuple[str, int]) -> None:
+    def opened(
+        self, number: int, rule: str, client: tuple[str, int], server: tuple[str, int]
+    ) -> None:
         """A session was opened."""
         if not self._logs.seen(messages.OPENED):
             return
-        held = self._chatter.allow(("opened", verdict.rule), pressed=self._pressed)
+        held = self._chatter.allow(("opened", rule), pressed=self._pressed)
         if held is not None:
             self._logs.say(
                 messages.OPENED,
                 number,
                 f"{client[0]} port {client[1]}",
-                verdict.rule,
-                f"{verdict.server[0]} port {verdict.server[1]}",
+                rule,
+                f"{server[0]} port {server[1]}",
                 held,
                 SESSION=number,
                 CLIENT_ADDR=client[0],
-                RULE=verdict.rule,
+                RULE=rule,
             )
 
     def ended(self, record: Record, rule: str, reason: Reason) -> None:

@@ -143,7 +143,7 @@ struct event {
     enum kind kind;
     uint32_t listener, verdict, counter, what, count, size, slot;
     int problem, upload;
-    union address who;
+    union address who, to; // `to`: OPENED
     uint8_t addressed_size, addressed[16];
     uint16_t port;
     uint8_t data[];

@@ -172,11 +172,14 @@ void begin_session(struct worker *worker, struct session *session)
 
 static void tell_opened(struct relay *relay, const struct session *session)
 {
+    const struct record *record = session->record;
     struct event *event = add_event(relay, OPENED, 0);
     if (event) {
         event->session = session->id;
         name_verdict(event, session->verdict);
         event->who = session->client;
+        make_address(&event->to, record->server, record->server_size, record->server_port,
+                     record->server_scope);
     }
 }
 
