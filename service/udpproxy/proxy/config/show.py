@@ -12,6 +12,7 @@ from udpproxy.config.addresses import endpoint
 from udpproxy.config.model import InstanceConfig, Log, Name, Network, Ports
 from udpproxy.config.writer import Entry
 from udpproxy.proxy.config.model import (
+    CLIENTS_PORT,
     Config,
     Destination,
     Limits,
@@ -109,6 +110,7 @@ def _acl(rule: Rule) -> list[Entry]:
         ("type", rule.type.value, SessionType.NORMAL.value),
         ("plug-to", rule.server and _server(rule.server), None),
         ("source-address", _sources(rule) or None, None),
+        ("source-port", _source_port(rule), None),
         ("broadcast-network", rule.broadcast_network and str(rule.broadcast_network), None),
         # Where it has no meaning it may not even be written.
         ("reply-port", ("any" if rule.reply_any_port else "same") if broadcast else None, "same"),
@@ -123,6 +125,10 @@ def _acl(rule: Rule) -> list[Entry]:
 def _sources(rule: Rule) -> tuple[str, ...]:
     found = tuple("client" if source is None else str(source) for source in rule.sources)
     return found if rule.fallback else (*found, "no-fallback")
+
+
+def _source_port(rule: Rule) -> str | int | None:
+    return "client" if rule.source_port == CLIENTS_PORT else rule.source_port or None
 
 
 def _network(network: Network | Name | Pattern) -> str:

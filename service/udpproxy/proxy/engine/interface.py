@@ -80,6 +80,8 @@ class Verdict:
     client's own."""
     fallback: bool = True
     """Where none of them is there: the one that the system chooses."""
+    source_port: int = 0
+    """From which of our ports: CLIENTS_PORT, a number, or 0, and the system chooses."""
     handed: bool = False
     """Every datagram goes by Host.handed."""
     header: str = ""
