@@ -121,6 +121,7 @@ def verdict(
     handed: bool = False,
     sources: tuple[str, ...] = (),
     fallback: bool = True,
+    source_port: int = 0,
     header: str = "",
 ) -> Verdict:
     """An accepted session as REG would describe it; a source "" is the client's own address."""
@@ -137,6 +138,7 @@ def verdict(
         handed=handed,
         sources=tuple(sockets.pack(one) if one else b"" for one in sources),
         fallback=fallback,
+        source_port=source_port,
         header=header,
     )
 
@@ -180,6 +182,8 @@ class Witness:
         self.answering: list[int] = []
         self.wishes = 0
         """How often sockets for more slots were wanted."""
+        self.used_up: list[list[tuple[int, int]]] = []
+        """What spent() was told, each time."""
 
     def decide(
         self, listener: ListenerSocket, client: str, addressed: str, port: int
@@ -255,6 +259,9 @@ class Witness:
 
     def scarce(self) -> None:
         self.wishes += 1
+
+    def spent(self, sockets: list[tuple[int, int]]) -> None:
+        self.used_up.append(sockets)
 
     def datagram(self, number: int, direction: str, payload: memoryview) -> None:
         self.on_datagram(direction, bytes(payload))

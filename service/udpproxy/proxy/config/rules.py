@@ -7,7 +7,6 @@ switched off without being emptied.
 from __future__ import annotations
 
 import re
-import re
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 

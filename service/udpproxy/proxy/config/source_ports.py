@@ -19,7 +19,7 @@ ANY = "any"
 
 
 def remarks(path: Path, rule: Rule, listeners: list[Listen], free_from: int, notes: Notes) -> None:
-    """Of a rule that accepts. `free_from`: ports below need a right that the relay does not have."""
+    """Of a rule that accepts. `free_from`: the relay may not take ports below."""
     if rule.source_port in (0, CLIENTS_PORT):
         return
     where = (*path, "source-port")
@@ -53,7 +53,9 @@ def _sources(rule: Rule) -> Iterator[Source]:
     """Those of the server's family, as far as that is known."""
     version = _version(rule)
     found = [one for one in rule.sources if one is None or version in (0, one.version)]
-    yield from found or [ANY]
+    yield from found
+    if not found:
+        yield ANY
 
 
 def _version(rule: Rule) -> int:
@@ -64,7 +66,7 @@ def _version(rule: Rule) -> int:
 
 def _own(where: Path, rule: Rule, listeners: list[Listen], notes: Notes) -> None:
     """A port that the proxy listens on: no session can have it there."""
-    sources = list(_sources(rule))
+    sources: list[Source] = list(_sources(rule))
     for listener in listeners:
         if not listener.has(rule.source_port):
             continue
@@ -83,6 +85,6 @@ def _is_taken(source: Source, listener: Listen, version: int) -> bool:
     for listening in listener.addresses:
         if version not in (0, listening.version):
             continue
-        if source == ANY or listening.is_unspecified or source == listening:
+        if source in (ANY, listening) or listening.is_unspecified:
             return True
     return False

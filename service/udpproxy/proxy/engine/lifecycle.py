@@ -7,13 +7,15 @@ the table says that it ends, so that at worst it is there twice.
 
 from __future__ import annotations
 
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from typing import cast
 
 from udpproxy.proxy.config.model import SessionType
-from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine import fixed, sockets
+from udpproxy.proxy.engine.ends import Claim, OwnEnds
 from udpproxy.proxy.engine.growing import WaitingForSockets
 from udpproxy.proxy.engine.interface import (
     Arrival,
@@ -25,8 +27,9 @@ from udpproxy.proxy.engine.interface import (
     Verdict,
 )
 from udpproxy.proxy.engine.listened import Listened, Listening
-from udpproxy.proxy.engine.pool import ANYWHERE, OwnEnds, Pool, Sources
+from udpproxy.proxy.engine.pool import ANYWHERE, Pool, Sources
 from udpproxy.proxy.engine.relayed import Relayed, peer_rule, sender_of
+from udpproxy.proxy.engine.spent import SpentSlots
 from udpproxy.proxy.session import layout
 from udpproxy.proxy.session.index import SOON, Session, SessionIndex
 from udpproxy.proxy.session.layout import Record, State
@@ -39,7 +42,7 @@ from udpproxy.proxy.session.limits import (
 )
 from udpproxy.proxy.session.peers import Endpoint
 from udpproxy.proxy.session.reasons import Reason
-from udpproxy.proxy.session.table import SOURCED, Table
+from udpproxy.proxy.session.table import PORTED, SOURCED, Table
 
 TYPES = list(SessionType)
 """A type's place in here is its number in the table."""
@@ -84,6 +87,7 @@ class Lifecycle(ABC):
         self._chances = Rate(CHANCES_AT_ONCE, NS_PER_CHANCE)
         self._listeners = Listened(reactor)
         self._own = OwnEnds()
+        self._spent = SpentSlots(self._book, pool.kept, host.spent)
         self._next_second = 0
         self._planned = 0
         self._timer: Timer | None = None
@@ -227,6 +231,7 @@ class Lifecycle(ABC):
     ) -> Relayed | None:
         slot = self._book.take_slot()
         self._look_for_more()
+        self._spent.look()
         record.id = self._table.new_id()
         self._table.write(slot, record)
         session = self._relayed(slot, listening, key, client, verdict, record)
@@ -235,9 +240,10 @@ class Lifecycle(ABC):
         try:
             session.own = self._attach(session, verdict.type)
         except OSError as problem:
-            self._pool.reset(session.sock, plain=session.plain)
+            if not self._keeps(session.sock):
+                self._pool.reset(session.sock, plain=session.plain)
             self._table.free(slot)
-            self._book.give_back(slot)
+            self._give_back(slot)
             self._refuse("refused-no-port", client, listening, problem)
             return None
         self._table.open(slot, (sockets.pack(session.own[0]), session.own[1]))
@@ -249,11 +255,62 @@ class Lifecycle(ABC):
 
     def _attach(self, session: Relayed, kind: SessionType) -> Endpoint:
         server = session.rule.server
+        if self._keeps(session.sock):
+            return self._rejoin(session, server, connected=session.plain)
         sources = self._sources(session)
+        if session.fixed_port:
+            self._words[PORTED] = 1
+            aim = fixed.Aim(
+                server, sources, session.fixed_port, broadcast=kind is SessionType.BROADCAST
+            )
+            return fixed.bind(session.sock, aim, self._claim(session))
         if session.plain:
             return self._pool.connect(session.sock, server, sources)
         broadcast = kind is SessionType.BROADCAST
         return self._pool.bind(session.sock, server, sources, broadcast=broadcast)
+
+    def _keeps(self, sock: socket.socket) -> bool:
+        """Has it a port that it cannot give back?"""
+        return bool(self._words[PORTED]) and sockets.keeps_port(sock)
+
+    def _claim(self, session: Relayed) -> Claim:
+        """On what is to be its end towards the server that it has now."""
+        session.claim = Claim(self._own, session.rule.server, alone=not session.plain)
+        return session.claim
+
+    def _rejoin(self, session: Relayed, peer: Endpoint, *, connected: bool) -> Endpoint:
+        return fixed.rejoin(session.sock, peer, self._claim(session), connected=connected)
+
+    def _note_own(self, session: Relayed) -> None:
+        """It has its end."""
+        if session.claim is None:
+            self._own.add(session.own)
+
+    def _forget_own(self, session: Relayed) -> None:
+        """It has it no longer."""
+        if session.claim is None:
+            self._own.discard(session.own)
+        else:
+            session.claim.give_back()
+            session.claim = None
+
+    def _let_go(self, session: Relayed) -> None:
+        """Its socket is nobody's from now on, and then its end."""
+        if self._keeps(session.sock):
+            sockets.park(session.sock)
+        else:
+            self._pool.reset(session.sock, plain=session.plain, port=session.own[1])
+        self._forget_own(session)
+
+    def _is_spent(self, slot: int) -> bool:
+        return bool(self._words[PORTED]) and bool(self._pool.kept(slot))
+
+    def _give_back(self, slot: int) -> None:
+        """A slot that was taken but got no session."""
+        spent = self._is_spent(slot)
+        self._book.give_back(slot, spent=spent)
+        if spent:
+            self._spent.add([slot])
 
     def _sources(self, session: Relayed) -> Sources:
         """From where its server is written to."""
@@ -264,6 +321,8 @@ class Lifecycle(ABC):
         if named:
             self._words[SOURCED] = 1
         free = [address for address in named if not self._own.is_full(address)]
+        if session.fixed_port:
+            free = named
         return Sources(
             free,
             verdict.fallback,
@@ -298,7 +357,7 @@ class Lifecycle(ABC):
         )
 
     def _start(self, session: Relayed, *, keyed: bool = True) -> None:
-        self._own.add(session.own)
+        self._note_own(session)
         self._book.open(session, answered=session.answered, keyed=keyed)
         self._plan(time.monotonic_ns())
         self._reactor.add_reader(session.sock.fileno(), self._reader(session))
@@ -352,10 +411,12 @@ class Lifecycle(ABC):
         self._host.ended(record, session.verdict.rule, reason)
         table.set_state(slot, State.CLOSING)
         table.add(record)
-        self._pool.reset(session.sock, plain=session.plain, port=session.own[1])
-        self._own.discard(session.own)
-        self._book.close(session)
+        self._let_go(session)
+        spent = self._is_spent(slot)
+        self._book.close(session, spent=spent)
         table.free(slot)
+        if spent:
+            self._spent.add([slot])
 
     def kill(self, number: int, reason: Reason = Reason.KILLED) -> bool:
         """End one session; False: there is none of that number."""
@@ -384,6 +445,7 @@ class Lifecycle(ABC):
             self._next_second = now + _SECOND
             for new in self._listeners.new_drops():
                 self._table.count("drops-listeners", new)
+            self._spent.look(all_of_them=True)
         self._plan(now)
         moment = self._book.next_due()
         return self._next_second if moment is None else min(moment, self._next_second)

@@ -179,6 +179,11 @@ class Resources:
         return self._memory.table
 
     @property
+    def pool(self) -> SocketPool:
+        """The sockets towards servers."""
+        return self._rows
+
+    @property
     def stored(self) -> int:
         """How many descriptors systemd is to have of us."""
         return 1 + self._rows.count + self.listeners.shelves

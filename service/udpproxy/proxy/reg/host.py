@@ -63,6 +63,8 @@ class RelayHost:
         self._pressed = False
         self.more: Callable[[], object] = lambda: None
         """Asks for sockets for more slots."""
+        self.spend: Callable[[list[tuple[int, int]]], object] = lambda sockets: None
+        """Asks for others in the place of these, by family and slot."""
         self.followers: dict[int, tuple[str, int]] = {}
         """Sessions, by number, and the servers that they have yet to go on to."""
         self.led = dict.fromkeys(("close", "follow", "keep"), 0)
@@ -332,6 +334,10 @@ class RelayHost:
     def scarce(self) -> None:
         """Few slots with sockets are left."""
         self.more()
+
+    def spent(self, sockets: list[tuple[int, int]]) -> None:
+        """These keep a port that sessions have had."""
+        self.spend(sockets)
 
     def datagram(self, number: int, direction: str, payload: memoryview) -> None:
         """At level full only."""

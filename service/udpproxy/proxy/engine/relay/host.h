@@ -55,6 +55,9 @@ struct source {
     uint8_t size, packed[16];
 };
 
+// In the place of our port towards a server: the client's own.
+enum { CLIENTS_PORT = -1 };
+
 struct verdict {
     struct budget budget;
     uint64_t generation;
@@ -66,6 +69,7 @@ struct verdict {
     // Tried in that order; `fallback`: where none is there, the one that the system chooses.
     uint8_t fallback, source_count;
     struct source sources[MOST_SOURCES];
+    int32_t source_port; // 0: the system chooses
 };
 
 enum kind {
@@ -158,6 +162,7 @@ struct news {
     uint32_t ended; // slots
     uint32_t more;  // there is something left
     int scarce;     // sockets for more slots are wanted
+    int spent;      // and for those whose sockets keep a port (relay_take_spent)
 };
 
 typedef void (*seen)(void *context, uint64_t session, int upload, const void *data, uint32_t size);

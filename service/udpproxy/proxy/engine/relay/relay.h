@@ -17,6 +17,7 @@
 //   tally        how many sessions there are, by an address
 //   ports        our own ports towards servers
 //   sockets      the sockets towards servers
+//   fixed        those whose rule names their port
 //   worker       locks, clock, bells, which client is whose
 //   slots        which are free, and whether sockets are wanted for more
 //   book         which sessions there are, when they are due
@@ -25,6 +26,7 @@
 //   segments     several datagrams in one piece
 //   replies      to clients
 //   sessions     their births and deaths
+//   moves        to another server, or by another way
 //   upload       to servers
 //   held         datagrams that wait
 //   first        datagrams without a session
