@@ -240,14 +240,10 @@ class SocketPool:
             self._drop(family, place, carrier, but=version)
 
     def _drop(
-        self,
-        family: Family,
-        place: int,
-        carrier: SocketBatch,
-        versions: Iterable[int] | None = None,
+        self, family: Family, place: int, carrier: SocketBatch, *, but: int | None = None
     ) -> None:
-        """From the store: these versions, or all of them."""
-        for version in sorted(carrier.stored if versions is None else versions):
+        """From the store: all versions, `but` that one."""
+        for version in sorted(carrier.stored - {but}):
             if self._store:
                 self._store.drop_carrier(family, place, carrier.count, version)
             carrier.stored.discard(version)
@@ -258,9 +254,11 @@ class SocketPool:
         found: dict[tuple[Family, int], set[int]] = {}
         for family, some in slots.items():
             known = next((one for one in self._rows if one == family), None)
-            ends = [0, *itertools.accumulate(one.count for one in self._rows.get(known, ()))]
+            if known is None:
+                return None
+            ends = [0, *itertools.accumulate(one.count for one in self._rows[known])]
             for slot in some:
-                if known is None or not 0 <= slot < ends[-1]:
+                if not 0 <= slot < ends[-1]:
                     return None
                 place = bisect.bisect_right(ends, slot) - 1
                 found.setdefault((known, place), set()).add(slot - ends[place])
@@ -269,7 +267,7 @@ class SocketPool:
     def replace(
         self, family: Family, place: int, wanted: Container[int]
     ) -> list[tuple[int, socket.socket]]:
-        """Other sockets in these places of a carrier, and all the rest stays: the new ones, by slot.
+        """Other sockets in these places of a carrier, whose rest stays: the new ones, by slot.
         OSError where the system has no more, or its store does not listen: then nothing has
         changed."""
         row = self._rows.get(family, [])
