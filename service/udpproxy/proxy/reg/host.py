@@ -348,4 +348,7 @@ class RelayHost:
 def _why_not_opened(problem: OSError) -> str:
     if problem.errno == errno.EAGAIN:
         return "the system has no port for it (net.ipv4.ip_local_port_range)"
-    return f"the system cannot open it: {problem.strerror}"
+    why = f"the system cannot open it: {problem.strerror}"
+    if problem.errno == errno.EACCES:
+        why += " (source-port below net.ipv4.ip_unprivileged_port_start, or the route forbids it)"
+    return why
