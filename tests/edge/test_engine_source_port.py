@@ -84,6 +84,32 @@ def test_number_over_ipv6(rig: Rig) -> None:
     assert rig.converse(client, server, rig.where()) == ("::1", port)
 
 
+def test_with_its_own_end_the_client_is_no_loop(rig: Rig) -> None:
+    """What comes from there is the client's, on whatever listener."""
+    for _ in range(2):
+        rig.listen()
+    client, server, other = rig.udp("127.0.0.9"), rig.udp(), rig.udp()
+    sockets.share_port(client, on=True)  # it is on this host
+    for number, to in enumerate((server, other), 1):
+        rig.host.policy = lambda _, to=to: verdict(  # type: ignore[misc]
+            to.getsockname(), sources=("",), source_port=CLIENTS_PORT
+        )
+        assert rig.converse(client, to, rig.where(number)) == client.getsockname()
+    assert (rig.host.refusals, rig.count("sessions")) == ([], 2)
+
+
+def test_what_comes_from_an_end_of_ours_is_a_loop(rig: Rig, port: int) -> None:
+    rig.listen()
+    client, server = rig.udp(), rig.udp()
+    rig.host.policy = lambda _: verdict(server.getsockname(), source_port=port)
+    rig.converse(client, server, rig.where())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours:
+        sockets.share_port(ours, on=True)
+        ours.bind(("127.0.0.1", port))
+        ours.sendto(b"round", rig.where())
+    rig.until(lambda: rig.count("refused-own-socket") == 1)
+
+
 def test_one_at_a_time_towards_one_server(rig: Rig, port: int) -> None:
     rig.listen()
     first, second, server, other = rig.udp(), rig.udp(), rig.udp(), rig.udp()

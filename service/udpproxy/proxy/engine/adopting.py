@@ -136,7 +136,7 @@ class Stock:
         port = port_of(verdict, record.client)
         kept = sockets.keeps_port(sock)
         if port or kept:
-            claim = Claim(self._others(), server, alone=not plain)
+            claim = Claim(self._others(), server, record.client, alone=not plain)
             if kept:
                 own = fixed.rejoin(sock, server, claim, connected=plain)
             else:
@@ -159,5 +159,5 @@ class Stock:
                 if slot not in self._loose and record.source[1]:
                     server = sockets.server_of(record.server, record.server_scope)
                     plain = _TYPES[record.type] in _PLAIN
-                    self._ends.claim(record.source, server if plain else None)
+                    self._ends.claim(record.source, server if plain else None, record.client)
         return self._ends

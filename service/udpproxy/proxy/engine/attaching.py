@@ -48,7 +48,8 @@ class Attaching:
 
     def _claim(self, session: Relayed) -> Claim:
         """On what is to be its end towards the server that it has now."""
-        session.claim = Claim(self._own, session.rule.server, alone=not session.plain)
+        server, client = session.rule.server, session.ends[0]
+        session.claim = Claim(self._own, server, client, alone=not session.plain)
         return session.claim
 
     def _rejoin(self, session: Relayed, peer: Endpoint, *, connected: bool) -> Endpoint:

@@ -393,7 +393,8 @@ cdef class NativeEngine(_News):
             self._next_second = now + _SECOND
             self._count_drops()
             self._look_at_segmentation(now)
-            relay_look_for_spent(self._relay)
+            with nogil:
+                relay_look_for_spent(self._relay)
         return min(due, self._next_second)
 
     def _look_at_segmentation(self, now):

@@ -196,9 +196,16 @@ class SocketPool:
     def renew(self) -> None:
         """Other sockets for every slot: no session is left. OSError where the system has no more:
         those that are missing are made before they are lent."""
+        each = [(*where, one) for where, one in self._each()]
+        for _, _, carrier in each:
+            carrier.socket.close()  # whatever becomes of the new ones
+        for family, place, carrier in each:
+            self._remake(family, place, carrier)
+
+    def _each(self) -> Iterator[tuple[tuple[Family, int], SocketBatch]]:
         for family, row in self._rows.items():
             for place, carrier in enumerate(row):
-                self._remake(family, place, carrier)
+                yield (family, place), carrier
 
     def _mend(self, family: Family, first: int) -> None:
         """A child that went mad may have read a carrier instead of peeking."""

@@ -13,39 +13,58 @@ enum { MOST_RESTING = 4096 }; // of 28,232 that the kernel has by default
 // same server would take each other's datagrams, and one that leads to none those of all.
 
 enum { KEY_SIZE = 16 };
+enum seen_as { SHARED, OURS }; // an end is counted for who wants it, and where it is not its client's
 
-static void key_of(const struct relay *relay, const void *source, unsigned size, uint16_t port,
-                   uint8_t key[KEY_SIZE])
+static uint32_t *count_end(struct relay *relay, enum seen_as as, const union address *end,
+                           uint8_t key[KEY_SIZE])
 {
     uint64_t words[3], made[2];
-    widen((uint8_t *)words, source, size);
-    words[2] = made[1] = port | (uint64_t)size << 16;
+    widen((uint8_t *)words, packed_of(end), packed_size(end));
+    words[2] = made[1] = port_of(end) | (uint64_t)packed_size(end) << 16 | (uint64_t)as << 32;
     made[0] = siphash(relay->key, words, 3);
     memcpy(key, made, KEY_SIZE);
+    return count_of(relay, &relay->ends, key, KEY_SIZE);
 }
 
-// How many sessions have that end.
-static uint32_t *count_end(struct relay *relay, const struct session *session)
+static union address end_of(const struct session *session)
+{
+    union address end;
+    const struct record *record = session->record;
+    make_address(&end, record->source, record->server_size, session->port, 0);
+    return end;
+}
+
+// What comes from the client's own address and port is the client's.
+static bool is_clients(const struct session *session, const union address *end)
+{
+    return same_endpoint(&session->client, end);
+}
+
+static void enter_end(struct relay *relay, const struct session *session)
 {
     uint8_t key[KEY_SIZE];
-    const struct record *record = session->record;
-    key_of(relay, record->source, record->server_size, session->port, key);
-    return count_of(relay, &relay->ends, key, KEY_SIZE);
+    const union address end = end_of(session);
+    ++*count_end(relay, SHARED, &end, key);
+    if (!is_clients(session, &end))
+        ++*count_end(relay, OURS, &end, key);
 }
 
 static void leave_end(struct relay *relay, const struct session *session)
 {
     uint8_t key[KEY_SIZE];
-    const struct record *record = session->record;
-    key_of(relay, record->source, record->server_size, session->port, key);
+    const union address end = end_of(session);
+    count_end(relay, SHARED, &end, key);
+    uncount(relay, &relay->ends, key, KEY_SIZE);
+    if (is_clients(session, &end))
+        return;
+    count_end(relay, OURS, &end, key);
     uncount(relay, &relay->ends, key, KEY_SIZE);
 }
 
-static bool is_named(struct relay *relay, const union address *own)
+static bool is_named(struct relay *relay, const union address *end)
 {
     uint8_t key[KEY_SIZE];
-    key_of(relay, packed_of(own), packed_size(own), port_of(own), key);
-    return *count_of(relay, &relay->ends, key, KEY_SIZE) > 0;
+    return *count_end(relay, OURS, end, key) > 0;
 }
 
 static bool is_shared(const struct session *session)
@@ -97,11 +116,12 @@ bool claim_port(struct relay *relay, struct session *session, const union addres
     end_change(record);
     pthread_mutex_lock(&relay->book);
     session->port = port_of(own);
-    uint32_t *count = count_end(relay, session);
-    bool free = !*count || (shared && !is_claimed(relay, session, false) &&
-                            !is_claimed(relay, session, true));
+    const union address end = end_of(session);
+    uint8_t key[KEY_SIZE];
+    bool free = !*count_end(relay, SHARED, &end, key) ||
+                (shared && !is_claimed(relay, session, false) && !is_claimed(relay, session, true));
     if (free) {
-        ++*count;
+        enter_end(relay, session);
         uint32_t *first = claims_of(relay, session, shared);
         session->same_port = *first;
         *first = slot_of(relay, session) + 1;

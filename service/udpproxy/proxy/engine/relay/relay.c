@@ -94,7 +94,7 @@ static bool make_shared(struct relay *relay)
     for (uint32_t i = 0; relay->workers && i < relay->worker_count; i++)
         relay->workers[i].epoll = relay->workers[i].bell = -1;
     relay->bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    bool tallied = make_tally(&relay->sources, capacity) && make_tally(&relay->ends, capacity) &&
+    bool tallied = make_tally(&relay->sources, capacity) && make_tally(&relay->ends, 2 * capacity) &&
                    (!relay->per_client || make_tally(&relay->clients, capacity));
     for (int family = 0; family < 2; family++)
         relay->sockets[family] = calloc(capacity, sizeof(int));
