@@ -266,6 +266,10 @@ WORDS += [["x.test", ["192.0.2.1"], ttl] for ttl in TTLS]
 WORDS += [["x.test", [address], 1] for address in ADDRESSES]
 
 
+SPENT: list[Any] = [[2], [2, 0, 0], [2, -1], [2, 10**400], [2, 10**6], [2, True], [True, 0]]
+SPENT += [[7, 0], [10**400, 0], ["2", 0], [2, 0.5], None]
+
+
 def fixed(role: str) -> Iterator[Packet]:
     """Everything that once did harm, and its kind."""
     for word in WORDS:
@@ -282,6 +286,9 @@ def fixed(role: str) -> Iterator[Packet]:
             yield WAYS, packed("ask", number=1, verb=verb, args={"name": value})
     for _ in range(200):  # as if thousands of sessions had come
         yield from both("tell", what="scarce", args={"x": [0] * 10})
+    for _ in range(200):  # all that there are, over and over
+        some = [[family, slot] for family in (2, 10) for slot in range(500)]
+        yield PARENT, packed("tell", what="spent", args={"sockets": some})
     for what in ("slots", "lack"):  # the parent's own words
         yield from both("tell", what=what, args={"count": -1, "errno": 10**400})
     yield from both("tell", what="nonsense", args={"x": [0] * (LONG // 3)})
@@ -300,6 +307,9 @@ def violations(role: str) -> Iterator[Packet]:
     yield PARENT, packed("ask", number=1, verb="terminate")
     yield PARENT, packed("tell", what="x", args=[])
     yield PARENT, packed("answer", number="x")
+    for one in SPENT if role == "reg" else ():
+        yield PARENT, packed("tell", what="spent", args={"sockets": [[2, 0], one]})
+    yield PARENT, packed("tell", what="spent", args={"sockets": 7})
     yield WAYS, packed("hello", role=role, version="0")
     yield WAYS, packed("lend", what="channel", items=[])
 

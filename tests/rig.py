@@ -32,7 +32,14 @@ from udpproxy.proxy.engine.interface import (
     Reactor,
     Verdict,
 )
-from udpproxy.proxy.engine.pool import BATCH, Pool, make_carrier, peek_carrier
+from udpproxy.proxy.engine.pool import (
+    BATCH,
+    Pool,
+    make_carrier,
+    make_socket,
+    pack_carrier,
+    peek_carrier,
+)
 from udpproxy.proxy.engine.python import PythonEngine
 from udpproxy.proxy.session.balance import Candidate
 from udpproxy.proxy.session.layout import Record
@@ -122,6 +129,7 @@ def verdict(
     handed: bool = False,
     sources: tuple[str, ...] = (),
     fallback: bool = True,
+    source_port: int = 0,
     header: str = "",
     candidates: Sequence[Candidate] = (),
     balance: str = "",
@@ -141,6 +149,7 @@ def verdict(
         handed=handed,
         sources=tuple(sockets.pack(one) if one else b"" for one in sources),
         fallback=fallback,
+        source_port=source_port,
         header=header,
         candidates=tuple(candidates),
         balance=balance,
@@ -188,6 +197,8 @@ class Witness:
         self.answering: list[int] = []
         self.wishes = 0
         """How often sockets for more slots were wanted."""
+        self.used_up: list[list[tuple[int, int]]] = []
+        """What spent() was told, each time."""
 
     def decide(
         self, listener: ListenerSocket, client: str, addressed: str, port: int
@@ -265,6 +276,9 @@ class Witness:
     def scarce(self) -> None:
         self.wishes += 1
 
+    def spent(self, sockets: list[tuple[int, int]]) -> None:
+        self.used_up.append(sockets)
+
     def datagram(self, number: int, direction: str, payload: memoryview) -> None:
         self.on_datagram(direction, bytes(payload))
 
@@ -341,6 +355,24 @@ class Rig:
     def grow(self, slots: int) -> None:
         """The same, and the engine is lent them."""
         self.engine.extend([carrier.dup() for carrier in self._grow(slots)], slots)
+
+    def renew(self) -> None:
+        """What the parent does with all that the engine has said to be spent."""
+        for told in self.host.used_up:
+            fresh = []
+            for family, slot in told:
+                row = [one for one in self.carriers if peeked(one).family == family]
+                at = self.carriers.index(row[slot // BATCH])
+                batch = peek_carrier(self.carriers[at])
+                batch[slot % BATCH].close()
+                batch[slot % BATCH] = make_socket(socket.AddressFamily(family))
+                self.carriers[at].close()
+                self.carriers[at] = pack_carrier(batch)
+                fresh.append((family, slot, batch.pop(slot % BATCH)))
+                for sock in batch:
+                    sock.close()
+            self.engine.replace(fresh)
+        self.host.used_up.clear()
 
     def _lend(self, kept: ListenerSocket) -> None:
         self.engine.add_listener(replace(kept, socket=kept.socket.dup()))
@@ -498,6 +530,14 @@ class Rig:
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST) == 0
             assert not _reports_errors(sock)
+
+
+def peeked(carrier: socket.socket) -> socket.socket:
+    """The first of its sockets, closed."""
+    batch = peek_carrier(carrier)
+    for sock in batch:
+        sock.close()
+    return batch[0]
 
 
 def has_nothing(sock: socket.socket) -> bool:

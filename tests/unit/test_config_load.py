@@ -476,8 +476,8 @@ def test_overlapping_listens(one: tuple[str, str], other: tuple[str, str], *, cl
         ('source-address = ["x y"]', 'source-address: "x y" is not an address'),
         ("source-address = []", "source-address: expected a list of"),
         ('source-address = "client"', "source-address: expected a list of"),
-        ('source-port = "client"', "source-port: source-port is not built yet"),
-        ("source-port = 53", "source-port: source-port is not built yet"),
+        ("source-port = 65536", "source-port: expected a port from 1 to 65535"),
+        ("source-port = true", "source-port: expected a port from 1 to 65535"),
         ("source-port = 0", "source-port: expected a port from 1 to 65535"),
         ('source-port = "x"', 'source-port: expected "client" or a number'),
         ('unreachable = "x"', 'unreachable: expected one of "ignore", "close"'),
@@ -667,12 +667,13 @@ def test_warnings() -> None:
         ),
         ("max-sessions = 1", (900, 900), 1, ""),
         ("max-sessions = 25408", load.EPHEMERAL, 25408, ""),
+        ('max-sessions = 101 # source-port = "client"', (900, 999), 0, ""),
     ],
 )
 def test_the_host_keeps_ports(
     top: str, ephemeral: tuple[int, int], ports: int, warning: str
 ) -> None:
-    text = SMALLEST.replace("max-sessions = 1000", top)
+    text = SMALLEST.replace("max-sessions = 1000", top) + top.partition("# ")[2]
     config = load.parse(text, "test.toml", ephemeral=ephemeral)
     assert config.ports == ports
     said = [one for one in config.warnings if "max-sessions" in one]
@@ -737,6 +738,12 @@ def test_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         reserved.write_text(none)
         assert here.reserved_ports() == []
     assert "100 ephemeral ports (1000-1099)" in here.read(path).warnings[0]
+    first = tmp_path / "first"
+    monkeypatch.setattr(here, "_FREE_FROM_FILE", first)
+    for content, number in ((None, 1024), ("many\n", 1024), ("53\n", 53)):
+        if content is not None:
+            first.write_text(content)
+        assert here.free_from() == number
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,17 @@ from udpproxy.config.addresses import endpoint
 from udpproxy.config.lines import Path
 from udpproxy.config.model import Address, Name, Ports
 from udpproxy.config.table import Notes
+from udpproxy.proxy.config import source_ports
 from udpproxy.proxy.config.groups import MOST_IN_ALL
-from udpproxy.proxy.config.model import Config, Destination, Group, Listen, Rule, Server
+from udpproxy.proxy.config.model import (
+    CLIENTS_PORT,
+    Config,
+    Destination,
+    Group,
+    Listen,
+    Rule,
+    Server,
+)
 
 SHARE = 90
 """Per cent of the ephemeral ports that sessions may have."""
@@ -30,6 +39,8 @@ class KernelPorts:
 
     ephemeral: Ports
     reserved: tuple[Ports, ...] = ()
+    free_from: int = 1024
+    """Ports below need a right (net.ipv4.ip_unprivileged_port_start)."""
 
     @property
     def count(self) -> int:
@@ -45,8 +56,11 @@ class KernelPorts:
     def for_sessions(self, config: Config) -> int:
         """How many of them sessions may have, the host keeps the others; 0: all. IPv4 and IPv6
         together: a program's socket for both needs a port that is free in both. Each source
-        address has ports of its own, and a client's are none of this host's."""
-        if config.use_all_ports or any(None in rule.sources for rule in _accepting(config)):
+        address has ports of its own, and a client's, as its address, are none of this host's."""
+        clients = any(
+            None in rule.sources or rule.source_port == CLIENTS_PORT for rule in _accepting(config)
+        )
+        if config.use_all_ports or clients:
             return 0
         return self.for_each() * self.sources(config)
 
@@ -98,6 +112,9 @@ def together(
             _at_itself(path, rule, server, [listener for _, listener in listens], is_own, notes)
         if rule.accept and rule.server is not None:
             _ranges(path, rule, [listener for _, listener in listens], notes)
+        if rule.accept:
+            each = [listener for _, listener in listens]
+            source_ports.remarks(path, rule, each, kernel.free_from, notes)
     _remarks(config, listens, rules, kernel, notes)
 
 

@@ -26,15 +26,16 @@ def parse(
     *,
     ephemeral: Range | None = EPHEMERAL,
     reserved: Iterable[Range] = (),
+    free_from: int = 1024,
     is_own: Callable[[Address], bool] = lambda address: False,
 ) -> Config:
-    """`ephemeral` is None where the kernel did not say; `reserved` it never hands out. `is_own`:
-    is that address one of this host?"""
+    """`ephemeral` is None where the kernel did not say; `reserved` it never hands out;
+    below `free_from` a port needs a right. `is_own`: is that address one of this host?"""
     data = document.toml(text, origin)
     notes = Notes(origin, lines.locate(text))
     first, last = EPHEMERAL if ephemeral is None else ephemeral
     kept = tuple(Ports(first=one, last=other) for one, other in reserved)
-    kernel = check.KernelPorts(Ports(first=first, last=last), kept)
+    kernel = check.KernelPorts(Ports(first=first, last=last), kept, free_from)
     config = _config(Table(data, (), notes), kernel, is_own)
     if ephemeral is None:
         notes.warn(

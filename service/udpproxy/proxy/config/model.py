@@ -16,6 +16,9 @@ from udpproxy.config.model import Address, InstanceConfig, Name, Network, Ports
 
 SEGMENTATION = ("auto", "off")
 
+CLIENTS_PORT = -1
+"""In the place of a port's number: the one that the client writes from."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
@@ -253,6 +256,8 @@ class Rule:
     """From which addresses the server is written to, in that order; None: the client's own."""
     fallback: bool
     """Where none of them can be had: from the one that the system chooses."""
+    source_port: int = 0
+    """From which port: CLIENTS_PORT, a number, or 0, and the system chooses."""
     broadcast_network: Network | None
     reply_any_port: bool
     unreachable_close: bool

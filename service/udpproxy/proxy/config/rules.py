@@ -15,7 +15,15 @@ from udpproxy.config import addresses, values
 from udpproxy.config.model import Address, Name, Network
 from udpproxy.config.table import Table
 from udpproxy.proxy.config import endpoints, periods, sections
-from udpproxy.proxy.config.model import ExtensionName, Group, Limits, Rule, Server, SessionType
+from udpproxy.proxy.config.model import (
+    CLIENTS_PORT,
+    ExtensionName,
+    Group,
+    Limits,
+    Rule,
+    Server,
+    SessionType,
+)
 
 _TYPES = {kind.value: kind for kind in SessionType}
 _REPLY_PORTS = values.choice({"same": False, "any": True})
@@ -30,7 +38,6 @@ def session_rule(table: Table, base: Limits, groups: Mapping[str, Group]) -> Rul
     take = table.take
     target = take("plug-to", _target(groups), None)
     accept = take("action", values.choice({"accept": True, "deny": False}), default=True)
-    take("source-port", _unbuilt("source-port", _source_port) if accept else _source_port, None)
     sources, fallback = take("source-address", _source_addresses, ((), True))
     kind = take("type", values.choice(_TYPES), SessionType.NORMAL)
     rule = Rule(
@@ -46,6 +53,7 @@ def session_rule(table: Table, base: Limits, groups: Mapping[str, Group]) -> Rul
         group=target if isinstance(target, Group) else None,
         sources=sources,
         fallback=fallback,
+        source_port=take("source-port", _source_port, 0),
         broadcast_network=take("broadcast-network", _broadcast_network, None),
         reply_any_port=take("reply-port", _REPLY_PORTS, default=False),
         unreachable_close=take("unreachable", _UNREACHABLE, default=False),
@@ -156,16 +164,6 @@ def _broadcast_network(value: object) -> Network:
     return found
 
 
-def _unbuilt(key: str, syntax: values.Parser[None]) -> values.Parser[None]:
-    """First the mistakes that stay mistakes, then that we cannot do it yet."""
-
-    def parse(value: object) -> None:
-        syntax(value)
-        raise values.NotBuilt(f"{key} is")
-
-    return parse
-
-
 def _source_addresses(value: object) -> tuple[tuple[Address | None, ...], bool]:
     """The addresses, None for the client's own, and whether another will do."""
     if not isinstance(value, list) or not value:
@@ -189,8 +187,9 @@ def _source_addresses(value: object) -> tuple[tuple[Address | None, ...], bool]:
     return tuple(found), len(items) == len(value)
 
 
-def _source_port(value: object) -> None:
-    if value != "client":
-        if isinstance(value, str) and not re.fullmatch("[0-9]+", value):
-            raise ValueError(f'expected "client" or a number, found {values.said(value)}')
-        addresses.port(value)
+def _source_port(value: object) -> int:
+    if value == "client":
+        return CLIENTS_PORT
+    if isinstance(value, str) and not re.fullmatch("[0-9]+", value):
+        raise ValueError(f'expected "client" or a number, found {values.said(value)}')
+    return addresses.port(value)

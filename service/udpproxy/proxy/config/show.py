@@ -12,6 +12,7 @@ from udpproxy.config.model import InstanceConfig, Log, Name, Network, Ports
 from udpproxy.config.writer import Entry
 from udpproxy.proxy.config.model import (
     BALANCES,
+    CLIENTS_PORT,
     DOWN_SESSIONS,
     Config,
     Destination,
@@ -117,6 +118,7 @@ def _acl(rule: Rule) -> list[Entry]:
         ("type", rule.type.value, SessionType.NORMAL.value),
         ("plug-to", _target(rule), None),
         ("source-address", _sources(rule) or None, None),
+        ("source-port", _source_port(rule), None),
         ("broadcast-network", rule.broadcast_network and str(rule.broadcast_network), None),
         # Where it has no meaning it may not even be written.
         ("reply-port", ("any" if rule.reply_any_port else "same") if broadcast else None, "same"),
@@ -131,6 +133,10 @@ def _acl(rule: Rule) -> list[Entry]:
 def _sources(rule: Rule) -> tuple[str, ...]:
     found = tuple("client" if source is None else str(source) for source in rule.sources)
     return found if rule.fallback else (*found, "no-fallback")
+
+
+def _source_port(rule: Rule) -> str | int | None:
+    return "client" if rule.source_port == CLIENTS_PORT else rule.source_port or None
 
 
 def _network(network: Network | Name | Pattern) -> str:

@@ -85,6 +85,17 @@ class Continuity(Reachability):
         self._go_on()
         self._look_for_more()
 
+    def replace(self, fresh: list[tuple[int, int, socket.socket]]) -> None:
+        """Those that waited for sockets go on."""
+        for family, slot, sock in fresh:
+            if self._spent.came(family, slot):
+                self._pool.replace(family, slot, sock)
+            else:
+                sock.close()
+        self._lacks = None
+        self._spent.look()
+        self._go_on()
+
     def lack(self, problem: int) -> None:
         """Those that waited for sockets are refused."""
         self._lacks = OSError(problem, os.strerror(problem))
@@ -118,8 +129,7 @@ class Continuity(Reachability):
             return True
         self._give(session, member)
         self._reactor.remove_reader(session.sock.fileno())
-        self._pool.reset(session.sock, plain=session.plain, port=session.own[1])
-        self._own.discard(session.own)
+        self._let_go(session)
         session.aim(self._pool.get(sockets.family_of(packed), session.slot), server)
         self._words[session.at + layout.DROPS_BASE] = (
             sockets.drops(session.sock) - lost
@@ -131,7 +141,7 @@ class Continuity(Reachability):
             self._host.failed(_FOLLOW, problem, session.slot, session.id)
             self._close(session, Reason.ERROR)
             return True
-        self._own.add(session.own)
+        self._note_own(session)
         session.be_careful(watched=self._watched)
         source = (sockets.pack(session.own[0]), session.own[1])
         self._table.set_source(session.slot, source)
@@ -149,37 +159,42 @@ class Continuity(Reachability):
         """Go on with the sessions in the table; how many there were."""
         stock = Stock(self._table, self._pool, self._host, self._clear)
         found = stock.take()
-        self._book.reserve({slot for slot, _ in found})
+        taken = {slot for slot, _ in found}
+        spent = [slot for slot in range(self._table.grown) if self._is_spent(slot)]
+        spent = [slot for slot in spent if slot not in taken]
+        self._book.reserve(taken, set(spent))
         self._look_for_more()
+        self._spent.add(spent)
         for slot, record in found:
             try:
-                self._resume(slot, record)
+                self._resume(stock, slot, record)
             except (ValueError, OSError) as problem:
                 stock.lose(slot, str(problem))
-                self._book.give_back(slot)
+                self._give_back(slot)
         return self.sessions
 
     def _clear(self, slot: int) -> None:
         """Nobody's session is here any more."""
         for family in sockets.FAMILIES:
             if slot < self._pool.size(family):
-                self._pool.reset(self._pool.get(family, slot), plain=False)
+                sockets.reset(self._pool.get(family, slot))
         self._table.free(slot)
 
-    def _resume(self, slot: int, record: Record) -> None:
+    def _resume(self, stock: Stock, slot: int, record: Record) -> None:
         listening = self._listeners.get(record.listener)
         verdict = self._host.decided(record) if listening else None
         if listening is None or verdict is None:
             self._table.add(record)
             self._host.ended(record, "-", Reason.POLICY)
             self._clear(slot)
-            self._book.give_back(slot)
+            self._give_back(slot)
             return
         if len((record.via or record.client)[0]) != len(listening.given.address.packed):
             raise Damaged("its listener is of another family")
         if record.member != verdict.member:
             record.member = verdict.member
             self._table.set_member(slot, verdict.member)
+        stock.join(slot, record, verdict)
         client, arrival = came(record)
         key = listening.key(client, arrival)
         session = self._relayed(slot, listening, key, client, verdict, record)
@@ -192,6 +207,8 @@ class Continuity(Reachability):
             session.pin(sockets.server_of(record.peer, record.server_scope))
         self._table.set_rule(slot, verdict.rule_number, verdict.generation)
         self._wait_for_nothing(session)
+        if self._keeps(session.sock):
+            self._claim(session).take(session.own)
         self._start(session, keyed=record.state is State.OPEN)
 
     def _wait_for_nothing(self, session: Relayed) -> None:
@@ -247,14 +264,17 @@ class Continuity(Reachability):
         """Another port, and whatever address there is; what waits in the socket is lost. Why the
         system gives nothing: then the session has no end of ours, and its next datagram tries."""
         sock, peer = session.sock, session.peer
-        sources = self._sources(session)
-        self._own.discard(session.own)
+        sources, kept = self._sources(session), self._keeps(session.sock)
+        self._forget_own(session)
         # Whoever comes after a crash in between connects it himself.
         self._table.set_source(session.slot, (b"", 0))
         try:
             if peer is None:
-                self._pool.reset(sock, plain=session.plain, port=session.own[1])
+                if not kept:
+                    self._pool.reset(sock, plain=session.plain, port=session.own[1])
                 session.own = self._attach(session, session.rule.type)
+            elif kept:
+                session.own = self._rejoin(session, peer, connected=True)
             else:
                 sockets.disconnect(sock)
                 if sources.addresses or sources.unbind:
@@ -264,6 +284,6 @@ class Continuity(Reachability):
         except OSError as why:
             session.own = ("", 0)
             return why
-        self._own.add(session.own)
+        self._note_own(session)
         self._table.set_source(session.slot, (sockets.pack(session.own[0]), session.own[1]))
         return None

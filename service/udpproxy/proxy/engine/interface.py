@@ -81,6 +81,8 @@ class Verdict:
     client's own."""
     fallback: bool = True
     """Where none of them is there: the one that the system chooses."""
+    source_port: int = 0
+    """From which of our ports: CLIENTS_PORT, a number, or 0, and the system chooses."""
     handed: bool = False
     """Every datagram goes by Host.handed."""
     header: str = ""
@@ -206,6 +208,11 @@ class Host(Protocol):
     def scarce(self) -> None:
         """Few slots with sockets are left, and there can be more: Engine.extend, or lack."""
 
+    def spent(self, sockets: list[tuple[int, int]]) -> None:
+        """Families and slots whose sockets keep a port that sessions have had: until
+        Engine.replace brings others no session can have these slots. Many at a time, and not
+        before those of the last time are back."""
+
     def datagram(self, number: int, direction: str, payload: memoryview) -> None:
         """Called for each datagram, but only while the host has asked for it (level full)."""
 
@@ -291,8 +298,11 @@ class Engine(Protocol):
         system lacks what it takes."""
 
     def lack(self, problem: int) -> None:
-        """There are no sockets for more slots for now, and this errno says why: sessions that need
-        one are refused till extend()."""
+        """There are no sockets for slots for now, and this errno says why: sessions that need one
+        are refused till extend() or replace()."""
+
+    def replace(self, fresh: list[tuple[int, int, socket.socket]]) -> None:
+        """Other sockets for what Host.spent was told of, by family and slot."""
 
     def add_listener(self, listener: ListenerSocket) -> None:
         """Take clients' datagrams from it. One of a number that there is takes that one's place,

@@ -15,6 +15,7 @@ from typing import cast
 
 from udpproxy.proxy.config.model import SessionType
 from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine.attaching import Attaching
 from udpproxy.proxy.engine.growing import WaitingForSockets
 from udpproxy.proxy.engine.interface import (
     Arrival,
@@ -26,7 +27,7 @@ from udpproxy.proxy.engine.interface import (
     Verdict,
 )
 from udpproxy.proxy.engine.listened import Listened, Listening
-from udpproxy.proxy.engine.pool import ANYWHERE, OwnEnds, Pool, Sources
+from udpproxy.proxy.engine.pool import Pool
 from udpproxy.proxy.engine.relayed import Relayed, peer_rule, sender_of
 from udpproxy.proxy.session import layout
 from udpproxy.proxy.session.balance import Candidate, Member, Members
@@ -41,7 +42,7 @@ from udpproxy.proxy.session.limits import (
 )
 from udpproxy.proxy.session.peers import Endpoint
 from udpproxy.proxy.session.reasons import Reason
-from udpproxy.proxy.session.table import SOURCED, Table
+from udpproxy.proxy.session.table import Table
 
 TYPES = list(SessionType)
 """A type's place in here is its number in the table."""
@@ -54,7 +55,7 @@ _MOST_ENDED = 256
 """Sessions ended in one go before datagrams get their turn again."""
 
 
-class Lifecycle(ABC):
+class Lifecycle(Attaching, ABC):
     """Everything about sessions that is not done for each datagram."""
 
     def __init__(
@@ -69,10 +70,8 @@ class Lifecycle(ABC):
     ) -> None:
         self._reactor = reactor
         self._table = table
-        self._words = table.words
-        self._pool = pool
         self._host = host
-        self._book = SessionIndex(
+        book = SessionIndex(
             table.grown,
             table.capacity,
             per_client=per_client,
@@ -80,6 +79,7 @@ class Lifecycle(ABC):
             last=self._last,
             asked=self._asked,
         )
+        super().__init__(table, pool, host, book)
         self._waiting = WaitingForSockets()
         self._members = Members()
         table.make_balance_key()
@@ -88,7 +88,6 @@ class Lifecycle(ABC):
         self._evictions = Rate(EVICTIONS_AT_ONCE, NS_PER_EVICTION)
         self._chances = Rate(CHANCES_AT_ONCE, NS_PER_CHANCE)
         self._listeners = Listened(reactor)
-        self._own = OwnEnds()
         self._next_second = 0
         self._planned = 0
         self._timer: Timer | None = None
@@ -264,6 +263,7 @@ class Lifecycle(ABC):
     ) -> Relayed | None:
         slot = self._book.take_slot()
         self._look_for_more()
+        self._spent.look()
         record.id = self._table.new_id()
         self._table.write(slot, record)
         session = self._relayed(slot, listening, key, client, verdict, record)
@@ -272,9 +272,10 @@ class Lifecycle(ABC):
         try:
             session.own = self._attach(session, verdict.type)
         except OSError as problem:
-            self._pool.reset(session.sock, plain=session.plain)
+            if not self._keeps(session.sock):
+                self._pool.reset(session.sock, plain=session.plain)
             self._table.free(slot)
-            self._book.give_back(slot)
+            self._give_back(slot)
             self._refuse("refused-no-port", client, listening, problem)
             return None
         self._table.open(slot, (sockets.pack(session.own[0]), session.own[1]))
@@ -283,30 +284,6 @@ class Lifecycle(ABC):
         if self._announces:
             self._host.opened(session.id, verdict.rule, client, session.rule.server)
         return session
-
-    def _attach(self, session: Relayed, kind: SessionType) -> Endpoint:
-        server = session.rule.server
-        sources = self._sources(session)
-        if session.plain:
-            return self._pool.connect(session.sock, server, sources)
-        broadcast = kind is SessionType.BROADCAST
-        return self._pool.bind(session.sock, server, sources, broadcast=broadcast)
-
-    def _sources(self, session: Relayed) -> Sources:
-        """From where its server is written to."""
-        verdict = session.verdict
-        if not verdict.sources and verdict.fallback and not self._words[SOURCED]:
-            return ANYWHERE
-        named = session.sources()
-        if named:
-            self._words[SOURCED] = 1
-        free = [address for address in named if not self._own.is_full(address)]
-        return Sources(
-            free,
-            verdict.fallback,
-            unbind=bool(self._words[SOURCED]),
-            used_up=len(free) < len(named),
-        )
 
     def _relayed(
         self,
@@ -336,7 +313,7 @@ class Lifecycle(ABC):
         )
 
     def _start(self, session: Relayed, *, keyed: bool = True) -> None:
-        self._own.add(session.own)
+        self._note_own(session)
         self._members.join(session.member)
         self._book.open(session, answered=session.answered, keyed=keyed)
         self._plan(time.monotonic_ns())
@@ -392,10 +369,12 @@ class Lifecycle(ABC):
         self._host.ended(record, session.verdict.rule, reason)
         table.set_state(slot, State.CLOSING)
         table.add(record)
-        self._pool.reset(session.sock, plain=session.plain, port=session.own[1])
-        self._own.discard(session.own)
-        self._book.close(session)
+        self._let_go(session)
+        spent = self._is_spent(slot)
+        self._book.close(session, spent=spent)
         table.free(slot)
+        if spent:
+            self._spent.add([slot])
 
     def _leave(self, session: Relayed, reason: Reason) -> None:
         """Its server has one less, and may not have answered it, where an answer was expected."""
@@ -431,6 +410,7 @@ class Lifecycle(ABC):
             self._next_second = now + _SECOND
             for new in self._listeners.new_drops():
                 self._table.count("drops-listeners", new)
+            self._spent.look(all_of_them=True)
         self._plan(now)
         moment = self._book.next_due()
         return self._next_second if moment is None else min(moment, self._next_second)

@@ -38,6 +38,7 @@ include "native_relay.pxi"
 
 _SECOND = 1_000_000_000
 _REASONS = list(Reason)
+_FAMILIES = ((4, socket.AF_INET), (6, socket.AF_INET6))
 _SPARE = 4096
 """Descriptors beside the sockets of sessions."""
 _MOST_SPARED = 1 << 16
@@ -177,10 +178,25 @@ cdef class NativeEngine(_News):
         with nogil:
             relay_lack(self._relay, why)
 
+    def replace(self, fresh):
+        """Their slots are free again."""
+        cdef uint32_t place
+        cdef int version, fd, wanted
+        for family, slot, sock in fresh:
+            place, version, fd = slot, 6 if family == socket.AF_INET6 else 4, sock.fileno()
+            with nogil:
+                wanted = relay_replace(self._relay, version, place, fd)
+            if wanted:
+                self._pool.replace(family, slot, sock)
+            else:
+                sock.close()
+        with nogil:
+            relay_replaced(self._relay)
+
     cdef _lend_sockets(self):
         """What the pool has got since the last time."""
         cdef uint32_t slots = self._table.grown
-        for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+        for version, family in _FAMILIES:
             first, end = self._lent[version == 6], self._pool.size(family)
             for slot in range(first, min(end, self._table.capacity)):
                 relay_socket(self._relay, version, slot, self._pool.get(family, slot).fileno())
@@ -250,6 +266,12 @@ cdef class NativeEngine(_News):
         for slot, record in stock.take():
             known = record.listener in self._listeners
             decided = self._host.decided(record) if known else None
+            if decided is not None:
+                try:
+                    stock.join(slot, record, decided)
+                except Damaged as problem:
+                    stock.lose(slot, str(problem))
+                    continue
             if decided is None:
                 self._table.add(record)
                 self._host.ended(record, "-", Reason.POLICY)
@@ -405,6 +427,8 @@ cdef class NativeEngine(_News):
             self._next_second = now + _SECOND
             self._count_drops()
             self._look_at_segmentation(now)
+            with nogil:
+                relay_look_for_spent(self._relay)
         return min(due, self._next_second)
 
     def _look_at_segmentation(self, now):

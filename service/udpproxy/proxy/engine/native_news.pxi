@@ -79,8 +79,10 @@ cdef class _News(_Verdicts):
             relay_news(self._relay, &told, slots, &most)
         if told.scarce:
             self._host.scarce()
+        if told.spent:
+            self._tell_spent()
         if told.events == NULL and told.questions == NULL and not told.ended:
-            return bool(told.scarce)
+            return bool(told.scarce or told.spent)
         try:
             self._tell_events(told.events)
             self._answer_all(told.questions)
@@ -88,6 +90,20 @@ cdef class _News(_Verdicts):
             relay_free_news(self._relay, &told)
         self._tell_ended(slots, told.ended)
         return True
+
+    cdef _tell_spent(self):
+        """All of them, for each takes the place of a message."""
+        cdef uint32_t[MOST_ENDED] slots
+        cdef uint32_t count = MOST_ENDED
+        spent = []
+        while count == MOST_ENDED:
+            count = relay_take_spent(self._relay, slots, MOST_ENDED)
+            for i in range(count):
+                for version, family in _FAMILIES:
+                    if relay_kept(self._relay, slots[i], version):
+                        spent.append((family, slots[i]))
+        if spent:
+            self._host.spent(spent)
 
     cdef _tell_events(self, event *one):
         while one != NULL:

@@ -44,6 +44,7 @@ cdef extern from "relay/relay.h" nogil:
         uint8_t *network_first
         uint8_t *network_last
         uint8_t fallback, source_count
+        int source_port
         source *sources
     cdef struct event:
         event *next
@@ -86,7 +87,7 @@ cdef extern from "relay/relay.h" nogil:
         event *events
         question *questions
         uint32_t ended, more
-        int scarce
+        int scarce, spent
     cdef struct portion:
         uint32_t events, questions, ended
     cdef struct relay_figures_ "relay_figures":
@@ -110,6 +111,11 @@ cdef extern from "relay/relay.h" nogil:
     void relay_socket(relay_ *, int, uint32_t, int)
     void relay_extend(relay_ *, uint32_t)
     void relay_lack(relay_ *, int)
+    uint32_t relay_take_spent(relay_ *, uint32_t *, uint32_t)
+    int relay_kept(relay_ *, uint32_t, int)
+    void relay_look_for_spent(relay_ *)
+    int relay_replace(relay_ *, int, uint32_t, int)
+    void relay_replaced(relay_ *)
     int relay_listen(relay_ *, uint32_t, const int *, uint32_t, const address *, const networks *)
     int relay_expect_headers(relay_ *, uint32_t, const networks *)
     uint32_t relay_unlisten(relay_ *, uint32_t)

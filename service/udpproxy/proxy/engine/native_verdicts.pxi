@@ -50,6 +50,7 @@ cdef class _Verdicts:
             memcpy(made.network_first, <const uint8_t *>first, len(first))
             memcpy(made.network_last, <const uint8_t *>last, len(last))
         made.fallback = decided.fallback
+        made.source_port = decided.source_port
         made.source_count = len(decided.sources)
         for at, packed in enumerate(decided.sources):
             made.sources[at].size = len(packed)

@@ -6,8 +6,9 @@ import socket
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 
-from udpproxy.proxy.config.model import SessionType
+from udpproxy.proxy.config.model import CLIENTS_PORT, SessionType
 from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine.ends import Claim
 from udpproxy.proxy.engine.interface import Arrival, Verdict
 from udpproxy.proxy.engine.listened import Listening
 from udpproxy.proxy.engine.sockets import Ancillary, answer_from
@@ -33,6 +34,7 @@ class Relayed(Session):
         "burst",
         "careful_down",
         "careful_up",
+        "claim",
         "control",
         "download_at",
         "download_bytes",
@@ -104,6 +106,8 @@ class Relayed(Session):
         self.one_way = rule.type is SessionType.ONE_WAY
         self.rule = rule
         self.own: Endpoint = ("", 0)
+        self.claim: Claim | None = None
+        """On its end of ours, where its socket keeps the port."""
         self.ends = ends
         self.header = b""
         self.aim(sock, rule.server)
@@ -164,15 +168,30 @@ class Relayed(Session):
 
     def sources(self) -> list[str]:
         """Our addresses towards the server that the rule names, in order."""
-        server = self.rule.server
-        size, scope = len(sockets.pack(server[0])), sockets.scope_of(server)
-        found = [source or self.ends[0][0] for source in self.verdict.sources]
-        return [sockets.server_of((one, 0), scope)[0] for one in found if len(one) == size]
+        return named_sources(self.verdict, self.ends[0][0], self.rule.server)
+
+    @property
+    def fixed_port(self) -> int:
+        """The port towards the server that the rule names; 0: none, or it is the client's, who has
+        none."""
+        return port_of(self.verdict, self.ends[0])
 
     def pin(self, peer: Endpoint) -> None:
         """From now on this is the server."""
         self.peer = peer
         self._point()
+
+
+def named_sources(verdict: Verdict, client: bytes, server: Endpoint) -> list[str]:
+    """Our addresses towards the server that the rule names, in order."""
+    size, scope = len(sockets.pack(server[0])), sockets.scope_of(server)
+    found = [source or client for source in verdict.sources]
+    return [sockets.server_of((one, 0), scope)[0] for one in found if len(one) == size]
+
+
+def port_of(verdict: Verdict, client: proxy_header.Endpoint) -> int:
+    """The same of the port."""
+    return client[1] if verdict.source_port == CLIENTS_PORT else verdict.source_port
 
 
 def sender_of(record: Record) -> tuple[str, int]:

@@ -81,7 +81,9 @@ def needs_foreign(config: Config) -> bool:
 def descriptors_needed(config: Config) -> int:
     """By REG, when all its sessions have come; those in carriers count as ours, too."""
     listening = len(places(config)) * config.workers
-    return config.max_sessions * len(families(config)) + listening + _SPARE
+    # Others are there before the ones that keep a port are gone.
+    fresh = any(rule.source_port for rule in config.rules if rule.accept) * 2 * pool.BATCH
+    return config.max_sessions * len(families(config)) + listening + fresh + _SPARE
 
 
 def check_descriptors(config: Config, limit: int) -> None:
@@ -177,6 +179,11 @@ class Resources:
         """The sessions."""
         assert self._memory
         return self._memory.table
+
+    @property
+    def pool(self) -> SocketPool:
+        """The sockets towards servers."""
+        return self._rows
 
     @property
     def stored(self) -> int:

@@ -33,6 +33,7 @@ from udpproxy.proxy.parent.names import HELPERS, NameRegistry, client_look_up
 from udpproxy.proxy.parent.network import Change as NetworkChange
 from udpproxy.proxy.parent.network import Network
 from udpproxy.proxy.parent.records import Records
+from udpproxy.proxy.parent.replacing import Replacement
 from udpproxy.proxy.parent.resources import Resources, descriptors_needed
 from udpproxy.proxy.parent.servers import Servers
 from udpproxy.proxy.parent.sessions import Sessions
@@ -95,6 +96,7 @@ class ProxyService(Service[Config]):
 
     def _make(self) -> None:
         self._growth = Growth(self._instance, self._resources)
+        self._replacement = Replacement(self._instance, self._resources)
         self._naming = NameRegistry(self._logs, self._resources)
         self._sessions = Sessions(self._resources, lambda: self.config)
         self._records = Records(self._logs)
@@ -171,6 +173,7 @@ class ProxyService(Service[Config]):
     def hand_over(self, child: ChildConnection) -> None:
         """Table, sockets, configuration, names."""
         if child.role == REG.name:
+            self._replacement.forget()
             self._resources.send_all(child.link)
             self._inheritance.handed_over()
             self._naming.resume(child.link)
@@ -191,7 +194,7 @@ class ProxyService(Service[Config]):
             self._engine = wire.cut(str(news.get("engine")))
 
     def heard(self, child: ChildConnection, news: wire.Tell) -> None:
-        """Names from ACR; from REG that it goes, misses a resolver or will want sockets."""
+        """Names from ACR; from REG that it goes, misses a resolver or wants sockets."""
         if news.what == "names" and child.role == "acr":
             self._naming.heard(news.args.get("found"), self.config)
         elif news.what == "channel" and child.role == REG.name:
@@ -200,6 +203,8 @@ class ProxyService(Service[Config]):
             self._servers.heard(news)
         elif news.what == "scarce" and child.role == REG.name:
             self._growth.ask()
+        elif news.what == "spent" and child.role == REG.name:
+            self._replacement.ask(news.args.get("sockets"))
         elif news.what in ("leaving", "failing") and child.role == REG.name:
             self._inheritance.told(news.what)
 
@@ -372,6 +377,7 @@ class ProxyService(Service[Config]):
         self._ways.close()
         self._growth.close()
         self._servers.close()
+        self._replacement.close()
         self._resources.close()
 
     def farewell(self) -> str:

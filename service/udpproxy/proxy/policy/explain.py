@@ -12,7 +12,7 @@ from udpproxy.config import addresses
 from udpproxy.config.model import Address, Name
 from udpproxy.errors import InvalidArgument
 from udpproxy.proxy.config import show as shown
-from udpproxy.proxy.config.model import Config, Listen, Rule, Server
+from udpproxy.proxy.config.model import CLIENTS_PORT, Config, Listen, Rule, Server
 from udpproxy.proxy.policy.rules import NameView, Places, Policy, Question, endpoint_of
 
 T = TypeVar("T")
@@ -37,6 +37,7 @@ class Explanation:
     limits: str = ""
     extension: str = ""
     header: str = ""
+    source_port: str = ""
 
     def lines(self) -> list[str]:
         """The deciding ACL first: programs read that line alone."""
@@ -56,6 +57,7 @@ class Explanation:
             "limits": self.limits,
             "extension": self.extension,
             "proxy-protocol": self.header,
+            "source-port": self.source_port,
         }
         return {name: value for name, value in parts.items() if value}
 
@@ -81,7 +83,14 @@ def explanation(config: Config, question: Question, at: datetime, known: NameVie
         shown.words(rule.limits),
         str(rule.extension or ""),
         _HEADERS.get(rule.header, ""),
+        _source_port(rule),
     )
+
+
+def _source_port(rule: Rule) -> str:
+    if rule.source_port == CLIENTS_PORT:
+        return "the client's"
+    return str(rule.source_port or "")
 
 
 def _server(rule: Rule, question: Question, known: NameView) -> str:

@@ -67,6 +67,8 @@ class RelayHost:
         self._pressed = False
         self.more: Callable[[], object] = lambda: None
         """Asks for sockets for more slots."""
+        self.spend: Callable[[list[tuple[int, int]]], object] = lambda sockets: None
+        """Asks for others in the place of these, by family and slot."""
         self.choose: Callable[[Verdict, Record], Target | None] = lambda verdict, record: None
         """Which server of its group a session gets."""
         self._followers: dict[int, tuple[Record, tuple[str, int]]] = {}
@@ -353,6 +355,10 @@ class RelayHost:
         """Few slots with sockets are left."""
         self.more()
 
+    def spent(self, sockets: list[tuple[int, int]]) -> None:
+        """These keep a port that sessions have had."""
+        self.spend(sockets)
+
     def datagram(self, number: int, direction: str, payload: memoryview) -> None:
         """At level full only."""
         text = payload.hex()
@@ -362,4 +368,7 @@ class RelayHost:
 def _why_not_opened(problem: OSError) -> str:
     if problem.errno == errno.EAGAIN:
         return "the system has no port for it (net.ipv4.ip_local_port_range)"
-    return f"the system cannot open it: {problem.strerror}"
+    why = f"the system cannot open it: {problem.strerror}"
+    if problem.errno == errno.EACCES:
+        why += " (source-port below net.ipv4.ip_unprivileged_port_start, or the route forbids it)"
+    return why

@@ -192,6 +192,8 @@ class Reg:
                 self._naming.connect(role, descriptors[0])
             case wire.Lend("absent", items) if not descriptors:
                 self._lent.take("absent", items, [])
+            case wire.Lend("fresh", items) if len(items) == len(descriptors):
+                self._growth.fresh(items, descriptors)
             case wire.Lend(what, items) if len(items) == len(descriptors):
                 self._lent.take(what, items, descriptors)
             case wire.Tell("known", {"found": found}):
@@ -327,7 +329,7 @@ class Reg:
             return
         table.words[STARTS] = (table.words[STARTS] + 1) % (1 << 63)
         self._engine = self._growth.engine = engine
-        host.more = self._growth.scarce
+        host.more, host.spend = self._growth.scarce, self._growth.spent
         host.choose = engine.choose
         self._moves = Moves(self._reactor, table, engine, host)
         self._health.begin(engine)

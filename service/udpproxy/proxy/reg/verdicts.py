@@ -320,6 +320,7 @@ class Verdicts:
                 if source is None or any(self._can_be(source, one) for one in servers)
             ),
             fallback=rule.fallback,
+            source_port=rule.source_port,
             network=network_bounds(network) if network else None,
             close_on_unreachable=rule.unreachable_close,
             handed=rule.extension is not None,

@@ -5,11 +5,13 @@
 #include "balance.h"
 #include "ports.h"
 #include "sockets.h"
+#include "fixed.h"
 #include "worker.h"
 #include "slots.h"
 #include "book.h"
 #include "events.h"
 #include "sessions.h"
+#include "moves.h"
 #include "servers.h"
 
 uint32_t relay_sessions(struct relay *relay)
@@ -204,7 +206,10 @@ void relay_free_ended(struct relay *relay, const uint32_t *slots, uint32_t count
         pthread_mutex_lock(&relay->book);
         remove_port(relay, session); // it rests before anybody can have it
         pthread_mutex_unlock(&relay->book);
-        reset_socket(session->fd, session->plain);
+        if (session->kept)
+            reset_any(session->fd);
+        else
+            reset_socket(session->fd, session->plain);
         pthread_mutex_lock(&relay->book);
         free_record(session->record);
         release_listener(session->listener);
@@ -213,6 +218,7 @@ void relay_free_ended(struct relay *relay, const uint32_t *slots, uint32_t count
         free_slot(relay, slots[i]);
         pthread_mutex_unlock(&relay->book);
     }
+    ring_host(relay); // their slots may be spent
     for (uint32_t i = 0; count && i < relay->worker_count; i++)
         ring_if_held(relay->workers + i);
 }

@@ -88,6 +88,8 @@ enum room { ROOM, CLIENT_FULL, TABLE_FULL, PORTS_KEPT, NO_SOCKET, SOON, EVICT };
 // With the book locked.
 static enum room full(const struct relay *relay)
 {
+    if (!relay->free_count && waits_for_others(relay))
+        return NO_SOCKET;
     if (relay->free_count || (relay->grown >= relay->most && relay->most < relay->capacity))
         return PORTS_KEPT;
     return relay->grown < relay->capacity ? NO_SOCKET : TABLE_FULL;

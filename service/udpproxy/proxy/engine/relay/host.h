@@ -81,6 +81,8 @@ struct member {
     uint32_t errors, unanswered; // sessions since its last answer
     uint64_t answered;           // first answers
 };
+// In the place of our port towards a server: the client's own.
+enum { CLIENTS_PORT = -1 };
 
 struct verdict {
     struct budget budget;
@@ -96,6 +98,7 @@ struct verdict {
     // Tried in that order; `fallback`: where none is there, the one that the system chooses.
     uint8_t fallback, source_count;
     struct source sources[MOST_SOURCES];
+    int32_t source_port; // 0: the system chooses
 };
 
 enum kind {
@@ -188,6 +191,7 @@ struct news {
     uint32_t ended; // slots
     uint32_t more;  // there is something left
     int scarce;     // sockets for more slots are wanted
+    int spent;      // and for those whose sockets keep a port (relay_take_spent)
 };
 
 typedef void (*seen)(void *context, uint64_t session, int upload, const void *data, uint32_t size);

@@ -18,6 +18,7 @@
 //   ports        our own ports towards servers
 //   sockets      the sockets towards servers
 //   balance      which server of a group, and how they do
+//   fixed        those whose rule names their port
 //   worker       locks, clock, bells, which client is whose
 //   slots        which are free, and whether sockets are wanted for more
 //   book         which sessions there are, when they are due
@@ -26,6 +27,7 @@
 //   segments     several datagrams in one piece
 //   replies      to clients
 //   sessions     their births and deaths
+//   moves        to another server, or by another way
 //   upload       to servers
 //   held         datagrams that wait
 //   first        datagrams without a session

@@ -89,11 +89,14 @@ struct session {
     bool keyed : 1, singly : 1;
     bool unreachable : 1; // ICMP errors came, and no reply since
     bool tallied : 1;     // under its source address
+    uint8_t kept : 2;     // by family: the slot's socket has a port for good, see fixed.c
+    bool placed : 1;      // its port is noted, see ports.c
+    bool claimed : 1;     // as one that it may share
     uint32_t hash;
     uint32_t due_at;         // its place in the worker's heap, NOBODY: none
     uint32_t older, younger; // among those without an answer
     uint32_t next;           // ended
-    uint32_t same_port;      // of ours
+    uint32_t same_port;      // of ours; claimed: of the same hash
     uint16_t port;           // that one
     uint32_t told_after;     // ended: so many events come first
 };
@@ -207,8 +210,8 @@ struct decision {
 
 //   records, header, capacity, worker_count, per_client, evict, sessions, workers, key, steering,
 //   bell                            fixed
-//   sockets                         host, before workers may have the slot (relay_extend); fixed
-//                                   after that
+//   sockets                         host, while workers may not have the slot: before relay_extend,
+//                                   or with the book while it is spent
 //   seen, context                   host, before there are threads; fixed after that
 //   grown                           written by the host with the book; read with it, or by the host
 //   listeners, listener_count       written with all locks, read with any of them, or by the host
@@ -243,10 +246,15 @@ struct relay {
     uint32_t most;  // sessions at a time: the host has other uses for ports
     bool wants_more, scarce; // sockets: asked for; the host has not heard of it yet
     int lacking;    // why there are no more for now
+    // Slots whose sockets keep a port: these the host has yet to hear of, and it has heard of so many
+    // more, which wait for other sockets.
+    uint32_t *spent, unsaid, awaited;
+    bool spent_due; // the host is to hear now
     uint32_t ended, ended_last, ended_count;
     uint32_t *ports; // our own: the first session of each
     uint32_t *given_back, given_back_count, rest; // ports, see ports.c
-    struct tally clients, sources;
+    uint32_t *claims, claims_mask; // ends of ours that may be shared, by hash: the first session
+    struct tally clients, sources, ends;
     struct member *members; // by number; each atomic
     uint32_t each; // sessions of a source address; 0: no limit
     struct decision **decisions;

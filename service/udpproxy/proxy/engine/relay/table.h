@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { RECORD_SIZE = 320, HEADER_SIZE = 16 * RECORD_SIZE, NEXT_ID = 5, STEERING = 6, SOURCED = 8, BALANCE = 10, TOTALS_AT = 16 };
+enum { RECORD_SIZE = 320, HEADER_SIZE = 16 * RECORD_SIZE, NEXT_ID = 5, STEERING = 6, SOURCED = 8, PORTED = 9, BALANCE = 10, TOTALS_AT = 16 };
 
 // In the order of TOTALS.
 enum total {

@@ -8,6 +8,7 @@
 #include "events.h"
 #include "segments.h"
 #include "sessions.h"
+#include "moves.h"
 
 enum { MOST_SENDS = 8 }; // of a datagram again, after errors of others
 
