@@ -143,7 +143,7 @@ def test_it_keeps_its_port_and_leads_elsewhere(stack: ExitStack, host: str) -> N
 def test_the_first_source_that_is_there(
     stack: ExitStack,
     named: list[str],
-    fallback: bool,
+    fallback: bool,  # noqa: FBT001
     own: str | None,
 ) -> None:
     lab = Lab(stack)
