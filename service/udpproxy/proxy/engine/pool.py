@@ -49,6 +49,16 @@ class Sources(NamedTuple):
 ANYWHERE = Sources((), fallback=True)
 
 
+def why(problem: OSError) -> str:
+    """Why there are no more sockets, in words that say what to do."""
+    if problem.errno == errno.ETOOMANYREFS:  # unix(7): what is on its way counts by user
+        return (
+            "the processes of this user have as many descriptors in carriers as the limit allows: "
+            "raise LimitNOFILE= (ulimit -n)"
+        )
+    return problem.strerror or str(problem)
+
+
 def check_limit(sessions: int, needed: int, limit: int) -> None:
     """UnitError, with both numbers, where not all sessions could have their sockets."""
     if needed > limit:

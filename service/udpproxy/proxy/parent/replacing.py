@@ -14,6 +14,7 @@ from udpproxy.errors import LinkError
 from udpproxy.instance.service import Instance
 from udpproxy.process import messages, wire
 from udpproxy.process.link import Link
+from udpproxy.proxy.engine import pool
 from udpproxy.proxy.parent.resources import Resources
 from udpproxy.proxy.parent.socket_pool import Family
 
@@ -112,7 +113,6 @@ class Replacement:
         """Said once, and REG does without."""
         if self._problem is None:
             left = self._resources.table.grown - sum(map(len, self._wanted.values()))
-            why = problem.strerror or problem
-            self._instance.logs.say(messages.SOCKETS_LACK, max(0, left), why)
+            self._instance.logs.say(messages.SOCKETS_LACK, max(0, left), pool.why(problem))
         self._problem = problem
         link.send(wire.Tell("lack", {"errno": problem.errno or 0}))

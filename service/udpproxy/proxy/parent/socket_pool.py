@@ -69,7 +69,7 @@ class SocketPool:
                 raise UnitError(
                     "descriptors",
                     f"only {made} of {slots} sockets towards servers could be made "
-                    f"({problem.strerror or problem}): lower max-sessions or raise the limit "
+                    f"({pool.why(problem)}): lower max-sessions or raise the limit "
                     "of descriptors",
                 ) from None
         return new
