@@ -65,6 +65,6 @@ def test_what_it_lacks_is_said(left: int) -> None:
     with descriptors_left(left), pytest.raises(OSError, match="Too many open files"):
         NativeEngine(
             reactor, table, pool, host,
-            per_client=0, evict=False, workers=2, threads=True, lasting=None,
+            per_client=0, prefix6=64, evict=False, workers=2, threads=True, lasting=None,
         )  # fmt: skip
     reactor.close()

@@ -8,8 +8,8 @@ from udpproxy.proxy.config.model import Limits
 from udpproxy.proxy.session.limits import (
     NEVER,
     TRIED,
+    Allowance,
     Budget,
-    Rate,
     Verdict,
     asked_at,
     budget,
@@ -129,7 +129,7 @@ def test_the_moment_of_a_question_is_even() -> None:
 
 
 def test_a_rate() -> None:
-    rate = Rate(250, SECOND // 1000)
+    rate = Allowance(250, SECOND // 1000)
 
     def paid(now: int) -> int:
         for done in range(5000):

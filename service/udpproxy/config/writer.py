@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from udpproxy.config.addresses import endpoint
-from udpproxy.config.model import Address, NameServer, Resolver
+from udpproxy.config.model import Address, NameServer, Rate, Resolver
 
 # A key, what it is, and what it would be if it were not given.
 Entry = tuple[str, object, object]
@@ -51,6 +51,8 @@ def literal(key: str, value: object) -> str:
             return f"[{', '.join(literal('', item) for item in value)}]"
         case str():
             return json.dumps(value, ensure_ascii=False)
+        case Rate():
+            return f'"{value}"' if value else "0"
         case _:
             return str(value)
 

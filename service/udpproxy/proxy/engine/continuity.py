@@ -52,6 +52,7 @@ class Continuity(Reachability):
                 self._close(session, Reason.POLICY)
                 ended += 1
                 continue
+            self._let_go(session)
             session.judge_by(verdict)
             session.be_careful(watched=self._watched)
             self._table.set_rule(session.slot, verdict.rule_number, verdict.generation)

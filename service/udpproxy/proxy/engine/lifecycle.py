@@ -35,8 +35,10 @@ from udpproxy.proxy.session.limits import (
     EVICTIONS_AT_ONCE,
     NS_PER_CHANCE,
     NS_PER_EVICTION,
-    Rate,
+    Allowance,
+    Pace,
 )
+from udpproxy.proxy.session.meters import Meters, counted_as
 from udpproxy.proxy.session.peers import Endpoint
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.proxy.session.table import SOURCED, Table
@@ -62,6 +64,7 @@ class Lifecycle(ABC):
         host: Host,
         *,
         per_client: int,
+        prefix6: int,
         evict: bool,
     ) -> None:
         self._reactor = reactor
@@ -77,11 +80,13 @@ class Lifecycle(ABC):
             last=self._last,
             asked=self._asked,
         )
+        self._prefix6 = prefix6
+        self._meters = Meters(table.capacity)
         self._waiting = WaitingForSockets()
         self._lacks: OSError | None = None
         """Why there are no sockets for more slots."""
-        self._evictions = Rate(EVICTIONS_AT_ONCE, NS_PER_EVICTION)
-        self._chances = Rate(CHANCES_AT_ONCE, NS_PER_CHANCE)
+        self._evictions = Allowance(EVICTIONS_AT_ONCE, NS_PER_EVICTION)
+        self._chances = Allowance(CHANCES_AT_ONCE, NS_PER_CHANCE)
         self._listeners = Listened(reactor)
         self._own = OwnEnds()
         self._next_second = 0
@@ -134,6 +139,10 @@ class Lifecycle(ABC):
         self._own.each = each
         self._look_for_more()
 
+    def limit_openings(self, pace: Pace) -> None:
+        """How fast sessions may open, all together."""
+        self._meters.limit(pace)
+
     def _look_for_more(self) -> None:
         """Ahead of need: sessions come faster than sockets can be had one by one."""
         if self._book.scarce():
@@ -171,7 +180,11 @@ class Lifecycle(ABC):
             self._refuse("refused-own-socket", sender, listening)
             return None
         # First: a decision may need names, which are dear, and a flood has many.
-        room = self._book.room(client[0])
+        if not self._meters.may_come(now):
+            self._refuse("refused-rate", client, listening)
+            return None
+        who = counted_as(client[0], self._prefix6)
+        room = self._book.room(who)
         if room == SOON or (self._waiting and not waited):
             self._waiting.put(given.number, client, arrival, data)
             return None
@@ -189,6 +202,9 @@ class Lifecycle(ABC):
         if isinstance(verdict, PendingName):
             self._host.wait(verdict, given, client, arrival, data)
         if not isinstance(verdict, Verdict):
+            return None
+        if not self._meters.admit(who, verdict.rule, verdict.budget, now):
+            self._refuse("refused-rate", client, listening)
             return None
         if room is not None:
             self._evictions.pay(now)
@@ -286,7 +302,7 @@ class Lifecycle(ABC):
             at=self._table.at(slot),
             listener=listening,
             key=key,
-            client=client[0],
+            client=counted_as(client[0], self._prefix6),
             address=sender_of(record) if record.via else client,
             ends=(record.client, (record.addressed, record.addressed_port)),
             local=record.local,
@@ -355,7 +371,14 @@ class Lifecycle(ABC):
         self._pool.reset(session.sock, plain=session.plain, port=session.own[1])
         self._own.discard(session.own)
         self._book.close(session)
+        self._let_go(session)
         table.free(slot)
+
+    def _let_go(self, session: Relayed) -> None:
+        """Its client's meter: it has ended, or other rules hold for it."""
+        if session.meter is not None:
+            self._meters.release(session.meter)
+            session.meter = None
 
     def kill(self, number: int, reason: Reason = Reason.KILLED) -> bool:
         """End one session; False: there is none of that number."""

@@ -17,16 +17,20 @@ cdef extern from "relay/relay.h" nogil:
         sockaddr any
         sockaddr_in v4
         sockaddr_in6 v6
+    cdef struct pace:
+        uint64_t interval, slack
     cdef struct budget_ "budget":
         uint64_t idle, lifetime
         uint64_t upload_datagrams, download_datagrams, upload_bytes, download_bytes
         uint64_t silent
+        pace new_sessions, datagrams
+        uint64_t amplification
     cdef struct source:
         uint8_t size
         uint8_t *packed
     cdef struct verdict:
         budget_ budget
-        uint64_t generation
+        uint64_t generation, rule
         uint32_t number, acl
         address server
         uint8_t type, any_port, close_on_unreachable, network_size, handed, header
@@ -87,7 +91,7 @@ cdef extern from "relay/relay.h" nogil:
     int POLICY, FAULT
     ctypedef void (*seen)(void *, uint64_t, int, const void *, uint32_t) noexcept
 
-    relay_ *relay_new(void *, uint32_t, uint32_t, uint32_t, int)
+    relay_ *relay_new(void *, uint32_t, uint32_t, uint32_t, uint32_t, int)
     void relay_free(relay_ *)
     void relay_spare_descriptors(uint32_t)
     int relay_start(relay_ *)
@@ -131,6 +135,7 @@ cdef extern from "relay/relay.h" nogil:
     void relay_free_slot(relay_ *, uint32_t)
     void relay_reserve(relay_ *, const uint8_t *)
     void relay_limit(relay_ *, uint32_t, uint32_t)
+    void relay_limit_openings(relay_ *, const pace *)
     uint64_t relay_expire(relay_ *, uint64_t)
     uint32_t relay_sessions(relay_ *)
     void relay_watch(relay_ *, int)

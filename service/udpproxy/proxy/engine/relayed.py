@@ -15,6 +15,7 @@ from udpproxy.proxy.session import layout, proxy_header
 from udpproxy.proxy.session.index import Session
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.limits import NEVER
+from udpproxy.proxy.session.meters import Meter
 from udpproxy.proxy.session.peers import Endpoint, PeerRule
 
 _TYPES = list(SessionType)
@@ -41,6 +42,7 @@ class Relayed(Session):
         "handed",
         "header",
         "listener",
+        "meter",
         "one_way",
         "own",
         "patience",
@@ -68,7 +70,7 @@ class Relayed(Session):
         at: int,
         listener: Listening,
         key: Hashable,
-        client: str,
+        client: Hashable,
         address: tuple[str, int],
         ends: tuple[proxy_header.Endpoint, proxy_header.Endpoint],
         local: bytes,
@@ -103,6 +105,7 @@ class Relayed(Session):
         self.own: Endpoint = ("", 0)
         self.ends = ends
         self.header = b""
+        self.meter: Meter | None = None
         self.aim(sock, rule.server)
         self.answered = False
         # How many datagrams to read at a time: adaptive, since a read in vain costs a datagram.

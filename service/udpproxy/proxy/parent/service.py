@@ -54,6 +54,7 @@ _TOTALS = {
         "refused-no-port",
         "refused-ports-kept",
         "refused-own-socket",
+        "refused-rate",
     ),
     "UploadDatagrams": ("upload-datagrams",),
     "UploadBytes": ("upload-bytes",),

@@ -58,6 +58,9 @@ TOTALS = (
     "refused-ports-kept",
     "bad-header",
     "too-long",
+    "refused-rate",
+    "dropped-rate",
+    "dropped-amplification",
 )
 """Counters of the instance, over all its sessions that have ended and all restarts of REG."""
 
@@ -162,6 +165,7 @@ class Table:
             (layout.ICMP, record.icmp),
             (layout.SEND_ERRORS, record.send_errors),
             (layout.ASKED, 0),
+            (layout.DROPPED, record.dropped),
         ):
             words[at + word] = value
         self._done(at * 8)
