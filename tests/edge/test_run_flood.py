@@ -28,7 +28,7 @@ SECONDS = float(os.environ.get("FLOOD_SECONDS", "5"))
 _SLOTS = 4000
 _WHERE = (
     "refused-table-full", "refused-per-client", "refused-no-port", "refused-own-socket",
-    "refused-ports-kept", "bad-header",
+    "refused-ports-kept", "bad-header", "refused-rate",
     "refused-by-acl", "drops-listeners", "drops-sessions", "waiting-dropped",
     "sessions-waiting-dropped",
 )  # fmt: skip

@@ -34,7 +34,7 @@ _BURST = 1_000_000_000
 @dataclass(frozen=True, slots=True)
 class Pace:
     """A rate as it is kept: by the moment until when somebody has paid, which each one moves on by
-    `interval`, and which may lie `slack` ahead (GCRA). An interval of 0: there is no rate."""
+    `interval`, and which lies at most `slack` ahead (GCRA). An interval of 0: there is no rate."""
 
     interval: int = 0
     slack: int = 0
@@ -43,14 +43,15 @@ class Pace:
         return self.interval > 0
 
     def allows(self, paid: int, now: int) -> bool:
-        """One more? Who has paid for much longer did so by a slower pace, before a reload: that
-        does not count. (The clocks of workers are some milliseconds apart.)"""
-        ahead = paid - now
-        return ahead < self.slack or ahead > self.slack + self.interval + _BURST or not self
+        """One more?"""
+        return not self or self.pay(paid, now) <= now + self.slack
 
     def pay(self, paid: int, now: int) -> int:
-        """One more it is: until when that is paid. `allows` has said so."""
-        return (paid if now < paid < now + self.slack else now) + self.interval
+        """One more it is: until when that is paid. Who has paid for much longer than he can did so
+        by a slower pace, before a reload: that does not count. (The clocks of workers are some
+        milliseconds apart.)"""
+        counts = now < paid <= now + self.slack + _BURST
+        return (paid if counts else now) + self.interval
 
 
 def pace(rate: Rate) -> Pace:

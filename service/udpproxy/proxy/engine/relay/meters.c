@@ -14,16 +14,15 @@ enum { MOST_RESTING = 1 << 16, LOOKS = 8, NS_PER_BURST = 1000000000 };
 
 // ---- paces: see Pace in session/limits.py ----
 
-static bool allows(const struct pace *pace, uint64_t paid, uint64_t now)
-{
-    int64_t ahead = (int64_t)(paid - now), slack = (int64_t)pace->slack;
-    return !pace->interval || ahead < slack ||
-           ahead > slack + (int64_t)pace->interval + NS_PER_BURST;
-}
-
 static uint64_t pay(const struct pace *pace, uint64_t paid, uint64_t now, uint32_t count)
 {
-    return (paid > now && paid < now + pace->slack ? paid : now) + count * pace->interval;
+    bool counts = paid > now && paid <= now + pace->slack + NS_PER_BURST;
+    return (counts ? paid : now) + count * pace->interval;
+}
+
+static bool allows(const struct pace *pace, uint64_t paid, uint64_t now)
+{
+    return !pace->interval || pay(pace, paid, now, 1) <= now + pace->slack;
 }
 
 // ---- the meters, with the book locked ----
@@ -194,12 +193,12 @@ bool may_send(struct worker *worker, const struct session *session, uint32_t cou
     struct meter *meter = meter_of(worker, session);
     if (!meter)
         return false;
-    uint64_t paid = __atomic_load_n(&meter->sent, __ATOMIC_RELAXED), now = worker->now, before;
+    uint64_t paid = __atomic_load_n(&meter->sent, __ATOMIC_RELAXED), now = worker->now, after;
     do {
-        before = pay(pace, paid, now, count - 1); // until when, with all but the last
-        if (!allows(pace, paid, now) || (count > 1 && before >= now + pace->slack))
+        after = pay(pace, paid, now, count);
+        if (after > now + pace->slack)
             return false;
-    } while (!__atomic_compare_exchange_n(&meter->sent, &paid, before + pace->interval, true,
-                                          __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    } while (!__atomic_compare_exchange_n(&meter->sent, &paid, after, true, __ATOMIC_RELAXED,
+                                          __ATOMIC_RELAXED));
     return true;
 }
