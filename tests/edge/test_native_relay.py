@@ -22,12 +22,12 @@ TESTS = Path(__file__).parent.parent / "relay"
 ENGINE = Path(udpproxy.__file__).parent / "proxy" / "engine"
 
 
-WRAPPED = {"single": ["sendmmsg"], "moments": ["calloc", "epoll_wait"], "threads": []}
+WRAPPED = {"single": ["sendmmsg"], "moments": ["calloc", "epoll_wait"], "threads": [], "meters": []}
 """Functions of libc that a program puts its own in front of."""
 
 
 @pytest.mark.parametrize(
-    "words", [["single"], ["moments"], ["threads", "3"]], ids=lambda words: words[0]
+    "words", [["single"], ["moments"], ["meters"], ["threads", "3"]], ids=lambda words: words[0]
 )
 def test_in_c(tmp_path: Path, words: list[str]) -> None:
     program = tmp_path / words[0]

@@ -70,7 +70,15 @@ static inline struct verdict *make_verdict(struct relay *relay, const union addr
 {
     struct verdict *verdict = relay_verdict(relay);
     check(verdict != NULL, "no verdict");
-    verdict->budget = (struct budget){NEVER, NEVER, NEVER, NEVER, NEVER, NEVER, NEVER};
+    verdict->budget = (struct budget){
+        .idle = NEVER,
+        .lifetime = NEVER,
+        .upload_datagrams = NEVER,
+        .download_datagrams = NEVER,
+        .upload_bytes = NEVER,
+        .download_bytes = NEVER,
+        .silent = NEVER,
+    };
     verdict->server = *server;
     verdict->fallback = 1; // whatever address the system gives
     return verdict;
