@@ -275,7 +275,7 @@ def structures() -> None:
     def engine(slots: int) -> NativeEngine:
         return NativeEngine(
             _Loop(), filled(slots), Pool([]), _Host(),
-            per_client=1, evict=True, workers=2, threads=False, lasting=None,
+            per_client=1, prefix6=64, evict=True, workers=2, threads=False, lasting=None,
         )  # fmt: skip
 
     for slots in (250, MILLION):

@@ -66,6 +66,7 @@ class Factory(Protocol):
         host: Host,
         *,
         per_client: int,
+        prefix6: int,
         evict: bool,
     ) -> Engine: ...
 
@@ -77,9 +78,13 @@ def _python(
     host: Host,
     *,
     per_client: int,
+    prefix6: int,
     evict: bool,
 ) -> Engine:
-    return PythonEngine(reactor, table, Pool(carriers), host, per_client=per_client, evict=evict)
+    pool = Pool(carriers)
+    return PythonEngine(
+        reactor, table, pool, host, per_client=per_client, prefix6=prefix6, evict=evict
+    )
 
 
 def native_with(lasting: DecisionCacheHost | None) -> Factory:
@@ -92,6 +97,7 @@ def native_with(lasting: DecisionCacheHost | None) -> Factory:
         host: Host,
         *,
         per_client: int,
+        prefix6: int,
         evict: bool,
     ) -> Engine:
         expect_native()
@@ -103,6 +109,7 @@ def native_with(lasting: DecisionCacheHost | None) -> Factory:
             Pool(carriers),
             host,
             per_client=per_client,
+            prefix6=prefix6,
             evict=evict,
             workers=1,
             threads=False,
@@ -308,12 +315,14 @@ class Rig:
         sessions: int = 8,
         slots: int | None = None,
         per_client: int = 0,
+        prefix6: int = 64,
         evict: bool = False,
         families: Sequence[socket.AddressFamily] = sockets.FAMILIES,
     ) -> None:
         """With sockets for so many `slots`, or all of them."""
         self._make = make
         self._per_client = per_client
+        self._prefix6 = prefix6
         self._evict = evict
         self._stack = contextlib.ExitStack()
         self.capacity = sessions
@@ -337,7 +346,13 @@ class Rig:
         carriers = [carrier.dup() for carrier in self.carriers]
         table = Table(self.table.memory, self.capacity, fresh=False)
         self._engine = self._make(
-            self._loop, table, carriers, self.host, per_client=self._per_client, evict=self._evict
+            self._loop,
+            table,
+            carriers,
+            self.host,
+            per_client=self._per_client,
+            prefix6=self._prefix6,
+            evict=self._evict,
         )
         for listener in self.listeners.values():
             self._lend(listener)

@@ -54,6 +54,7 @@ def records(draw: st.DrawFn, *, of_layout_1: bool = False) -> Record:
     )
     if not of_layout_1:
         record.addressed_port = draw(PORTS)
+        record.dropped = draw(COUNTERS)
         record.via = draw(st.none() | st.tuples(near, PORTS))
         record.local = draw(_like(record.via[0] if record.via else client))
         record.member = draw(NUMBERS)

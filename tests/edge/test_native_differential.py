@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from built import of_native
 from rig import ENGINES, Rig, verdict
+from udpproxy.config.model import NO_RATE, Rate
 from udpproxy.proxy.config.model import Limits, SessionType
 from udpproxy.proxy.engine import sockets
 from udpproxy.proxy.engine.interface import ExtensionResult
@@ -28,6 +29,8 @@ pytestmark = of_native
 CLIENTS = ["127.0.0.11", "127.0.0.12", "127.0.0.13"]
 DROPS = {"drops-listeners", "drops-sessions"}  # a matter of luck
 TYPES = list(SessionType)
+
+ONE = Rate(1, "h")  # and no more while a script runs
 
 sizes = st.sampled_from([0, 1, 40, 40, 40, 1200, 1200, 9000, 65_507])
 a_client = st.integers(0, len(CLIENTS) - 1)
@@ -49,6 +52,9 @@ limits = st.builds(
     download_datagrams=st.sampled_from([0, 0, 1, 5]),
     upload_bytes=st.sampled_from([0, 0, 2000]),
     download_bytes=st.sampled_from([0, 0, 2000]),
+    new_sessions_per_client=st.sampled_from([NO_RATE, NO_RATE, ONE]),
+    datagrams_per_client=st.sampled_from([NO_RATE, NO_RATE, NO_RATE, ONE]),
+    amplification=st.sampled_from([0, 0, 1]),
 )
 
 
@@ -184,7 +190,8 @@ class Run:
         self.seen.append((figures["sessions"], host.reasons, host.opened_ids, host.refusals))
         for number, record in sorted(host.records.items()):
             counters = (record.uploads, record.upload_bytes, record.downloads)
-            self.seen.append((number, counters, record.download_bytes, record.stray))
+            others = record.download_bytes, record.stray, record.dropped
+            self.seen.append((number, counters, others))
 
 
 def _all_of(sock: socket.socket) -> list[tuple[bytes, tuple[str, int]]]:

@@ -32,8 +32,8 @@ gc.disable()
 table = Table(memoryview(mmap.mmap(-1, size(10))), 10, fresh=True)
 table.grow(10)
 host, loop = Host(), Loop()
-host.engine = NativeEngine(loop, table, Pool([]), host, per_client=0, evict=False, workers=1,
-                           threads=True, lasting=None)
+host.engine = NativeEngine(loop, table, Pool([]), host, per_client=0, prefix6=64, evict=False,
+                           workers=1, threads=True, lasting=None)
 for callback in [*loop.readers.values()]:
     callback()  # its thread begins
 if "closed" in sys.argv:

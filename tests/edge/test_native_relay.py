@@ -22,12 +22,12 @@ TESTS = Path(__file__).parent.parent / "relay"
 ENGINE = Path(udpproxy.__file__).parent / "proxy" / "engine"
 
 
-WRAPPED = {"single": ["sendmmsg"], "moments": ["calloc", "epoll_wait"], "threads": []}
+WRAPPED = {"single": ["sendmmsg"], "moments": ["calloc", "epoll_wait"], "threads": [], "meters": []}
 """Functions of libc that a program puts its own in front of."""
 
 
 @pytest.mark.parametrize(
-    "words", [["single"], ["moments"], ["threads", "3"]], ids=lambda words: words[0]
+    "words", [["single"], ["moments"], ["meters"], ["threads", "3"]], ids=lambda words: words[0]
 )
 def test_in_c(tmp_path: Path, words: list[str]) -> None:
     program = tmp_path / words[0]
@@ -65,6 +65,6 @@ def test_what_it_lacks_is_said(left: int) -> None:
     with descriptors_left(left), pytest.raises(OSError, match="Too many open files"):
         NativeEngine(
             reactor, table, pool, host,
-            per_client=0, evict=False, workers=2, threads=True, lasting=None,
+            per_client=0, prefix6=64, evict=False, workers=2, threads=True, lasting=None,
         )  # fmt: skip
     reactor.close()

@@ -28,7 +28,7 @@ SECONDS = float(os.environ.get("FLOOD_SECONDS", "5"))
 _SLOTS = 4000
 _WHERE = (
     "refused-table-full", "refused-per-client", "refused-no-port", "refused-own-socket",
-    "refused-ports-kept", "bad-header",
+    "refused-ports-kept", "bad-header", "refused-rate",
     "refused-by-acl", "drops-listeners", "drops-sessions", "waiting-dropped",
     "sessions-waiting-dropped",
 )  # fmt: skip
@@ -222,6 +222,50 @@ def test_newcomers_that_evict_cost_neither_the_log_nor_the_known(
     told = sum(int(line.split("UDPP-889-W ")[1].split()[0]) for line in done.said("UDPP-889-W"))
     records = [line for line in done.said("UDPP-888-I") if "REASON=evicted" in line]
     assert told + len(records) == done.reg["evicted"]
+    assert done.unaccounted() == 0
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_a_flood_opens_as_many_sessions_as_it_may(
+    engine: str, network: Network, program: Path, tmp_path: Path
+) -> None:
+    """Those of real clients and of the strangers together, but the known have theirs."""
+    rate = 60_000 if engine == "native" else 20_000
+    text = _text(engine, "", top='new-sessions = "200/s"', pattern=False)
+    text = text.replace('idle = "60s"', 'idle = "2s"')  # so that all sessions are never in use
+    done = _flooded(network, program, tmp_path, text, rate=rate)
+    done.print_row(f"{engine}, new-sessions, {rate}/s")
+    assert done.after == done.before
+    assert done.known.lost <= done.known.sent // 50
+    assert 200 <= done.reg["sessions-opened"] <= 200 * (SECONDS + 4)
+    assert done.reg["refused-table-full"] == 0
+    assert done.reg["refused-rate"] > 0.5 * rate * SECONDS - done.reg["drops-listeners"]
+    assert done.bytes < 100_000 * max(1.0, SECONDS / 60)
+    assert done.unaccounted() == 0
+
+
+@pytest.mark.parametrize("way", ["veth", "veth6"])
+@pytest.mark.parametrize("engine", NAMES)
+def test_a_flood_of_clients_with_rates(
+    engine: str, way: str, network: Network, program: Path, tmp_path: Path
+) -> None:
+    """Each forged address of IPv4 is a client, all of IPv6 are of one /64 and so one."""
+    rate = 60_000 if engine == "native" else 20_000
+    text = _text(engine, "", pattern=False)
+    text = text.replace('idle = "60s"', 'idle = "2s"').replace(
+        'name = "strangers"', 'name = "strangers"\nlimits.new-sessions-per-client = "2/min"'
+    )
+    done = _flooded(network, program, tmp_path, text, rate=rate, way=way)
+    done.print_row(f"{engine}, new-sessions-per-client, {way}, {rate}/s")
+    assert done.after == done.before
+    assert done.known.lost <= done.known.sent // 50
+    strangers = done.reg["sessions-opened"] - done.known.clients
+    if way == "veth6":
+        assert 1 <= strangers <= 2 + SECONDS / 30
+    else:
+        assert strangers >= 1000
+    assert done.reg["refused-rate"] > 0
+    assert done.memory[1] < done.memory[0] * 1.5 + 32_768
     assert done.unaccounted() == 0
 
 

@@ -53,7 +53,7 @@ static inline struct relay *make_relay(uint32_t capacity, uint32_t slots, uint32
     size_t size = HEADER_SIZE + (size_t)capacity * RECORD_SIZE;
     void *table = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     check(table != MAP_FAILED, "no table");
-    struct relay *relay = relay_new(table, capacity, workers, 0, 1);
+    struct relay *relay = relay_new(table, capacity, workers, 0, 64, 1);
     uint8_t *taken = malloc(capacity);
     check(relay && taken, "no relay");
     for (uint32_t slot = 0; slot < capacity; slot++)
@@ -70,7 +70,15 @@ static inline struct verdict *make_verdict(struct relay *relay, const union addr
 {
     struct verdict *verdict = relay_verdict(relay);
     check(verdict != NULL, "no verdict");
-    verdict->budget = (struct budget){NEVER, NEVER, NEVER, NEVER, NEVER, NEVER, NEVER};
+    verdict->budget = (struct budget){
+        .idle = NEVER,
+        .lifetime = NEVER,
+        .upload_datagrams = NEVER,
+        .download_datagrams = NEVER,
+        .upload_bytes = NEVER,
+        .download_bytes = NEVER,
+        .silent = NEVER,
+    };
     verdict->server = *server;
     verdict->fallback = 1; // whatever address the system gives
     return verdict;

@@ -202,7 +202,25 @@ static void make(void)
         verdict->budget.idle = SECOND / 50;
         verdict->budget.download_datagrams = i ? NEVER : 40;
         verdict->type = i ? NORMAL : ANY_PORT;
+        // All clients have one address, and so one meter for each rule, whichever workers they have.
+        verdict->rule = (uint64_t)i;
+        verdict->budget.datagrams = (struct pace){50000, SECOND};
+        verdict->budget.new_sessions = (struct pace){50000, SECOND};
+        verdict->budget.amplification = 1;
     }
+}
+
+// Each meter knows how many sessions have it.
+static void check_meters(void)
+{
+    const struct meters *meters = &relay->meters;
+    for (uint32_t number = 1; number <= meters->made; number++) {
+        uint32_t sessions = 0;
+        for (uint32_t slot = 0; slot < SLOTS; slot++)
+            sessions += meters->by_slot[slot] == number;
+        check(meters->each[number - 1].sessions == sessions, "a meter has another number of sessions");
+    }
+    check(meters->made == 2, "not one meter for each rule");
 }
 
 static void serve_for(uint64_t seconds)
@@ -253,6 +271,7 @@ int main(int count, char **words)
     relay_stop(relay);
     while (hear())
         ;
+    check_meters();
     check(removed > 20 && told > 20 && carried > 20 && found > 20, "too little came to pass");
     printf("%lu listeners removed, %lu sessions, %lu replies, %lu records read\n", removed,
            relay->header[TOTALS_AT + SESSIONS_OPENED], carried, found);

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udpproxy.config import reading
-from udpproxy.config.model import Log, Name, NameServer, Ports, Resolver
+from udpproxy.config.model import Log, Name, NameServer, Ports, Rate, Resolver
 from udpproxy.errors import ConfigError
 from udpproxy.proxy.config import here, load
 from udpproxy.proxy.config.model import (
@@ -41,6 +41,8 @@ plug-to = "127.0.0.1:53"
 LARGEST = """
 max-sessions = 500
 max-sessions-per-client = 1000
+client-prefix6 = 56
+new-sessions = "50000/s"
 overflow = "evict-idlest"
 singleproc = true
 workers = 1
@@ -57,6 +59,9 @@ tag = "inside"
 [limits]
 idle = "5m"
 upload-datagrams = 4
+new-sessions-per-client = "20/s"
+datagrams-per-client = "600/min"
+amplification = 10
 [[listen]]
 address = "[::]"
 port = "5060-5062"
@@ -172,6 +177,8 @@ def test_every_key() -> None:
     assert config == Config(
         max_sessions=500,
         max_sessions_per_client=1000,
+        client_prefix6=56,
+        new_sessions=Rate(50_000),
         evict_idlest=True,
         singleproc=True,
         engine="python",
@@ -230,7 +237,14 @@ def test_every_key() -> None:
         resolve_policy="follow",
         reload_policy="keep",
         limits=Limits(
-            idle=300.0, lifetime=3600.0, upload_datagrams=4, upload_bytes=65536, download_bytes=10
+            idle=300.0,
+            lifetime=3600.0,
+            upload_datagrams=4,
+            upload_bytes=65536,
+            download_bytes=10,
+            new_sessions_per_client=Rate(20),
+            datagrams_per_client=Rate(600, "min"),
+            amplification=10,
         ),
         extension=ExtensionName(module="some.module", attribute="Class", path=(), line=0),
         line=0,
@@ -462,6 +476,18 @@ def test_overlapping_listens(one: tuple[str, str], other: tuple[str, str], *, cl
         (
             'type = "one-way"\nlimits.silent = 5',
             'limits.silent: has no meaning with type = "one-way"',
+        ),
+        (
+            'type = "one-way"\nlimits.amplification = 5',
+            'limits.amplification: has no meaning with type = "one-way"',
+        ),
+        ("limits.amplification = 2.5", "limits.amplification: expected a number from 0 to 1000000"),
+        ("limits.amplification = 1000001", "expected a number from 0 to 1000000, found 1000001"),
+        ("limits.new-sessions-per-client = 20", 'expected a rate such as "20/s"'),
+        ('limits.datagrams-per-client = "20/sec"', 'expected a rate such as "20/s"'),
+        (
+            'limits.new-sessions = "20/s"',
+            "limits.new-sessions: unknown key; did you mean new-sessions-per-client?",
         ),
         ('type = "tcp"\nreply-port = "any"', 'type: expected one of "normal", "one-way"'),
         ("transparent = 1", "transparent: expected true or false"),
@@ -966,8 +992,10 @@ def test_nobody_waits_for_an_answer_where_nobody_may_answer() -> None:
         'type = "one-way"\nlimits.silent = 5\naction = "deny"',
         "",
     ]
-    text = 'max-sessions = 5\n[limits]\nsilent = "20s"\n[[listen]]\naddress = "::1"\nport = 53\n'
+    text = 'max-sessions = 5\n[limits]\nsilent = "20s"\namplification = 9\n'
+    text += '[[listen]]\naddress = "::1"\nport = 53\n'
     for number, keys in enumerate(rules):
         text += f'[[session-acl]]\nname = "{number}"\nplug-to = "192.0.2.1:53"\n{keys}\n'
     config = load.parse(text, "test.toml")
     assert [rule.limits.silent for rule in config.rules] == [0.0, 0.0, 5.0, 20.0]
+    assert [rule.limits.amplification for rule in config.rules] == [0, 0, 9, 9]

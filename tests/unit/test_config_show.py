@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from udpproxy.config.model import Address, Log, Name, NameServer, Network, Ports, Resolver
+from udpproxy.config.model import Address, Log, Name, NameServer, Network, Ports, Rate, Resolver
 from udpproxy.config.sections import FACILITIES
 from udpproxy.proxy.config.load import parse
 from udpproxy.proxy.config.model import (
@@ -73,6 +73,9 @@ PATTERNS = st.sampled_from(["org", "example.org"]).map(Pattern)
 DESTINATIONS = st.builds(
     Destination, host=st.none() | NETWORKS | NAMES, ports=st.none() | PORTS
 ).filter(lambda item: item.host is not None or item.ports is not None)
+RATES = st.just(Rate()) | st.builds(
+    Rate, count=st.integers(1, 10**6), unit=st.sampled_from(["s", "min", "h"])
+)
 LIMITS = st.builds(
     Limits,
     idle=SECONDS,
@@ -81,6 +84,8 @@ LIMITS = st.builds(
     download_datagrams=COUNT,
     upload_bytes=COUNT,
     download_bytes=COUNT,
+    new_sessions_per_client=RATES,
+    datagrams_per_client=RATES,
 )
 EVERYWHERE = IPv4Address("255.255.255.255")
 HOSTS = ADDRESSES.filter(
@@ -197,6 +202,8 @@ CONFIGS = st.builds(
     listen=LISTENS,
     rules=st.lists(acls(), max_size=3, unique_by=lambda acl: acl.name).map(tuple),
     max_sessions_per_client=st.integers(0, 1_000_000),
+    client_prefix6=st.integers(1, 128),
+    new_sessions=RATES,
     evict_idlest=st.booleans(),
     singleproc=st.booleans(),
     engine=st.sampled_from(["auto", "python"]),
@@ -265,6 +272,8 @@ def test_limits_for_people() -> None:
     assert words(Limits(idle=0.0)) == "none"
     limits = Limits(idle=0.5, lifetime=3600.0, upload_datagrams=1, download_bytes=70000)
     assert words(limits) == "idle 0.5, lifetime 1h, upload-datagrams 1, download-bytes 70000"
+    limits = Limits(idle=0, new_sessions_per_client=Rate(600, "min"), amplification=10)
+    assert words(limits) == "new-sessions-per-client 600/min, amplification 10"
 
 
 NAMED = """max-sessions = 5

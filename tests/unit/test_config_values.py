@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udpproxy.config import values
+from udpproxy.config.model import Rate
 
 HUGE = pytest.param(10**5000, id="huge")  # pytest itself cannot print it
 
@@ -90,6 +91,43 @@ def test_sizes(given: object, size: int) -> None:
 def test_what_is_no_size(given: object) -> None:
     with pytest.raises(ValueError, match=r'^expected a size such as 65536, "64k"'):
         values.size(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "interval"),
+    [
+        ("20/s", Rate(20, "s"), 50_000_000),
+        ("600/min", Rate(600, "min"), 100_000_000),
+        ("1/h", Rate(1, "h"), 3_600_000_000_000),
+        ("1000000/s", Rate(1_000_000, "s"), 1000),
+        ("3600000000/h", Rate(3_600_000_000, "h"), 1000),
+        (0, Rate(), 0),
+    ],
+)
+def test_rates(given: object, wanted: Rate, interval: int) -> None:
+    found = values.rate(given)
+    assert (found, found.interval, bool(found)) == (wanted, interval, given != 0)
+    assert str(found) == str(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("", "20", "/s", "0/s", "-1/s", "1.5/s", "20/m", "20/d", "20 /s", "020/s", "20/s\n"),
+        *("20/sec", "20/S", "\u0662/s", 20, 0.0, False, True, [], {}, HUGE, "9" * 5000 + "/s"),
+    ],
+)
+def test_what_is_no_rate(given: object) -> None:
+    with pytest.raises(
+        ValueError, match='expected a rate such as "20/s", "600/min" or "1/h", or 0'
+    ):
+        values.rate(given)
+
+
+@pytest.mark.parametrize("given", ["1000001/s", "60000001/min", "3600000001/h"])
+def test_a_rate_that_nobody_can_have(given: str) -> None:
+    with pytest.raises(ValueError, match="; it may be at most 1000000 a second"):
+        values.rate(given)
 
 
 def test_whole_numbers() -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from udpproxy.config.model import Rate
 from udpproxy.proxy.config.model import Limits
 from udpproxy.proxy.session.limits import (
     NEVER,
     TRIED,
+    Allowance,
     Budget,
-    Rate,
     Verdict,
     asked_at,
     budget,
     deadline,
     expired,
+    is_amplified,
     is_to_try,
     judge_download,
     judge_upload,
@@ -47,6 +49,9 @@ def test_seconds_become_nanoseconds() -> None:
         (Limits(upload_bytes=1), True, False),
         (Limits(download_datagrams=1), False, True),
         (Limits(download_bytes=1), False, True),
+        (Limits(datagrams_per_client=Rate(1)), True, False),
+        (Limits(amplification=1), False, True),
+        (Limits(new_sessions_per_client=Rate(1)), False, False),
     ],
 )
 def test_which_direction_is_judged(limits: Limits, *, upload: bool, download: bool) -> None:
@@ -128,8 +133,26 @@ def test_the_moment_of_a_question_is_even() -> None:
     assert [asked_at(now) for now in (6, 7)] == [6, 6]
 
 
+@pytest.mark.parametrize(
+    ("factor", "up", "down", "size", "wanted"),
+    [
+        (0, 0, 0, 65_507, False),
+        (10, 0, 0, 512, False),
+        (10, 0, 0, 513, True),
+        (10, 7, 0, 582, False),
+        (10, 7, 0, 583, True),
+        (10, 7, 570, 12, False),
+        (10, 7, 570, 13, True),
+        (1_000_000, 1 << 50, 1 << 60, 9, False),
+    ],
+)
+def test_amplification(factor: int, up: int, down: int, size: int, *, wanted: bool) -> None:
+    limits = budget(Limits(amplification=factor))
+    assert is_amplified(limits, up, down, size) == wanted
+
+
 def test_a_rate() -> None:
-    rate = Rate(250, SECOND // 1000)
+    rate = Allowance(250, SECOND // 1000)
 
     def paid(now: int) -> int:
         for done in range(5000):

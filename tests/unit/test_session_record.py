@@ -49,6 +49,12 @@ def test_all_its_fields() -> None:
     }
 
 
+def test_what_was_dropped() -> None:
+    """There only where anything was."""
+    made = fields(replace(RECORD, dropped=9), "dns", Reason.IDLE, 0)
+    assert "DATAGRAMS_SOUT=3 DATAGRAMS_DROPPED=9 DURATION" in text(made)
+
+
 def test_who_sent_it_behind_a_header() -> None:
     """There only then, after the client."""
     made = fields(replace(RECORD, via=(PEER, 5000)), "dns", Reason.IDLE, 0)

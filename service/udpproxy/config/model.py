@@ -44,6 +44,30 @@ class Ports:
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many in a second, a minute or an hour; of none there are 0, and it is false."""
+
+    count: int = 0
+    unit: str = "s"
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def __str__(self) -> str:
+        return f"{self.count}/{self.unit}" if self else "0"
+
+    @property
+    def interval(self) -> int:
+        """Nanoseconds from one to the next; 0: there is no rate."""
+        return RATE_UNITS[self.unit] * 1_000_000_000 // self.count if self else 0
+
+
+RATE_UNITS = {"s": 1, "min": 60, "h": 3600}
+"""Seconds."""
+NO_RATE = Rate()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NameServer:
     """One name server of `[resolver]`."""

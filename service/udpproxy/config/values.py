@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from udpproxy.config.model import NO_RATE, RATE_UNITS, Rate
+
 T = TypeVar("T")
 Parser = Callable[[object], T]
 
@@ -23,6 +25,8 @@ _SHOWN = 60
 _DURATION = re.compile(
     r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m(?:in)?)?(?:([0-9]+(?:\.[0-9]{1,9})?)s)?(?:([0-9]+)ms)?"
 )
+_RATE = re.compile(rf"([1-9][0-9]{{0,10}})/({'|'.join(RATE_UNITS)})")
+_SHORTEST = 1000
 _SIZE = re.compile(r"(\d+)([kKMG]?)", re.ASCII)
 _FACTORS = {"": 1, "k": 2**10, "K": 2**10, "M": 2**20, "G": 2**30}
 _LABEL = r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)"
@@ -135,6 +139,22 @@ def size(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
         raise ValueError(wanted)
     return value
+
+
+def rate(value: object) -> Rate:
+    """So many in a unit of time, or 0 for no limit."""
+    wanted = (
+        f'expected a rate such as "20/s", "600/min" or "1/h", or 0 for none, found {said(value)}'
+    )
+    if value == 0 and isinstance(value, int) and not isinstance(value, bool):
+        return NO_RATE
+    found = _RATE.fullmatch(value[:_SHOWN]) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(wanted)
+    written = Rate(int(found[1]), found[2])
+    if written.interval < _SHORTEST:
+        raise ValueError(f"{wanted}; it may be at most 1000000 a second")
+    return written
 
 
 def printable(value: object) -> str:

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from udpproxy.config.addresses import endpoint
-from udpproxy.config.model import Address, NameServer, Resolver
+from udpproxy.config.model import Address, NameServer, Rate, Resolver
 
 # A key, what it is, and what it would be if it were not given.
 Entry = tuple[str, object, object]
@@ -53,6 +53,8 @@ def literal(key: str, value: object) -> str:
             return f"{{ {', '.join(f'{name} = {literal(name, value[name])}' for name in value)} }}"
         case str():
             return json.dumps(value, ensure_ascii=False)
+        case Rate():
+            return f'"{value}"' if value else "0"
         case _:
             return str(value)
 

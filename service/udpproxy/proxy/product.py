@@ -26,6 +26,7 @@ class Proxy(Product[Config]):
     restart_keys: Mapping[str, str] = {
         "max_sessions": "max-sessions",
         "max_sessions_per_client": "max-sessions-per-client",
+        "client_prefix6": "client-prefix6",
         "evict_idlest": "overflow",
         "workers": "workers",
         "engine": "engine",

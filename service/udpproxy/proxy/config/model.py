@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
 from udpproxy.config.addresses import endpoint
-from udpproxy.config.model import Address, InstanceConfig, Name, Network, Ports
+from udpproxy.config.model import NO_RATE, Address, InstanceConfig, Name, Network, Ports, Rate
 
 SEGMENTATION = ("auto", "off")
 
@@ -46,7 +46,8 @@ class SessionType(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """When a session ends by itself; the key names with "-" for "_"."""
+    """When a session ends by itself, and what it or its client may not exceed; the key names with
+    "-" for "_"."""
 
     idle: float = 60.0
     lifetime: float = 0.0
@@ -55,6 +56,10 @@ class Limits:
     upload_bytes: int = 0
     download_bytes: int = 0
     silent: float = 0.0
+    new_sessions_per_client: Rate = NO_RATE
+    datagrams_per_client: Rate = NO_RATE
+    amplification: int = 0
+    """Downloads in bytes are at most so many times uploads, and 512."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +298,9 @@ class Config(InstanceConfig):
     rules: tuple[Rule, ...] = ()
     groups: tuple[Group, ...] = ()
     max_sessions_per_client: int = 0
+    client_prefix6: int = 64
+    """IPv6 clients whose addresses begin with so many equal bits count as one."""
+    new_sessions: Rate = NO_RATE
     evict_idlest: bool = False
     singleproc: bool = False
     workers: int = 1

@@ -89,9 +89,12 @@ def _target(groups: Mapping[str, Group]) -> values.Parser[Server | Group]:
 
 def _limits(table: Table, base: Limits, *, one_way: bool) -> Limits:
     """Of a session that nobody may answer nobody expects an answer, whatever [limits] says."""
-    found = sections.limits(table, base if not one_way else replace(base, silent=0.0))
-    if one_way and found.silent:
-        table.wrong("silent", 'has no meaning with type = "one-way": nobody may answer')
+    found = sections.limits(
+        table, base if not one_way else replace(base, silent=0.0, amplification=0)
+    )
+    for key, given in (("silent", found.silent), ("amplification", found.amplification)):
+        if one_way and given:
+            table.wrong(key, 'has no meaning with type = "one-way": nobody may answer')
     return found
 
 

@@ -12,6 +12,7 @@ from udpproxy.proxy.config.model import SEGMENTATION, Config, Limits
 _count = values.whole(0)
 
 MOST_SESSIONS = 1_000_000
+MOST_AMPLIFICATION = 1_000_000
 
 
 def top(table: Table) -> Config:
@@ -22,6 +23,8 @@ def top(table: Table) -> Config:
         max_sessions=table.need("max-sessions", values.whole(1, MOST_SESSIONS), 1),
         listen=(),
         max_sessions_per_client=take("max-sessions-per-client", values.whole(0, MOST_SESSIONS), 0),
+        client_prefix6=take("client-prefix6", values.whole(1, 128), plain.client_prefix6),
+        new_sessions=take("new-sessions", values.rate, plain.new_sessions),
         evict_idlest=take(
             "overflow", values.choice({"refuse": False, "evict-idlest": True}), plain.evict_idlest
         ),
@@ -45,6 +48,13 @@ def limits(table: Table, base: Limits) -> Limits:
         upload_bytes=take("upload-bytes", values.size, base.upload_bytes),
         download_bytes=take("download-bytes", values.size, base.download_bytes),
         silent=take("silent", values.duration, base.silent),
+        new_sessions_per_client=take(
+            "new-sessions-per-client", values.rate, base.new_sessions_per_client
+        ),
+        datagrams_per_client=take("datagrams-per-client", values.rate, base.datagrams_per_client),
+        amplification=take(
+            "amplification", values.whole(0, MOST_AMPLIFICATION), base.amplification
+        ),
     )
     table.done()
     return found

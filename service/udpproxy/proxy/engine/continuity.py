@@ -52,6 +52,7 @@ class Continuity(Reachability):
                 self._close(session, Reason.POLICY)
                 ended += 1
                 continue
+            self._release_meter(session)
             session.judge_by(verdict)
             self._give(session, verdict.member)
             session.be_careful(watched=self._watched)

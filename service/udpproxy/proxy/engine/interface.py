@@ -20,7 +20,7 @@ from udpproxy.config.model import Address, Network
 from udpproxy.proxy.config.model import Place, SessionType
 from udpproxy.proxy.session.balance import Candidate, Member
 from udpproxy.proxy.session.layout import Record
-from udpproxy.proxy.session.limits import Budget
+from udpproxy.proxy.session.limits import Budget, Pace
 from udpproxy.proxy.session.reasons import Reason
 
 SEGMENTATION_REST = 600_000_000_000
@@ -291,6 +291,9 @@ class Engine(Protocol):
     def limit_ports(self, most: int, each: int) -> None:
         """How many of the host's ports sessions may have at a time, each takes one, and of those
         of one source address; 0, as at first: no limit. Those that there are stay."""
+
+    def limit_openings(self, pace: Pace) -> None:
+        """How fast sessions may open, all together; at first as fast as they like."""
 
     def extend(self, carriers: list[socket.socket], slots: int) -> None:
         """More sockets towards servers, for new slots or of a family that was not needed before:

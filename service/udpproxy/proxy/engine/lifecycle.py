@@ -38,8 +38,10 @@ from udpproxy.proxy.session.limits import (
     EVICTIONS_AT_ONCE,
     NS_PER_CHANCE,
     NS_PER_EVICTION,
-    Rate,
+    Allowance,
+    Pace,
 )
+from udpproxy.proxy.session.meters import Meters, counted_as
 from udpproxy.proxy.session.peers import Endpoint
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.proxy.session.table import Table
@@ -66,6 +68,7 @@ class Lifecycle(Attaching, ABC):
         host: Host,
         *,
         per_client: int,
+        prefix6: int,
         evict: bool,
     ) -> None:
         self._reactor = reactor
@@ -80,13 +83,15 @@ class Lifecycle(Attaching, ABC):
             asked=self._asked,
         )
         super().__init__(table, pool, host, book)
+        self._prefix6 = prefix6
+        self._meters = Meters(table.capacity)
         self._waiting = WaitingForSockets()
         self._members = Members()
         table.make_balance_key()
         self._lacks: OSError | None = None
         """Why there are no sockets for more slots."""
-        self._evictions = Rate(EVICTIONS_AT_ONCE, NS_PER_EVICTION)
-        self._chances = Rate(CHANCES_AT_ONCE, NS_PER_CHANCE)
+        self._evictions = Allowance(EVICTIONS_AT_ONCE, NS_PER_EVICTION)
+        self._chances = Allowance(CHANCES_AT_ONCE, NS_PER_CHANCE)
         self._listeners = Listened(reactor)
         self._next_second = 0
         self._planned = 0
@@ -138,6 +143,10 @@ class Lifecycle(Attaching, ABC):
         self._own.each = each
         self._look_for_more()
 
+    def limit_openings(self, pace: Pace) -> None:
+        """How fast sessions may open, all together."""
+        self._meters.limit(pace)
+
     def _look_for_more(self) -> None:
         """Ahead of need: sessions come faster than sockets can be had one by one."""
         if self._book.scarce():
@@ -175,7 +184,11 @@ class Lifecycle(Attaching, ABC):
             self._refuse("refused-own-socket", sender, listening)
             return None
         # First: a decision may need names, which are dear, and a flood has many.
-        room = self._book.room(client[0])
+        if not self._meters.may_come(now):
+            self._refuse("refused-rate", client, listening)
+            return None
+        who = counted_as(client[0], self._prefix6)
+        room = self._book.room(who)
         if room == SOON or (self._waiting and not waited):
             self._waiting.put(given.number, client, arrival, data)
             return None
@@ -193,6 +206,9 @@ class Lifecycle(Attaching, ABC):
         if isinstance(verdict, PendingName):
             self._host.wait(verdict, given, client, arrival, data)
         if not isinstance(verdict, Verdict):
+            return None
+        if not self._meters.admit(who, verdict.rule, verdict.budget, now):
+            self._refuse("refused-rate", client, listening)
             return None
         chosen = self._choose(verdict, client, self._table.next_id())
         if chosen is None:
@@ -300,7 +316,7 @@ class Lifecycle(Attaching, ABC):
             at=self._table.at(slot),
             listener=listening,
             key=key,
-            client=client[0],
+            client=counted_as(client[0], self._prefix6),
             address=sender_of(record) if record.via else client,
             ends=(record.client, (record.addressed, record.addressed_port)),
             local=record.local,
@@ -372,6 +388,7 @@ class Lifecycle(Attaching, ABC):
         self._let_go(session)
         spent = self._is_spent(slot)
         self._book.close(session, spent=spent)
+        self._release_meter(session)
         table.free(slot)
         if spent:
             self._spent.add([slot])
@@ -382,6 +399,12 @@ class Lifecycle(Attaching, ABC):
         if session.member and silent and not session.one_way and reason in _UNANSWERED:
             self._members[session.member].unanswered += 1
         self._members.leave(session.member)
+
+    def _release_meter(self, session: Relayed) -> None:
+        """Its client's meter: it has ended, or other rules hold for it."""
+        if session.meter is not None:
+            self._meters.release(session.meter)
+            session.meter = None
 
     def kill(self, number: int, reason: Reason = Reason.KILLED) -> bool:
         """End one session; False: there is none of that number."""

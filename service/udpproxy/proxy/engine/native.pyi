@@ -12,6 +12,7 @@ from udpproxy.proxy.engine.interface import (
 from udpproxy.proxy.engine.pool import Pool
 from udpproxy.proxy.session.balance import Member
 from udpproxy.proxy.session.layout import Record
+from udpproxy.proxy.session.limits import Pace
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.proxy.session.table import Table
 
@@ -26,6 +27,7 @@ class NativeEngine:
         host: Host,
         *,
         per_client: int,
+        prefix6: int,
         evict: bool,
         workers: int,
         threads: bool,
@@ -40,6 +42,7 @@ class NativeEngine:
     @property
     def sessions(self) -> int: ...
     def limit_ports(self, most: int, each: int) -> None: ...
+    def limit_openings(self, pace: Pace) -> None: ...
     def extend(self, carriers: list[socket.socket], slots: int) -> None: ...
     def lack(self, problem: int) -> None: ...
     def replace(self, fresh: list[tuple[int, int, socket.socket]]) -> None: ...

@@ -18,6 +18,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 import functools
+import hashlib
 import os
 import socket
 import time
@@ -75,7 +76,8 @@ cdef class NativeEngine(_News):
         self._relay = NULL
         self._mapped = False
 
-    def __init__(self, reactor, table, pool, host, *, per_client, evict, workers, threads, lasting):
+    def __init__(self, reactor, table, pool, host, *, per_client, prefix6, evict, workers, threads,
+                 lasting):
         self.name = "native"
         self._reactor = reactor
         self._table = table
@@ -97,7 +99,8 @@ cdef class NativeEngine(_News):
         self._mapped = True
         table.make_balance_key()
         relay_spare_descriptors(min(2 * table.capacity + _SPARE, _MOST_SPARED))
-        self._relay = relay_new(self._memory.buf, table.capacity, workers, per_client, evict)
+        self._relay = relay_new(self._memory.buf, table.capacity, workers, per_client, prefix6,
+                                evict)
         if self._relay == NULL:
             raise OSError(errno, os.strerror(errno))
         self._lent = [0, 0]
@@ -165,6 +168,13 @@ cdef class NativeEngine(_News):
         cdef uint32_t of_address = each
         with nogil:
             relay_limit(self._relay, sessions, of_address)
+
+    def limit_openings(self, given):
+        """How fast sessions may open, all together."""
+        cdef pace how
+        _to_pace(&how, given)
+        with nogil:
+            relay_limit_openings(self._relay, &how)
 
     def extend(self, carriers, slots):
         """Those that waited for sockets go on."""

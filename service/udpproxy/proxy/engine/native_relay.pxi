@@ -17,10 +17,14 @@ cdef extern from "relay/relay.h" nogil:
         sockaddr any
         sockaddr_in v4
         sockaddr_in6 v6
+    cdef struct pace:
+        uint64_t interval, slack
     cdef struct budget_ "budget":
         uint64_t idle, lifetime
         uint64_t upload_datagrams, download_datagrams, upload_bytes, download_bytes
         uint64_t silent
+        pace new_sessions, datagrams
+        uint64_t amplification
     cdef struct source:
         uint8_t size
         uint8_t *packed
@@ -35,7 +39,7 @@ cdef extern from "relay/relay.h" nogil:
         uint64_t answered
     cdef struct verdict:
         budget_ budget
-        uint64_t generation
+        uint64_t generation, rule
         uint32_t number, acl, member
         uint8_t balance
         candidate *candidates
@@ -99,7 +103,7 @@ cdef extern from "relay/relay.h" nogil:
     int POLICY, FAULT
     ctypedef void (*seen)(void *, uint64_t, int, const void *, uint32_t) noexcept
 
-    relay_ *relay_new(void *, uint32_t, uint32_t, uint32_t, int)
+    relay_ *relay_new(void *, uint32_t, uint32_t, uint32_t, uint32_t, int)
     void relay_free(relay_ *)
     void relay_spare_descriptors(uint32_t)
     int relay_start(relay_ *)
@@ -151,6 +155,7 @@ cdef extern from "relay/relay.h" nogil:
     void relay_free_slot(relay_ *, uint32_t)
     void relay_reserve(relay_ *, const uint8_t *)
     void relay_limit(relay_ *, uint32_t, uint32_t)
+    void relay_limit_openings(relay_ *, const pace *)
     uint64_t relay_expire(relay_ *, uint64_t)
     uint32_t relay_sessions(relay_ *)
     void relay_watch(relay_ *, int)

@@ -7,6 +7,15 @@ cdef enum:
     FEW = 64
 
 
+cdef _to_pace(pace *made, given):
+    made.interval, made.slack = given.interval, given.slack
+
+
+cdef uint64_t _hash(name):
+    """A rule's numbers change when the file does, its name only when somebody wants it."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
 @cython.no_gc_clear
 cdef class _Verdicts:
     """Each verdict once; its number is its place in `_verdicts`."""
@@ -30,6 +39,7 @@ cdef class _Verdicts:
         if made == NULL:
             raise MemoryError("a verdict")
         made.acl = decided.rule_number
+        made.rule = _hash(decided.rule)
         made.generation = decided.generation
         made.type = _TYPES.index(decided.type)
         made.any_port = decided.any_port
@@ -43,6 +53,9 @@ cdef class _Verdicts:
         made.budget.upload_bytes = decided.budget.upload_bytes
         made.budget.download_bytes = decided.budget.download_bytes
         made.budget.silent = decided.budget.silent
+        _to_pace(&made.budget.new_sessions, decided.budget.new_sessions)
+        _to_pace(&made.budget.datagrams, decided.budget.datagrams)
+        made.budget.amplification = decided.budget.amplification
         _to_address(&made.server, decided.server)
         if decided.network is not None:
             first, last = decided.network

@@ -21,7 +21,13 @@ from udpproxy.proxy.engine.interface import Arrival, ListenerSocket
 from udpproxy.proxy.engine.listened import Listening
 from udpproxy.proxy.engine.relayed import Relayed, came
 from udpproxy.proxy.session import layout, proxy_header
-from udpproxy.proxy.session.limits import Verdict, asked_at, judge_download, judge_upload
+from udpproxy.proxy.session.limits import (
+    Verdict,
+    asked_at,
+    is_amplified,
+    judge_download,
+    judge_upload,
+)
 from udpproxy.proxy.session.peers import Reply, judge
 from udpproxy.proxy.session.reasons import Reason
 
@@ -184,6 +190,8 @@ class PythonEngine(Handing):
 
     def _upload(self, session: Relayed, data: bytes, now: int) -> None:
         """The long way: the host that treats or wants to see it, and limits."""
+        if session.budget.datagrams and not self._may_send(session, now):
+            return
         if session.handed:
             treated = self._treat(session, "upload", data, now)
             if treated is None:
@@ -345,6 +353,9 @@ class PythonEngine(Handing):
                 return self._book.get(session.id) is session
             data = treated
         size = len(data)
+        if is_amplified(session.budget, session.upload_bytes, session.download_bytes, size):
+            self._drop(session, "dropped-amplification")
+            return True
         verdict = judge_download(session.budget, session.downloads, session.download_bytes, size)
         if verdict is Verdict.OVER:
             self._close(session, Reason.DOWNLOAD_BYTES)

@@ -16,6 +16,7 @@ from udpproxy.proxy.session import layout, proxy_header
 from udpproxy.proxy.session.index import Session
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.limits import NEVER
+from udpproxy.proxy.session.meters import Meter
 from udpproxy.proxy.session.peers import Endpoint, PeerRule
 
 _TYPES = list(SessionType)
@@ -44,6 +45,7 @@ class Relayed(Session):
         "header",
         "listener",
         "member",
+        "meter",
         "one_way",
         "own",
         "patience",
@@ -71,7 +73,7 @@ class Relayed(Session):
         at: int,
         listener: Listening,
         key: Hashable,
-        client: str,
+        client: Hashable,
         address: tuple[str, int],
         ends: tuple[proxy_header.Endpoint, proxy_header.Endpoint],
         local: bytes,
@@ -110,6 +112,7 @@ class Relayed(Session):
         """On its end of ours, where its socket keeps the port."""
         self.ends = ends
         self.header = b""
+        self.meter: Meter | None = None
         self.aim(sock, rule.server)
         self.answered = False
         # How many datagrams to read at a time: adaptive, since a read in vain costs a datagram.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from udpproxy.process.loop import Reactor, Timer
 from udpproxy.proxy.parent.listening import links
-from udpproxy.proxy.session.limits import Rate
+from udpproxy.proxy.session.limits import Allowance
 
 _MESSAGES_A_TURN = 64
 """More than so many that wait are a storm, which is looked at now and then only."""
@@ -113,7 +113,7 @@ class Network:
         self._news = Kind.NOTHING
         self._soon: Timer | None = None
         self._rest: Timer | None = None
-        self._rate = Rate(CHANGES_AT_ONCE, round(SECONDS_PER_CHANGE * 1e9))
+        self._rate = Allowance(CHANGES_AT_ONCE, round(SECONDS_PER_CHANGE * 1e9))
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
         try:

@@ -57,6 +57,7 @@ _TOTALS = {
         "refused-ports-kept",
         "refused-own-socket",
         "refused-no-server",
+        "refused-rate",
     ),
     "UploadDatagrams": ("upload-datagrams",),
     "UploadBytes": ("upload-bytes",),

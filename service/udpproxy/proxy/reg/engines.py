@@ -33,15 +33,19 @@ def check(config: Config) -> None:
 def make(reactor: Reactor, table: Table, pool: Pool, host: RelayHost, config: Config) -> Engine:
     """The engine that the file asks for; UnitError where it was not built."""
     check(config)
-    per_client, evict = config.max_sessions_per_client, config.evict_idlest
+    per_client, prefix6 = config.max_sessions_per_client, config.client_prefix6
+    evict = config.evict_idlest
     if config.engine == "python" or not NATIVE:
-        return PythonEngine(reactor, table, pool, host, per_client=per_client, evict=evict)
+        return PythonEngine(
+            reactor, table, pool, host, per_client=per_client, prefix6=prefix6, evict=evict
+        )
     return NativeEngine(
         reactor,
         table,
         pool,
         host,
         per_client=per_client,
+        prefix6=prefix6,
         evict=evict,
         workers=config.workers,
         threads=True,

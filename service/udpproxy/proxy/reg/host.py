@@ -34,6 +34,8 @@ from udpproxy.proxy.session.table import Table
 _ROOM = {
     "refused-table-full": "all sessions are in use (max-sessions)",
     "refused-per-client": "the client has as many as it may (max-sessions-per-client)",
+    "refused-rate": "too many open in too short a time (new-sessions, new-sessions-per-client, "
+    "datagrams-per-client)",
     "refused-ports-kept": "the host keeps its other ports (use-all-ports)",
     "refused-own-socket": "it comes from a socket of this proxy",
 }

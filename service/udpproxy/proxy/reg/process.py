@@ -33,6 +33,7 @@ from udpproxy.proxy.reg.name_waits import Blocking, NameWaits
 from udpproxy.proxy.reg.received import ReceivedDescriptors
 from udpproxy.proxy.reg.rerouting import reconnect
 from udpproxy.proxy.reg.verdicts import Verdicts
+from udpproxy.proxy.session.limits import pace
 from udpproxy.proxy.session.table import STARTS
 
 _BUSY_TICK, _IDLE_TICK = 0.1, 1.0
@@ -336,6 +337,7 @@ class Reg:
         host.servers.await_answers = lambda on: engine.await_answers(on=on)
         engine.segment(on=segmentation == "auto")
         engine.limit_ports(config.ports, config.ports_each)
+        engine.limit_openings(pace(config.new_sessions))
         self._clean_ups.limit = config.stop_timeout / 2
         # The sessions that end as the relay stops are still the extensions' business.
         self._clean_ups.add("extensions", lambda: self._close_extensions(host.extensions))
@@ -384,6 +386,7 @@ class Reg:
         self._naming.configure(config)
         self._host.extensions.configure(config)
         self._engine.limit_ports(config.ports, config.ports_each)
+        self._engine.limit_openings(pace(config.new_sessions))
         self._host.servers.keep({rule.name for rule in config.rules})
         before = self._host.verdicts
         self._host.verdicts = self._judging(config, generation, before)

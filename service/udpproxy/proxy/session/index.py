@@ -37,11 +37,12 @@ class Session:
         slot: int,
         owner: dict[Hashable, Session],
         key: Hashable,
-        client: str,
+        client: Hashable,
         budget: Budget,
         opened: int,
     ) -> None:
-        """`owner` is the listener's map of keys, `client` the address that the cap counts."""
+        """`owner` is the listener's map of keys, `client` as whom the cap counts it (see
+        meters.counted_as)."""
         self.id = number
         self.slot = slot
         self.owner = owner
@@ -78,7 +79,7 @@ class SessionIndex:
         self._last = last
         self._asked = asked
         self._by_id: dict[int, Session] = {}
-        self._clients: dict[str, int] = {}
+        self._clients: dict[Hashable, int] = {}
         # A dict looks for its first item past all that were before it, a hundred thousand maybe.
         self._unanswered: OrderedDict[int, Session] = OrderedDict()
         self._due: list[tuple[int, int]] = []
@@ -116,7 +117,7 @@ class SessionIndex:
         """The session of that number, while it lives."""
         return self._by_id.get(number)
 
-    def room(self, client: str) -> str | Session | None:
+    def room(self, client: Hashable) -> str | Session | None:
         """May `client` open one more? None: yes; a session: after that one is evicted; SOON; any
         other str: no, and which of the table's counters says so."""
         if self._per_client and self._clients.get(client, 0) >= self._per_client:

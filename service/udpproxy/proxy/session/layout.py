@@ -19,6 +19,7 @@ WORDS = RECORD_SIZE // 8
 _IDENTITY = struct.Struct("=QBBBBIQIHHHHB3x16s16s16s16s16s16sIIQQHHI16sIIB7x")
 _IDENTITY_AT = 8
 _EVENTS = struct.Struct("=3Q")
+_COUNT = struct.Struct("=Q")
 CARRIED = struct.Struct("=3Q")
 """Moment, datagrams and bytes of one direction, as they stand together in a record."""
 
@@ -32,7 +33,7 @@ ENDPOINT_ADDRESS = struct.Struct("=16s")
 
 # Words of a record that change while the session lives, counted from its first word. What changes
 # with each datagram stands together, so that one call writes it, and in one line of the cache.
-STRAY, ICMP, SEND_ERRORS, DROPS_BASE, ASKED = 26, 27, 28, 29, 30
+STRAY, ICMP, SEND_ERRORS, DROPS_BASE, ASKED, DROPPED = 26, 27, 28, 29, 30, 31
 LAST_UPLOAD, UPLOADS, UPLOAD_BYTES = 32, 33, 34
 LAST_DOWNLOAD, DOWNLOADS, DOWNLOAD_BYTES = 35, 36, 37
 CHANGING = range(STRAY, DOWNLOAD_BYTES + 1)
@@ -96,6 +97,8 @@ class Record:
     icmp: int = 0
     send_errors: int = 0
     drops: int = 0
+    dropped: int = 0
+    """Datagrams over a rate or the amplification."""
 
 
 def of_session(raw: bytes, number: int) -> Record:
@@ -166,6 +169,7 @@ def record_of(raw: bytes) -> Record:
     sense.check(raw, state, kind, client_size, server_size, via_size)
     open_to = kind == _BROADCAST and not pinned and any(peer)
     stray, icmp, send_errors = _EVENTS.unpack_from(raw, STRAY * 8)
+    (dropped,) = _COUNT.unpack_from(raw, DROPPED * 8)
     last_upload, uploads, upload_bytes = CARRIED.unpack_from(raw, LAST_UPLOAD * 8)
     last_download, downloads, download_bytes = CARRIED.unpack_from(raw, LAST_DOWNLOAD * 8)
     return Record(
@@ -179,4 +183,5 @@ def record_of(raw: bytes) -> Record:
         (via[:via_size], via_port) if via_size else None, member, spare, server_scope,
         opened, opened_wall, max(last_upload, last_download),
         uploads, upload_bytes, downloads, download_bytes, stray, icmp, send_errors,
+        dropped=dropped,
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """When a session has had enough (SPEC 3, table of limits).
 
 Datagram limits: the datagram that reaches the limit is still passed. Byte limits: one that would
-exceed the limit is not passed. 0 is no limit. All times are nanoseconds of the monotonic clock.
+exceed the limit is not passed. What exceeds a rate or the amplification is not passed either, and
+the session goes on. 0 is no limit. All times are nanoseconds of the monotonic clock.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from udpproxy.config.model import Rate
 from udpproxy.proxy.config.model import Limits
 
 NEVER = 1 << 63
@@ -25,6 +27,43 @@ class Verdict(enum.Enum):
     """Not passed, and the session ends."""
 
 
+_BURST = 1_000_000_000
+"""As many as a second brings may come at once, and one in any case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """A rate as it is kept: by the moment until when somebody has paid, which each one moves on by
+    `interval`, and which lies at most `slack` ahead (GCRA). An interval of 0: there is no rate."""
+
+    interval: int = 0
+    slack: int = 0
+
+    def __bool__(self) -> bool:
+        return self.interval > 0
+
+    def allows(self, paid: int, now: int) -> bool:
+        """One more?"""
+        return not self or self.pay(paid, now) <= now + self.slack
+
+    def pay(self, paid: int, now: int) -> int:
+        """One more it is: until when that is paid. Who has paid for much longer than he can did so
+        by a slower pace, before a reload: that does not count. (The clocks of workers are some
+        milliseconds apart.)"""
+        counts = now < paid <= now + self.slack + _BURST
+        return (paid if counts else now) + self.interval
+
+
+def pace(rate: Rate) -> Pace:
+    """A rate of the file."""
+    interval = rate.interval
+    return Pace(interval, max(_BURST // interval, 1) * interval) if interval else Pace()
+
+
+ALWAYS = 512
+"""Bytes that a reply may have whatever `amplification` says: a DNS answer of the old size."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """Limits in the units of the engine; a limit that is not set is NEVER."""
@@ -36,16 +75,21 @@ class Budget:
     upload_bytes: int
     download_bytes: int
     silent: int
+    new_sessions: Pace = Pace()
+    datagrams: Pace = Pace()
+    amplification: int = 0
+    """0: a reply may be as large as it likes."""
 
     @property
     def counts_upload(self) -> bool:
         """False: no datagram of the client needs to be judged."""
-        return min(self.upload_datagrams, self.upload_bytes) < NEVER
+        return min(self.upload_datagrams, self.upload_bytes) < NEVER or bool(self.datagrams)
 
     @property
     def counts_download(self) -> bool:
         """False: no datagram of the server needs to be judged."""
-        return min(self.download_datagrams, self.download_bytes) < NEVER
+        counted = min(self.download_datagrams, self.download_bytes) < NEVER
+        return counted or self.amplification > 0
 
 
 def budget(limits: Limits) -> Budget:
@@ -58,6 +102,9 @@ def budget(limits: Limits) -> Budget:
         upload_bytes=limits.upload_bytes or NEVER,
         download_bytes=limits.download_bytes or NEVER,
         silent=_nanoseconds(limits.silent),
+        new_sessions=pace(limits.new_sessions_per_client),
+        datagrams=pace(limits.datagrams_per_client),
+        amplification=limits.amplification,
     )
 
 
@@ -73,6 +120,13 @@ def judge_upload(budget: Budget, datagrams: int, volume: int, size: int) -> Verd
 def judge_download(budget: Budget, datagrams: int, volume: int, size: int) -> Verdict:
     """The same for the other direction."""
     return _judge(budget.download_datagrams, budget.download_bytes, datagrams, volume, size)
+
+
+def is_amplified(budget: Budget, uploaded: int, downloaded: int, size: int) -> bool:
+    """Would a reply of `size` bytes make the session give more than the client asked for? So many
+    bytes have passed before it."""
+    most = budget.amplification
+    return most > 0 and downloaded + size > most * uploaded + ALWAYS
 
 
 def _judge(most: int, most_bytes: int, datagrams: int, volume: int, size: int) -> Verdict:
@@ -130,7 +184,7 @@ NS_PER_CHANCE = 500_000
 """The same for decisions about newcomers while all sessions are in use."""
 
 
-class Rate:
+class Allowance:
     """So many of something at once, and one more after each `interval` (nanoseconds)."""
 
     def __init__(self, at_once: int, interval: int) -> None:

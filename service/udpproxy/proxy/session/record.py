@@ -14,13 +14,15 @@ def fields(record: Record, rule: str, reason: Reason, ended: int) -> dict[str, s
     VIA is who sends the client's datagrams, there only behind a PROXY header. SOURCE is our own end
     towards the server, empty where there is none: the server's log knows the session by it. BYTES
     and DATAGRAMS, as seen from the proxy: CIN client to proxy, COUT proxy to client, SIN server to
-    proxy, SOUT proxy to server.
+    proxy, SOUT proxy to server. DATAGRAMS_DROPPED, there only where there were any: those over a
+    rate or the amplification, in either direction.
     """
     server, port = record.peer or record.server
     client = address_text(record.client[0])
     via = {}
     if record.via:
         via = {"VIA_ADDR": address_text(record.via[0]), "VIA_PORT": str(record.via[1])}
+    dropped = {"DATAGRAMS_DROPPED": str(record.dropped)} if record.dropped else {}
     return {
         "PROTOCOL": "UDP",
         "CLIENT": client,
@@ -42,6 +44,7 @@ def fields(record: Record, rule: str, reason: Reason, ended: int) -> dict[str, s
         "DATAGRAMS_COUT": str(record.downloads),
         "DATAGRAMS_SIN": str(record.downloads + record.stray),
         "DATAGRAMS_SOUT": str(record.uploads),
+        **dropped,
         "DURATION": f"{(ended - record.opened) / 1e9:.3f}",
         "STATUS": "ACCEPTED",
         "RESULT": result(reason),

@@ -60,6 +60,9 @@ TOTALS = (
     "bad-header",
     "too-long",
     "refused-no-server",
+    "refused-rate",
+    "dropped-rate",
+    "dropped-amplification",
 )
 """Counters of the instance, over all its sessions that have ended and all restarts of REG."""
 
@@ -178,6 +181,7 @@ class Table:
             (layout.ICMP, record.icmp),
             (layout.SEND_ERRORS, record.send_errors),
             (layout.ASKED, 0),
+            (layout.DROPPED, record.dropped),
         ):
             words[at + word] = value
         self._done(at * 8)

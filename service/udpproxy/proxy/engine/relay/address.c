@@ -24,3 +24,13 @@ void widen(uint8_t wide[16], const void *packed, unsigned size)
         wide[10] = wide[11] = 0xff;
     memcpy(wide + 16 - size, packed, size);
 }
+
+// Only the first bits stay.
+void mask_bits(uint8_t wide[16], unsigned bits)
+{
+    for (unsigned i = 0; i < 16; i++) {
+        unsigned kept = bits > i * 8 ? bits - i * 8 : 0;
+        if (kept < 8)
+            wide[i] &= (uint8_t)(0xff00 >> kept);
+    }
+}

@@ -20,6 +20,7 @@ union address {
 void make_address(union address *address, const uint8_t *packed, unsigned size, uint16_t port,
                   uint32_t scope);
 void widen(uint8_t wide[16], const void *packed, unsigned size);
+void mask_bits(uint8_t wide[16], unsigned bits);
 
 static inline bool is_v6(const union address *address)
 {

@@ -337,12 +337,25 @@ void unlist_unanswered(struct worker *worker, struct session *session)
 
 // ---- how many sessions each client has, with the book locked ----
 
+// As which client an address counts: IPv6 by its first bits. Those of a link all begin with the same
+// ones, so they count each for itself. Without a lock.
+void count_as(const struct relay *relay, const union address *client, uint8_t counted[16])
+{
+    widen(counted, packed_of(client), packed_size(client));
+    if (is_v6(client) && !IN6_IS_ADDR_LINKLOCAL(&client->v6.sin6_addr))
+        mask_bits(counted, relay->prefix6);
+}
+
 uint32_t *client_count(struct relay *relay, const union address *client)
 {
-    return count_of(relay, &relay->clients, packed_of(client), packed_size(client));
+    uint8_t counted[16];
+    count_as(relay, client, counted);
+    return count_of(relay, &relay->clients, counted, sizeof counted);
 }
 
 void uncount_client(struct relay *relay, const union address *client)
 {
-    uncount(relay, &relay->clients, packed_of(client), packed_size(client));
+    uint8_t counted[16];
+    count_as(relay, client, counted);
+    uncount(relay, &relay->clients, counted, sizeof counted);
 }

@@ -34,6 +34,7 @@ static inline bool is_awaited(const struct session *session)
 void list_unanswered(struct worker *worker, struct session *session);
 void unlist_unanswered(struct worker *worker, struct session *session);
 
+void count_as(const struct relay *relay, const union address *client, uint8_t counted[16]);
 uint32_t *client_count(struct relay *relay, const union address *client);
 void uncount_client(struct relay *relay, const union address *client);
 

@@ -9,6 +9,7 @@
 #include "worker.h"
 #include "slots.h"
 #include "book.h"
+#include "meters.h"
 #include "events.h"
 #include "sessions.h"
 #include "moves.h"
@@ -28,6 +29,14 @@ void relay_limit(struct relay *relay, uint32_t most, uint32_t each)
     relay->each = each;
     look_for_more(relay);
     ring_host_locked(relay);
+    pthread_mutex_unlock(&relay->book);
+}
+
+// How fast sessions may open, all together; an interval of 0: as fast as they like.
+void relay_limit_openings(struct relay *relay, const struct pace *pace)
+{
+    pthread_mutex_lock(&relay->book);
+    relay->all = *pace;
     pthread_mutex_unlock(&relay->book);
 }
 
@@ -81,6 +90,7 @@ int relay_judge_by(struct relay *relay, uint64_t id, uint32_t slot, struct verdi
         pthread_mutex_lock(&relay->book);
         session->verdict->uses--;
         verdict->uses++;
+        release_meter(relay, slot);
         pthread_mutex_unlock(&relay->book);
         session->verdict = verdict;
         begin_change(session->record);

@@ -6,6 +6,7 @@
 
 uint32_t relay_sessions(struct relay *relay);
 void relay_limit(struct relay *relay, uint32_t most, uint32_t each);
+void relay_limit_openings(struct relay *relay, const struct pace *pace);
 void relay_segment(struct relay *relay, int on);
 void relay_watch(struct relay *relay, int on);
 int relay_copy(struct relay *relay, uint32_t slot, uint64_t *id, void *record);

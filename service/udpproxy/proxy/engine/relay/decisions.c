@@ -9,15 +9,6 @@
 #include "address.h"
 #include "worker.h"
 
-static void mask_bits(uint8_t wide[16], unsigned bits)
-{
-    for (unsigned i = 0; i < 16; i++) {
-        unsigned kept = bits > i * 8 ? bits - i * 8 : 0;
-        if (kept < 8)
-            wide[i] &= (uint8_t)(0xff00 >> kept);
-    }
-}
-
 static struct decision **bucket_of(struct relay *relay, uint32_t listener, const uint8_t client[16],
                                    const uint8_t addressed[16], uint16_t port, unsigned bits)
 {

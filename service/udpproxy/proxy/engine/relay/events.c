@@ -92,6 +92,13 @@ void tell_lost(struct worker *worker, struct session *session, enum what what, i
     tell_failed(worker, session, what, problem);
 }
 
+// A datagram that a limit does not let pass, and that is all: the host hears of none.
+void count_dropped(struct worker *worker, struct session *session, enum total counter)
+{
+    more(&session->record->dropped, 1);
+    count_total(worker->relay, counter, 1);
+}
+
 void tell_rerouted(struct worker *worker, const struct session *session)
 {
     struct relay *relay = worker->relay;

@@ -10,6 +10,7 @@ void name_verdict(struct event *event, struct verdict *verdict);
 void tell_refused(struct worker *worker, enum total counter, const struct arrival *arrival,
                   int problem);
 void tell_failed(struct worker *worker, const struct session *session, enum what what, int problem);
+void count_dropped(struct worker *worker, struct session *session, enum total counter);
 void tell_lost(struct worker *worker, struct session *session, enum what what, int problem);
 void tell_rerouted(struct worker *worker, const struct session *session);
 void tell_server(struct worker *worker, const struct session *session, enum kind kind,

@@ -4,6 +4,7 @@
 #include "ports.h"
 #include "slots.h"
 #include "book.h"
+#include "meters.h"
 #include "events.h"
 #include "decisions.h"
 #include "sessions.h"
@@ -83,7 +84,7 @@ static bool may_evict(const struct relay *relay, uint64_t now)
     return relay->evict && allows(relay->evictions_paid, now, EVICTIONS_AT_ONCE, NS_PER_EVICTION);
 }
 
-enum room { ROOM, CLIENT_FULL, TABLE_FULL, PORTS_KEPT, NO_SOCKET, SOON, EVICT };
+enum room { ROOM, CLIENT_FULL, OVER_RATE, TABLE_FULL, PORTS_KEPT, NO_SOCKET, SOON, EVICT };
 
 // With the book locked.
 static enum room full(const struct relay *relay)
@@ -100,6 +101,8 @@ static enum total counter_of(enum room room)
     switch (room) {
     case CLIENT_FULL:
         return REFUSED_PER_CLIENT;
+    case OVER_RATE:
+        return REFUSED_RATE;
     case PORTS_KEPT:
         return REFUSED_PORTS_KEPT;
     case NO_SOCKET:
@@ -130,6 +133,8 @@ static bool has_enough(struct relay *relay, const union address *client)
 static enum room chance_for(const struct worker *worker, const struct arrival *arrival)
 {
     struct relay *relay = worker->relay;
+    if (!may_come(relay, worker->now))
+        return OVER_RATE;
     if (has_enough(relay, arrival->client))
         return CLIENT_FULL;
     if (has_slot(relay) || may_grow(relay))
@@ -144,14 +149,12 @@ static enum room chance_for(const struct worker *worker, const struct arrival *a
     return ROOM;
 }
 
-// With the book locked.
-static enum room room_for(struct worker *worker, const union address *client, bool new)
+// Is there a slot? With the book locked.
+static enum room slot_for(const struct worker *worker, bool new)
 {
-    struct relay *relay = worker->relay;
+    const struct relay *relay = worker->relay;
     // What has waited longer goes first.
     bool behind = new && worker->slot_waiters;
-    if (has_enough(relay, client))
-        return CLIENT_FULL;
     // Ended sessions have their slots and ports until the host has heard of them.
     if (has_slot(relay))
         return behind ? SOON : ROOM;
@@ -159,16 +162,31 @@ static enum room room_for(struct worker *worker, const union address *client, bo
         return SOON;
     if (relay->ended_count > worker->slot_waiters)
         return SOON;
-    if (may_evict(relay, worker->now)) {
-        pay(&relay->evictions_paid, worker->now, NS_PER_EVICTION);
+    if (may_evict(relay, worker->now))
         return EVICT;
-    }
     return relay->ended_count ? SOON : full(relay);
 }
 
-static uint32_t take_place(struct relay *relay, const union address *client,
-                           struct verdict *verdict)
+// With the book locked.
+static enum room room_for(struct worker *worker, const union address *client,
+                          const struct verdict *verdict, bool new)
 {
+    struct relay *relay = worker->relay;
+    if (has_enough(relay, client))
+        return CLIENT_FULL;
+    enum room room = slot_for(worker, new);
+    if ((room == ROOM || room == SOON || room == EVICT) &&
+        !may_open(relay, client, verdict, worker->now))
+        return OVER_RATE;
+    if (room == EVICT)
+        pay(&relay->evictions_paid, worker->now, NS_PER_EVICTION);
+    return room;
+}
+
+static uint32_t take_place(struct relay *relay, const union address *client,
+                           struct verdict *verdict, uint64_t now)
+{
+    pay_opening(relay, client, verdict, now);
     uint32_t slot = take_slot(relay);
     verdict->uses++;
     if (relay->per_client)
@@ -212,13 +230,15 @@ bool take_first(struct worker *worker, const struct arrival *arrival, const void
         return false;
     }
     struct verdict *verdict = decision->verdict;
-    enum room room = verdict ? room_for(worker, arrival->client, !held) : ROOM;
+    enum room room = verdict ? room_for(worker, arrival->client, verdict, !held) : ROOM;
     enum room without = full(relay);
     if (room > CLIENT_FULL && waits_already(worker, arrival)) {
         pthread_mutex_unlock(&relay->book);
         return hold_datagram(worker, arrival, data, size, asked, held);
     }
-    uint32_t slot = verdict && room == ROOM ? take_place(relay, arrival->client, verdict) : NOBODY;
+    uint32_t slot = NOBODY;
+    if (verdict && room == ROOM)
+        slot = take_place(relay, arrival->client, verdict, worker->now);
     if (!verdict && !asked)
         tell_denied(relay, decision, arrival);
     if (decision->once && room != SOON && room != EVICT)

@@ -36,10 +36,17 @@ enum reason {
 
 #define NEVER ((uint64_t)1 << 63)
 
+// See Pace in session/limits.py.
+struct pace {
+    uint64_t interval, slack;
+};
+
 struct budget {
     uint64_t idle, lifetime;
     uint64_t upload_datagrams, download_datagrams, upload_bytes, download_bytes;
     uint64_t silent;
+    struct pace new_sessions, datagrams;
+    uint64_t amplification; // 0: a reply may be as large as it likes
 };
 
 // interface.Verdict; `number` is its place in the list that Python keeps.
@@ -87,6 +94,7 @@ enum { CLIENTS_PORT = -1 };
 struct verdict {
     struct budget budget;
     uint64_t generation;
+    uint64_t rule; // the same as long as its name is
     uint32_t number, acl;
     uint32_t member; // that `server` is, 0: of no group
     uint8_t balance, candidate_count;

@@ -43,6 +43,7 @@ int relay_describe(struct relay *relay, uint32_t slot, const char *rule, uint64_
     const struct session *session = relay->sessions + slot;
     const struct record *record = session->record;
     char sender[INET6_ADDRSTRLEN], via[sizeof sender + 32] = "";
+    char dropped[48] = "";
     char client[INET6_ADDRSTRLEN], server[INET6_ADDRSTRLEN], source[INET6_ADDRSTRLEN];
     const uint8_t *peer = record->pinned ? record->peer : record->server;
     if (record->sum != sum_of(record) || record->id != session->id)
@@ -57,17 +58,21 @@ int relay_describe(struct relay *relay, uint32_t slot, const char *rule, uint64_
         snprintf(via, sizeof via, " VIA_ADDR=%s VIA_PORT=%u", sender, record->via_port);
     }
     unsigned long long up = record->upload_bytes, down = record->download_bytes;
+    if (record->dropped)
+        snprintf(dropped, sizeof dropped, " DATAGRAMS_DROPPED=%llu",
+                 (unsigned long long)record->dropped);
     unsigned long long ups = record->uploads, downs = record->downloads;
     int length = snprintf(
         text, size,
         "PROTOCOL=UDP CLIENT=%s CLIENT_ADDR=%s CLIENT_PORT=%u%s SERVER=%s SERVER_ADDR=%s "
         "SERVER_PORT=%u SOURCE_ADDR=%s SOURCE_PORT=%u BYTES_CIN=%llu BYTES_COUT=%llu "
         "BYTES_SIN=%llu BYTES_SOUT=%llu "
-        "DATAGRAMS_CIN=%llu DATAGRAMS_COUT=%llu DATAGRAMS_SIN=%llu DATAGRAMS_SOUT=%llu "
+        "DATAGRAMS_CIN=%llu DATAGRAMS_COUT=%llu DATAGRAMS_SIN=%llu DATAGRAMS_SOUT=%llu%s "
         "DURATION=%.3f STATUS=ACCEPTED RESULT=%s RULE=%s REASON=%s SESSION=%llu",
         client, client, record->client_port, via, server, server,
         record->pinned ? record->peer_port : record->server_port, source, record->source_port, up,
         down, down, up, ups, downs, downs + (unsigned long long)record->stray, ups,
+        dropped,
         (double)(now - record->opened) / 1e9, ENDS[session->reason].result, rule,
         ENDS[session->reason].reason,
         (unsigned long long)record->id);

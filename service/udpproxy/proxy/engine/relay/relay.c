@@ -12,6 +12,7 @@
 #include "tally.h"
 #include "worker.h"
 #include "book.h"
+#include "meters.h"
 #include "decisions.h"
 #include "held.h"
 #include "news.h"
@@ -96,7 +97,8 @@ static bool make_shared(struct relay *relay)
         relay->workers[i].epoll = relay->workers[i].bell = -1;
     relay->bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     bool tallied = make_tally(&relay->sources, capacity) && make_tally(&relay->ends, 2 * capacity) &&
-                   (!relay->per_client || make_tally(&relay->clients, capacity));
+                   (!relay->per_client || make_tally(&relay->clients, capacity)) &&
+                   make_meters(&relay->meters, capacity);
     for (int family = 0; family < 2; family++)
         relay->sockets[family] = calloc(capacity, sizeof(int));
     return relay->sessions && relay->free && relay->spent && relay->claims && relay->ports && relay->given_back &&
@@ -106,7 +108,7 @@ static bool make_shared(struct relay *relay)
 
 // It has no slot yet: see relay_extend.
 struct relay *relay_new(void *table, uint32_t capacity, uint32_t workers, uint32_t per_client,
-                        int evict)
+                        uint32_t prefix6, int evict)
 {
     struct relay *relay = calloc(1, sizeof *relay);
     if (!relay)
@@ -118,6 +120,7 @@ struct relay *relay_new(void *table, uint32_t capacity, uint32_t workers, uint32
     relay->capacity = relay->most = capacity;
     relay->worker_count = workers;
     relay->per_client = per_client;
+    relay->prefix6 = prefix6;
     relay->evict = evict;
     relay->openings = relay->segmentation = 1;
     relay->ended = NOBODY;
@@ -198,6 +201,7 @@ void relay_free(struct relay *relay)
     free(relay->ends.cells);
     free(relay->claims);
     free(relay->spent);
+    free_meters(&relay->meters);
     free(relay->ports);
     free(relay->given_back);
     free(relay->free);

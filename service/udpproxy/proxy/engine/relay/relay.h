@@ -22,6 +22,7 @@
 //   worker       locks, clock, bells, which client is whose
 //   slots        which are free, and whether sockets are wanted for more
 //   book         which sessions there are, when they are due
+//   meters       what clients have used of their rates
 //   events       what the host is told
 //   decisions    what the host has decided
 //   segments     several datagrams in one piece
@@ -62,7 +63,7 @@
 
 // NULL without memory. `table` is the whole shared memory.
 struct relay *relay_new(void *table, uint32_t capacity, uint32_t workers, uint32_t per_client,
-                        int evict);
+                        uint32_t prefix6, int evict);
 void relay_close(struct relay *relay);
 void relay_free(struct relay *relay);
 void relay_spare_descriptors(uint32_t wanted);

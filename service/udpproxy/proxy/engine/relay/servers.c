@@ -39,11 +39,27 @@ static bool download(struct worker *worker, struct session *session, void *data,
     return pass_down(worker, session, data, size);
 }
 
+enum { ALWAYS = 512 }; // as in session/limits.py
+
+// Would it make the session give more than its client asked for?
+static bool is_amplified(const struct session *session, uint32_t size)
+{
+    const struct record *record = session->record;
+    uint64_t most, passed = record->download_bytes + session->gathered_bytes;
+    uint64_t factor = session->verdict->budget.amplification;
+    return factor && !__builtin_mul_overflow(factor, record->upload_bytes, &most) &&
+           passed + size > most + ALWAYS;
+}
+
 // One datagram, with limits; `data` must stay until send_replies(). False: the session is gone.
 bool pass_down(struct worker *worker, struct session *session, void *data, uint32_t size)
 {
     const struct budget *budget = &session->verdict->budget;
     const struct record *record = session->record;
+    if (is_amplified(session, size)) {
+        count_dropped(worker, session, DROPPED_AMPLIFICATION);
+        return true;
+    }
     if (record->download_bytes + session->gathered_bytes + size > budget->download_bytes) {
         close_session(worker, session, OVER_DOWNLOAD_BYTES);
         return false;

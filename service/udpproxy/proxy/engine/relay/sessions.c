@@ -18,6 +18,7 @@
 #include "worker.h"
 #include "slots.h"
 #include "book.h"
+#include "meters.h"
 #include "events.h"
 #include "replies.h"
 
@@ -35,10 +36,11 @@ void be_careful(struct relay *relay, struct session *session)
     bool handed = session->verdict->handed, awaited = is_awaited(session);
     enum header_kind header = (enum header_kind)session->verdict->header;
     session->careful_up = watched || handed || awaited || header != NO_HEADER ||
-                          budget->upload_datagrams < NEVER || budget->upload_bytes < NEVER;
+                          budget->upload_datagrams < NEVER || budget->upload_bytes < NEVER ||
+                          has_rate(session);
     session->careful_down = watched || handed || awaited || header == SIMPLE ||
                             budget->download_datagrams < NEVER || budget->download_bytes < NEVER ||
-                            session->record->type == ONE_WAY;
+                            budget->amplification || session->record->type == ONE_WAY;
 }
 
 // Nobody will note the answer without the limit: with another one the wait begins anew.
@@ -282,6 +284,7 @@ void close_session(struct worker *worker, struct session *session, enum reason r
     pthread_mutex_lock(&relay->book);
     if (relay->per_client)
         uncount_client(relay, &session->client);
+    release_meter(relay, slot);
     if (relay->ended == NOBODY)
         relay->ended = slot;
     else

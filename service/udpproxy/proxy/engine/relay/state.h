@@ -191,6 +191,31 @@ struct tally {
     uint32_t mask;
 };
 
+// What a client has used of a rule's rates: until when it has paid. One for each client and rule, as
+// long as that is to come or a session has it.
+//
+//   sent        atomic
+//   the rest    book
+struct meter {
+    uint8_t client[16]; // as count_as() has it
+    uint64_t rule;
+    uint64_t opened, sent;
+    uint32_t sessions;
+    uint32_t next; // in its bucket, or free; plus 1
+    bool taken;
+};
+
+//   by_slot     worker, of the slot's session
+//   each, buckets, most, mask    fixed
+//   the rest    book
+struct meters {
+    struct meter *each;
+    uint32_t *buckets, *by_slot; // plus 1
+    uint32_t most, mask;
+    uint32_t made; // from the first on
+    uint32_t free, hand;
+};
+
 // Its life: a question makes one that is `asked`, and the answer puts another in its place, or the
 // host pulls what waits for it. The other one goes when its session has used it up (`once`), when a
 // datagram finds it over, when the host forgets all or there is no room. Both go with their
@@ -208,8 +233,8 @@ struct decision {
     bool asked, once;
 };
 
-//   records, header, capacity, worker_count, per_client, evict, sessions, workers, key, steering,
-//   bell                            fixed
+//   records, header, capacity, worker_count, per_client, prefix6, evict, sessions, workers, key,
+//   steering, bell                  fixed
 //   sockets                         host, while workers may not have the slot: before relay_extend,
 //                                   or with the book while it is spent
 //   seen, context                   host, before there are threads; fixed after that
@@ -225,7 +250,7 @@ struct relay {
     struct record *records;
     uint64_t *header;
     struct session *sessions;
-    uint32_t capacity, worker_count, per_client;
+    uint32_t capacity, worker_count, per_client, prefix6;
     bool evict;
     uint64_t evictions_paid, chances_paid; // until then, see first.c
     uint32_t live;
@@ -256,6 +281,9 @@ struct relay {
     uint32_t *claims, claims_mask; // ends of ours that may be shared, by hash: the first session
     struct tally clients, sources, ends;
     struct member *members; // by number; each atomic
+    struct meters meters;
+    struct pace all; // of sessions that open
+    uint64_t all_paid;
     uint32_t each; // sessions of a source address; 0: no limit
     struct decision **decisions;
     uint32_t decision_count, lengths[LENGTHS], answers;

@@ -38,6 +38,9 @@ enum total {
     BAD_HEADER,
     TOO_LONG,
     REFUSED_NO_SERVER,
+    REFUSED_RATE,
+    DROPPED_RATE,
+    DROPPED_AMPLIFICATION,
     TOTALS
 };
 
@@ -66,7 +69,7 @@ struct record {
     uint8_t via[16];
     uint32_t spare, server_scope;
     uint8_t via_size, room[7];
-    uint64_t stray, icmp, send_errors, drops_base, asked, more_room;
+    uint64_t stray, icmp, send_errors, drops_base, asked, dropped;
     uint64_t last_upload, uploads, upload_bytes;
     uint64_t last_download, downloads, download_bytes;
     uint64_t most_room;

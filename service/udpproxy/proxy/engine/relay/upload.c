@@ -5,6 +5,7 @@
 #include "proxy_header.h"
 #include "sockets.h"
 #include "book.h"
+#include "meters.h"
 #include "events.h"
 #include "segments.h"
 #include "sessions.h"
@@ -113,6 +114,10 @@ bool upload(struct worker *worker, struct session *session, const void *data, ui
     struct iovec iov = {(void *)data, size};
     if (!session->careful_up)
         return upload_one(worker, session, &iov) != UNSENT;
+    if (has_rate(session) && !may_send(worker, session, 1)) {
+        count_dropped(worker, session, DROPPED_RATE);
+        return true;
+    }
     if (session->verdict->handed) {
         put(&session->record->last_upload, worker->now);
         tell_handed(worker, session, true, data, size);
@@ -190,8 +195,8 @@ static uint32_t resend(struct worker *worker, struct session *session, const str
 }
 
 // May all of them go up without a limit being reached? The last one that a limit lets pass has to
-// be dealt with singly.
-bool within_limits(const struct worker *worker, const struct session *session,
+// be dealt with singly. If so they are paid for, where the client has a rate.
+bool within_limits(struct worker *worker, const struct session *session,
                    const struct iovec *iov, uint32_t count)
 {
     const struct budget *budget = &session->verdict->budget;
@@ -199,7 +204,8 @@ bool within_limits(const struct worker *worker, const struct session *session,
     return !session->careful_up ||
            (!is_watched(worker->relay) && !session->verdict->handed && !has_header(session) &&
             record->uploads + count < budget->upload_datagrams &&
-            record->upload_bytes + bytes_of(iov, count) <= budget->upload_bytes);
+            record->upload_bytes + bytes_of(iov, count) <= budget->upload_bytes &&
+            (!has_rate(session) || may_send(worker, session, count)));
 }
 
 // Several datagrams of one session that reaches no limit by them. How many of them are dealt with;

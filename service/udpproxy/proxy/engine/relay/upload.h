@@ -6,7 +6,7 @@
 
 bool upload(struct worker *worker, struct session *session, const void *data, uint32_t size);
 bool pass_up(struct worker *worker, struct session *session, const void *data, uint32_t size);
-bool within_limits(const struct worker *worker, const struct session *session,
+bool within_limits(struct worker *worker, const struct session *session,
                    const struct iovec *iov, uint32_t count);
 uint32_t upload_run(struct worker *worker, struct session *session, struct iovec *iov,
                     uint32_t count);
