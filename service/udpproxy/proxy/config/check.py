@@ -13,7 +13,7 @@ from udpproxy.config.addresses import endpoint
 from udpproxy.config.lines import Path
 from udpproxy.config.model import Address, Name, Ports
 from udpproxy.config.table import Notes
-from udpproxy.proxy.config.model import Config, Destination, Listen, Rule
+from udpproxy.proxy.config.model import Config, Destination, Listen, Rule, Server
 
 SHARE = 90
 """Per cent of the ephemeral ports that sessions may have."""
@@ -92,8 +92,11 @@ def together(
     if config.workers > 1 and config.engine == "python":
         notes.wrong(("workers",), 'more than one needs the native engine: engine is "python"')
     for path, rule in rules:
+        if rule.accept:
+            each = [listener for _, listener in listens]
+            for key, server in _servers(path, rule):
+                _at_itself(key, server, rule, each, is_own, notes)
         if rule.accept and rule.server is not None:
-            _at_itself(path, rule, [listener for _, listener in listens], is_own, notes)
             _ranges(path, rule, [listener for _, listener in listens], notes)
     _remarks(config, listens, rules, kernel, notes)
 
@@ -165,16 +168,24 @@ def _names(rules: Rules, notes: Notes) -> None:
             seen[rule.name] = rule.line
 
 
+def _servers(path: Path, rule: Rule) -> Iterator[tuple[Path, Server]]:
+    """Whoever is sent clients' datagrams, and where that stands."""
+    if rule.server is not None:
+        yield (*path, "plug-to"), rule.server
+    for place, mirror in enumerate(rule.mirrors):
+        yield (*path, "mirror-to", place), mirror
+
+
 def _at_itself(
     path: Path,
+    server: Server,
     rule: Rule,
     listeners: list[Listen],
     is_own: Callable[[Address], bool],
     notes: Notes,
 ) -> None:
     """A datagram sent to one of our own sockets would come round again and again."""
-    assert rule.server is not None
-    target, given = rule.server.host, rule.server.ports
+    target, given = server.host, server.ports
     if isinstance(target, Name):
         return  # what it resolves to will be seen; the engine refuses what comes from ourselves
     targets = (given,) if given else tuple(_addressed(rule, listeners))
@@ -182,7 +193,7 @@ def _at_itself(
         shared = _shared(targets, listener.ports)
         if shared is not None and _reaches(target, listener, is_own):
             notes.wrong(
-                (*path, "plug-to"),
+                path,
                 f"{endpoint(target, shared.first)} is the proxy itself: see line {listener.line} "
                 f"({listener})",
                 # Addresses can go to another host, as with keepalived.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Address
 
+from udpproxy.config import writer
 from udpproxy.config.addresses import (
     address_of,
     bare,
+    endpoint,
     name,
     network_of,
     ports,
@@ -17,6 +20,8 @@ from udpproxy.config.addresses import (
 from udpproxy.config.model import Name, Network
 from udpproxy.config.values import is_name, said, text
 from udpproxy.proxy.config.model import Destination, Pattern, Server
+
+_EVERYWHERE = IPv4Address("255.255.255.255")
 
 
 def source(value: object) -> Network | Name | Pattern:
@@ -48,6 +53,18 @@ def destination(value: object) -> Destination:
     return Destination(host=None, ports=found)
 
 
+def mirror(value: object) -> Server:
+    """An item of `mirror-to`: one host by its address, with a port or the client's."""
+    found = server(value)
+    if isinstance(found.host, Name):
+        raise ValueError(f"{said(value)} is a name: write the receiver's address")
+    if found.host.is_multicast or found.host == _EVERYWHERE:
+        raise ValueError(f"{found.host} is not one host: copies go to one each")
+    if found.ports is not None and len(found.ports) > 1:
+        raise ValueError(f"{found.ports} are {len(found.ports)} ports: give one")
+    return found
+
+
 def server(value: object) -> Server:
     """`plug-to`: an address or a name, with a port, as many as are listened on, or the client's."""
     word = text(value)
@@ -60,3 +77,10 @@ def server(value: object) -> Server:
     if target.is_unspecified:
         raise ValueError(f"{target} is no server's address")
     return Server(host=target, ports=found)
+
+
+def written(server: Server) -> str:
+    """A server as the file has it."""
+    if isinstance(server.host, Name):
+        return str(server.host) if server.ports is None else f"{server.host}:{server.ports}"
+    return writer.host(server.host) if server.ports is None else endpoint(server.host, server.ports)

@@ -14,6 +14,8 @@ from ipaddress import IPv6Address
 from udpproxy.config.model import Address, InstanceConfig, Name, Network, Ports
 
 SEGMENTATION = ("auto", "off")
+KEEP = "keep"
+"""`dscp`: the one of each datagram is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +204,10 @@ class Rule:
     reload_policy: str
     header: str = ""
     """Which header each datagram to the server has (session/proxy_header.py); "": none."""
+    mirrors: tuple[Server, ...] = ()
+    """Who gets copies of uploads: each is an address, with one port or the client's."""
+    dscp: int | str = 0
+    """Of what goes to servers and to clients, or KEEP."""
     limits: Limits
     extension: ExtensionName | None
     line: int = field(compare=False)
@@ -225,6 +231,11 @@ class Config(InstanceConfig):
     """How many ports of this host the sessions may have; 0: as many as there are."""
     ports_each: int = field(default=0, compare=False)
     """The same, of one source address."""
+
+    def receivers(self) -> tuple[Address, ...]:
+        """Each host that gets copies, once, in the order of the file."""
+        found = (mirror.host for rule in self.rules if rule.accept for mirror in rule.mirrors)
+        return tuple(dict.fromkeys(host for host in found if not isinstance(host, Name)))
 
     def headed(self) -> dict[Place, tuple[Network, ...]]:
         """Listen.header_from of each place where that is given."""

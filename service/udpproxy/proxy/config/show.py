@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import fields
 
 from udpproxy.config import writer
-from udpproxy.config.addresses import endpoint
 from udpproxy.config.model import InstanceConfig, Log, Name, Network, Ports
 from udpproxy.config.writer import Entry
+from udpproxy.proxy.config import endpoints
 from udpproxy.proxy.config.model import (
     Config,
     Destination,
@@ -18,7 +18,6 @@ from udpproxy.proxy.config.model import (
     Listen,
     Pattern,
     Rule,
-    Server,
     SessionType,
 )
 
@@ -107,7 +106,7 @@ def _acl(rule: Rule) -> list[Entry]:
         ("not-time", rule.not_time and tuple(period.text for period in rule.not_time), None),
         ("action", "accept" if rule.accept else "deny", "accept"),
         ("type", rule.type.value, SessionType.NORMAL.value),
-        ("plug-to", rule.server and _server(rule.server), None),
+        ("plug-to", rule.server and endpoints.written(rule.server), None),
         ("source-address", _sources(rule) or None, None),
         ("broadcast-network", rule.broadcast_network and str(rule.broadcast_network), None),
         # Where it has no meaning it may not even be written.
@@ -116,6 +115,8 @@ def _acl(rule: Rule) -> list[Entry]:
         ("resolve-policy", rule.resolve_policy, "pin"),
         ("reload-policy", rule.reload_policy, "close"),
         ("proxy-protocol", rule.header or None, None),
+        ("mirror-to", tuple(map(endpoints.written, rule.mirrors)) or None, None),
+        ("dscp", rule.dscp, 0),
         ("extension", rule.extension and str(rule.extension), None),
     ]
 
@@ -139,9 +140,3 @@ def _destination(item: Destination) -> str:
     if item.ports is None:
         return host
     return f"[{host}]:{item.ports}" if ":" in host else f"{host}:{item.ports}"
-
-
-def _server(server: Server) -> str:
-    if isinstance(server.host, Name):
-        return str(server.host) if server.ports is None else f"{server.host}:{server.ports}"
-    return writer.host(server.host) if server.ports is None else endpoint(server.host, server.ports)

@@ -12,8 +12,15 @@ from udpproxy.config import addresses
 from udpproxy.config.model import Address, Name
 from udpproxy.errors import InvalidArgument
 from udpproxy.proxy.config import show as shown
-from udpproxy.proxy.config.model import Config, Listen, Rule
-from udpproxy.proxy.policy.rules import NameView, Places, Policy, Question, server_for
+from udpproxy.proxy.config.model import KEEP, Config, Listen, Rule
+from udpproxy.proxy.policy.rules import (
+    NameView,
+    Places,
+    Policy,
+    Question,
+    mirrors_for,
+    server_for,
+)
 
 T = TypeVar("T")
 
@@ -21,6 +28,9 @@ _HEADERS = {
     "v2": "v2, each datagram begins with the client and the address it wrote to",
     "spp": "spp, each datagram begins with the client and the address it wrote to",
 }
+
+
+_DSCP = "keep, of each datagram, both ways"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,8 @@ class Explanation:
     limits: str = ""
     extension: str = ""
     header: str = ""
+    mirrors: str = ""
+    dscp: str = ""
 
     def lines(self) -> list[str]:
         """The deciding ACL first: programs read that line alone."""
@@ -56,6 +68,8 @@ class Explanation:
             "limits": self.limits,
             "extension": self.extension,
             "proxy-protocol": self.header,
+            "mirror-to": self.mirrors,
+            "dscp": self.dscp,
         }
         return {name: value for name, value in parts.items() if value}
 
@@ -81,6 +95,8 @@ def explanation(config: Config, question: Question, at: datetime, known: NameVie
         shown.words(rule.limits),
         str(rule.extension or ""),
         _HEADERS.get(rule.header, ""),
+        _mirrors(rule, question),
+        _DSCP if rule.dscp == KEEP else str(rule.dscp or ""),
     )
 
 
@@ -91,6 +107,10 @@ def _server(rule: Rule, question: Question, known: NameView) -> str:
     if found is None:
         return f"{name}, which is not resolved"
     return addresses.endpoint(*found) + (f" ({name})" if name else "")
+
+
+def _mirrors(rule: Rule, question: Question) -> str:
+    return ", ".join(addresses.endpoint(*where) for where in mirrors_for(rule, question.port))
 
 
 def question(
