@@ -254,6 +254,13 @@ def _addressed(rule: Rule, listeners: list[Listen]) -> Iterator[Ports]:
                         yield shared
 
 
+def may_serve(rule: Rule, listener: Listen) -> bool:
+    """Can a datagram that comes in there be one of that rule?"""
+    if listener.header_from or rule.destinations is None:
+        return True
+    return any(_addressed(rule, [listener]))
+
+
 def _may_be_addressed(listener: Listen, item: Destination) -> bool:
     host = item.host
     if host is None or isinstance(host, Name):

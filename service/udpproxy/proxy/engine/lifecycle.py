@@ -39,7 +39,7 @@ from udpproxy.proxy.session.limits import (
 )
 from udpproxy.proxy.session.peers import Endpoint
 from udpproxy.proxy.session.reasons import Reason
-from udpproxy.proxy.session.table import SOURCED, Table
+from udpproxy.proxy.session.table import MARKED, SOURCED, Table
 
 TYPES = list(SessionType)
 """A type's place in here is its number in the table."""
@@ -240,12 +240,19 @@ class Lifecycle(ABC):
             self._book.give_back(slot)
             self._refuse("refused-no-port", client, listening, problem)
             return None
+        self._mark(session)
         self._table.open(slot, (sockets.pack(session.own[0]), session.own[1]))
         self._table.count("sessions-opened")
         self._start(session)
         if self._announces:
             self._host.opened(session.id, verdict, client)
         return session
+
+    def _mark(self, session: Relayed) -> bool:
+        """See Relayed.mark_by_rule()."""
+        if session.verdict.tos or session.verdict.keeps_dscp:
+            self._words[MARKED] = 1
+        return session.mark_by_rule()
 
     def _attach(self, session: Relayed, kind: SessionType) -> Endpoint:
         server = session.rule.server
@@ -352,6 +359,7 @@ class Lifecycle(ABC):
         self._host.ended(record, session.verdict.rule, reason)
         table.set_state(slot, State.CLOSING)
         table.add(record)
+        session.unmark()
         self._pool.reset(session.sock, plain=session.plain, port=session.own[1])
         self._own.discard(session.own)
         self._book.close(session)

@@ -346,6 +346,7 @@ class Reg:
             self._host.senders.remove(number)
         for listener in self._host.senders.configure(config):
             self._engine.expect_headers(listener.number, listener.header_from)
+            self._engine.tell_dscp(listener.number, on=listener.tells_dscp)
         self._take_listeners()
         ended += self._engine.reconsider()
         self._host.extensions.retire()

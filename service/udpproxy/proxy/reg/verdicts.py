@@ -14,9 +14,9 @@ from ipaddress import IPv6Address, ip_address
 
 from udpproxy.config.addresses import is_one_host
 from udpproxy.config.model import Address, Name
-from udpproxy.proxy.config.model import Config, Rule
+from udpproxy.proxy.config.model import KEEP, Config, Rule
 from udpproxy.proxy.config.names import server_name
-from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine import dscp, sockets
 from udpproxy.proxy.engine.interface import ListenerSocket, PendingName, Verdict
 from udpproxy.proxy.policy.rules import (
     Choice,
@@ -25,6 +25,7 @@ from udpproxy.proxy.policy.rules import (
     Policy,
     Question,
     Unresolved,
+    mirrors_for,
     server_for,
 )
 from udpproxy.proxy.session.layout import Record
@@ -124,9 +125,11 @@ class Verdicts:
         server = sockets.server_of(record.server, record.server_scope)
         if self.has_rule(record):
             rule = self.config.rules[record.rule_number]
-            return self._verdict(rule, server) if rule.accept else None
+            return self._verdict(rule, server, record.addressed_port) if rule.accept else None
         found = self._choose_again(record, self.question(record))
-        return self._verdict(found, server) if found and found.accept else None
+        if found is None or not found.accept:
+            return None
+        return self._verdict(found, server, record.addressed_port)
 
     def elsewhere(self, record: Record, rule: Rule) -> tuple[str, int] | None:
         """Where the rule sends sessions now, if the file has another server in it than when this
@@ -210,7 +213,7 @@ class Verdicts:
         server = self.server(rule, asked)
         if server is None:
             return self._wait("server", server_name(rule) or "", rule, asked)
-        return self._verdict(rule, server)
+        return self._verdict(rule, server, asked.port)
 
     def _wait(self, kind: str, name: str, rule: Rule, asked: Question) -> PendingName:
         return PendingName(
@@ -223,7 +226,8 @@ class Verdicts:
             port=rule.server.port(asked.port, asked.place) if rule.server else asked.port,
         )
 
-    def _verdict(self, rule: Rule, server: tuple[str, int]) -> Verdict:
+    def _verdict(self, rule: Rule, server: tuple[str, int], port: int) -> Verdict:
+        """`port`: the one that the client wrote to."""
         number = self._numbers[rule.name]
         network = rule.broadcast_network
         return Verdict(
@@ -244,6 +248,9 @@ class Verdicts:
             close_on_unreachable=rule.unreachable_close,
             handed=rule.extension is not None,
             header=rule.header,
+            mirrors=tuple(self._endpoint(*where) for where in mirrors_for(rule, port)),
+            tos=0 if rule.dscp == KEEP else dscp.byte_of(int(rule.dscp)),
+            keeps_dscp=rule.dscp == KEEP,
         )
 
 
