@@ -26,7 +26,7 @@ class Mirroring(Handing):
 
     def take_mirrors(self, mirrors: dict[bytes, socket.socket]) -> None:
         """By the receivers' addresses."""
-        self._mirrors = mirrors
+        self._mirrors = dict(mirrors)
         self._mirror_ports = frozenset(sock.getsockname()[1] for sock in mirrors.values())
 
     def _copy(self, session: Relayed, data: bytes) -> None:

@@ -24,6 +24,9 @@ cdef extern from "relay/relay.h" nogil:
     cdef struct source:
         uint8_t size
         uint8_t *packed
+    cdef struct mirror:
+        address to
+        int fd
     cdef struct verdict:
         budget_ budget
         uint64_t generation
@@ -34,6 +37,8 @@ cdef extern from "relay/relay.h" nogil:
         uint8_t *network_last
         uint8_t fallback, source_count
         source *sources
+        uint8_t tos, keeps_dscp, mirror_count
+        mirror *mirrors
     cdef struct event:
         event *next
         uint64_t session
@@ -58,6 +63,7 @@ cdef extern from "relay/relay.h" nogil:
         uint32_t interface
         uint16_t port
         address via
+        uint8_t tos
     cdef struct network:
         uint8_t size
         uint8_t[16] first
@@ -83,7 +89,7 @@ cdef extern from "relay/relay.h" nogil:
     cdef struct relay_ "relay":
         pass
     int OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN, HANDED, REROUTED
-    int SERVER_SILENT, SERVER_UNREACHABLE, SERVER_ANSWERS
+    int SERVER_SILENT, SERVER_UNREACHABLE, SERVER_ANSWERS, NOT_COPIED
     int POLICY, FAULT
     ctypedef void (*seen)(void *, uint64_t, int, const void *, uint32_t) noexcept
 
@@ -101,6 +107,8 @@ cdef extern from "relay/relay.h" nogil:
     void relay_lack(relay_ *, int)
     int relay_listen(relay_ *, uint32_t, const int *, uint32_t, const address *, const networks *)
     int relay_expect_headers(relay_ *, uint32_t, const networks *)
+    void relay_tell_dscp(relay_ *, uint32_t, int)
+    void relay_copy_from(relay_ *, const uint16_t *, uint32_t)
     uint32_t relay_unlisten(relay_ *, uint32_t)
     void relay_ring(relay_ *)
     void relay_hush(relay_ *)

@@ -16,10 +16,11 @@ from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs, RateLimit
 from udpproxy.proxy.config import firewall
 from udpproxy.proxy.config.model import Config, Place
-from udpproxy.proxy.engine import pool, sockets
+from udpproxy.proxy.engine import dscp, pool, sockets
 from udpproxy.proxy.parent import steering
 from udpproxy.proxy.parent.listeners import Listeners
 from udpproxy.proxy.parent.listening import links
+from udpproxy.proxy.parent.mirrors import Mirrors
 from udpproxy.proxy.parent.network import own_addresses, takes_marked
 from udpproxy.proxy.parent.socket_pool import SocketPool
 from udpproxy.proxy.parent.store import Store
@@ -81,7 +82,8 @@ def needs_foreign(config: Config) -> bool:
 def descriptors_needed(config: Config) -> int:
     """By REG, when all its sessions have come; those in carriers count as ours, too."""
     listening = len(places(config)) * config.workers
-    return config.max_sessions * len(families(config)) + listening + _SPARE
+    copying = len(config.receivers())
+    return config.max_sessions * len(families(config)) + listening + copying + _SPARE
 
 
 def check_descriptors(config: Config, limit: int) -> None:
@@ -113,6 +115,7 @@ class Resources:
         self.left_over: list[Record] = []
         """The same of those whose listener did not come back from the store."""
         self._rows = SocketPool(logs, store)
+        self._mirrors = Mirrors()
         self._memory: TableMemory | None = None
         try:
             wanted = dict.fromkeys(places(config))
@@ -134,6 +137,7 @@ class Resources:
             whole = -(-needed // pool.BATCH) * pool.BATCH
             self._fill(config, min(whole, capacity))
             self.table.grow(self._least())
+            self.fill_mirrors(config)
             self.listeners.store()
             self.set_text(config, text, origin)
         except BaseException:
@@ -154,6 +158,7 @@ class Resources:
         if deaf:
             for sock in self._rows.sockets(set(deaf)):
                 sockets.reset(sock)
+                dscp.reset(sock)
             self._missing("listeners", f"{len(deaf)} sessions end here")
         moved = sum(
             slot >= sizes.get(sockets.family_of(record.server[0]), slot + 1)
@@ -198,6 +203,7 @@ class Resources:
         self._text, self._origin = text, origin
         self._ports, self._ports_each = config.ports, config.ports_each
         hosts = [rule.server.host for rule in config.rules if rule.accept and rule.server]
+        hosts += config.receivers()
         zones = [host.scope_id for host in hosts if isinstance(host, IPv6Address)]
         self._zones = {zone for zone in zones if zone}
         """Interfaces that servers are at."""
@@ -226,12 +232,21 @@ class Resources:
         """Another configuration, whose listeners are bound and whose pool is filled."""
         self.set_text(config, text, origin)
         self._families = families(config)
+        self._mirrors.keep(config.receivers())
         self.listeners.unbind(removed)
         self.listeners.replace(joins(config))
 
     def drop_pool(self, added: list[socket.AddressFamily]) -> None:
         """Sockets of fill_pool() that nobody needs after all."""
         self._rows.drop(added)
+
+    def fill_mirrors(self, config: Config) -> list[bytes]:
+        """Sockets that copies leave from; for which receivers they are new."""
+        return self._mirrors.fill(config, foreign=writes_as_client(config))
+
+    def drop_mirrors(self, added: list[bytes]) -> None:
+        """Those of fill_mirrors() that nobody needs after all."""
+        self._mirrors.drop(added)
 
     def fill_pool(self, config: Config) -> list[socket.AddressFamily]:
         """Sockets of every family for the slots that have some; which families are new."""
@@ -277,12 +292,14 @@ class Resources:
         link.send(wire.Lend("table", [item]), [self._memory.descriptor])
         self._with_reg = set()
         self._rows.lend(link, anew=True)
+        self._mirrors.renew()
         self.send_difference(link)
         self._lent_to = link
 
     def send_difference(self, link: Link) -> list[int]:
         """What is bound and REG does not have; the numbers of what it has and is to let go."""
         self._rows.lend(link, anew=False)
+        self._mirrors.lend(link)
         bound = {one.number: place for place, one in self.listeners.by_place.items()}
         added = [place for number, place in bound.items() if number not in self._with_reg]
         removed = self._with_reg - bound.keys()
@@ -368,6 +385,7 @@ class Resources:
         """Nothing of ours stays open; the store's duplicates are systemd's."""
         self.listeners.close()
         self._rows.close()
+        self._mirrors.close()
         if self._memory:
             self._memory.close()
 

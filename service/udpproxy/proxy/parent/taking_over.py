@@ -55,6 +55,8 @@ class Change:
                 f"reg can open {room} more and needs {needed}: raise the limit of descriptors of "
                 "its unit, or lower max-sessions",
             )
+        mirrors = self._resources.fill_mirrors(new)
+        self._undo.callback(self._resources.drop_mirrors, mirrors)
         # What others can see comes last: from bind() on datagrams may go to the new sockets.
         wanted, bound = dict.fromkeys(places(new)), self._resources.listeners.by_place
         added = [place for place in wanted if place not in bound]

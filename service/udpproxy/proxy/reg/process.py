@@ -296,6 +296,7 @@ class Reg:
             self._reactor, self._logs, table, engine, host, self._naming.known
         )
         self._take_listeners()
+        engine.take_mirrors(self._lent.mirrors)
         adopted = engine.adopt()
         self._follow()
         if adopted:
@@ -314,6 +315,14 @@ class Reg:
         for listener in self._lent.listeners:
             self._engine.add_listener(self._host.senders.enter(listener, self._lent.config[0]))
         self._lent.listeners.clear()
+
+    def _drop_mirrors(self) -> None:
+        """Nobody's copies leave from these any more."""
+        unused = self._lent.unused_mirrors()
+        if self._engine and unused:
+            self._engine.take_mirrors(self._lent.mirrors)
+        for sock in unused:
+            sock.close()
 
     def _linked(self, links: wire.Plain) -> None:
         """Interfaces have come or gone; their listeners were lent anew."""
@@ -348,7 +357,9 @@ class Reg:
             self._engine.expect_headers(listener.number, listener.header_from)
             self._engine.tell_dscp(listener.number, on=listener.tells_dscp)
         self._take_listeners()
+        self._engine.take_mirrors(self._lent.mirrors)
         ended += self._engine.reconsider()
+        self._drop_mirrors()
         self._host.extensions.retire()
         self._naming.reconsider()
         if before.config.segmentation != config.segmentation:  # else a command's word holds

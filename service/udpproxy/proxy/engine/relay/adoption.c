@@ -8,6 +8,7 @@
 #include "worker.h"
 #include "slots.h"
 #include "book.h"
+#include "dscp.h"
 #include "sessions.h"
 
 void relay_socket(struct relay *relay, int version, uint32_t slot, int fd)
@@ -64,8 +65,10 @@ void relay_reserve(struct relay *relay, const uint8_t *taken)
 void relay_clear(struct relay *relay, uint32_t slot)
 {
     for (int family = 0; family < 2; family++)
-        if (socket_of(relay, family, slot) >= 0)
+        if (socket_of(relay, family, slot) >= 0) {
             reset_socket(socket_of(relay, family, slot), false);
+            unmark_unknown(relay, socket_of(relay, family, slot), family);
+        }
     free_record(relay->sessions[slot].record);
 }
 
@@ -107,6 +110,7 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
     session->pinned = record->pinned;
     session->answered = record->downloads > 0;
     session->proxied = arrival.via != NULL;
+    see_socket(relay, session);
     session->hash = hash_arrival(relay, &arrival);
     begin_change(record);
     if (!memcmp(record->peer, nothing, sizeof nothing))

@@ -146,7 +146,7 @@ void relay_inject(struct relay *relay, uint32_t number, const union address *cli
     lock_worker(worker);
     worker->now = clock_now();
     struct session *session = find_session(worker, &arrival);
-    if (!session || !upload(worker, session, data, size))
+    if (!session || !upload(worker, session, &arrival, data, size))
         take_first(worker, &arrival, data, size, NULL);
     unlock_worker(worker);
 }

@@ -8,6 +8,7 @@
 #include "slots.h"
 #include "book.h"
 #include "events.h"
+#include "dscp.h"
 #include "sessions.h"
 #include "servers.h"
 
@@ -25,6 +26,16 @@ void relay_limit(struct relay *relay, uint32_t most, uint32_t each)
     relay->each = each;
     look_for_more(relay);
     ring_host_locked(relay);
+    pthread_mutex_unlock(&relay->book);
+}
+
+// Copies leave from these ports, and from no others.
+void relay_copy_from(struct relay *relay, const uint16_t *ports, uint32_t count)
+{
+    pthread_mutex_lock(&relay->book);
+    memset(relay->copies, 0, sizeof relay->copies);
+    for (uint32_t i = 0; i < count; i++)
+        relay->copies[ports[i] / 8] |= (uint8_t)(1u << ports[i] % 8);
     pthread_mutex_unlock(&relay->book);
 }
 
@@ -85,6 +96,7 @@ int relay_judge_by(struct relay *relay, uint64_t id, uint32_t slot, struct verdi
         session->record->generation = verdict->generation;
         end_change(session->record);
         be_careful(relay, session);
+        mark_by_rule(relay, session);
         wait_for_nothing(session);
         set_due(worker, session, worker->now);
         ring_worker(worker);
@@ -199,6 +211,7 @@ void relay_free_ended(struct relay *relay, const uint32_t *slots, uint32_t count
         pthread_mutex_lock(&relay->book);
         remove_port(relay, session); // it rests before anybody can have it
         pthread_mutex_unlock(&relay->book);
+        unmark(session);
         reset_socket(session->fd, session->plain);
         pthread_mutex_lock(&relay->book);
         free_record(session->record);

@@ -22,9 +22,11 @@
 //   book         which sessions there are, when they are due
 //   events       what the host is told
 //   decisions    what the host has decided
+//   dscp         the DSCP of datagrams, and what the sockets towards servers do with it
 //   segments     several datagrams in one piece
 //   replies      to clients
 //   sessions     their births and deaths
+//   copies       of uploads, to others
 //   upload       to servers
 //   held         datagrams that wait
 //   first        datagrams without a session

@@ -17,6 +17,7 @@
 #include "slots.h"
 #include "book.h"
 #include "events.h"
+#include "dscp.h"
 #include "replies.h"
 
 static uint64_t wall_now(void)
@@ -32,9 +33,11 @@ void be_careful(struct relay *relay, struct session *session)
     bool watched = is_watched(relay);
     bool handed = session->verdict->handed, awaited = is_awaited(session);
     enum header_kind header = (enum header_kind)session->verdict->header;
-    session->careful_up = watched || handed || awaited || header != NO_HEADER ||
+    bool keeps = session->verdict->keeps_dscp, marked = keeps || session->verdict->tos;
+    session->careful_up = watched || handed || awaited || header != NO_HEADER || keeps ||
+                          session->verdict->mirror_count ||
                           budget->upload_datagrams < NEVER || budget->upload_bytes < NEVER;
-    session->careful_down = watched || handed || awaited || header == SIMPLE ||
+    session->careful_down = watched || handed || awaited || header == SIMPLE || marked ||
                             budget->download_datagrams < NEVER || budget->download_bytes < NEVER ||
                             session->record->type == ONE_WAY;
 }
@@ -160,6 +163,7 @@ void begin_session(struct worker *worker, struct session *session)
     // The record's type, not the verdict's: a reload may have given the rule another.
     session->plain = session->record->type == NORMAL || session->record->type == ONE_WAY;
     be_careful(worker->relay, session);
+    mark_by_rule(worker->relay, session);
     wait_for_nothing(session);
     if (!session->answered)
         list_unanswered(worker, session);
@@ -211,7 +215,8 @@ struct session *open_session(struct worker *worker, const struct arrival *arriva
     use_listener(session->listener);
     session->client = *arrival->client;
     session->hash = arrival->hash;
-    session->pinned = session->answered = false;
+    session->pinned = session->answered = session->tells = false;
+    session->tos = session->tos_down = 0;
     session->proxied = arrival->via != NULL;
     write_record(record, session->id, arrival, verdict, worker->now);
     session->fd = socket_of(relay, is_v6(&verdict->server), slot);
@@ -333,6 +338,7 @@ void aim(struct worker *worker, struct session *session, const union address *se
     pthread_mutex_lock(&relay->book);
     remove_port(relay, session);
     pthread_mutex_unlock(&relay->book);
+    unmark(session);
     // From here on whoever comes after a crash connects it there anew: it has no port.
     begin_change(record);
     record->server_size = (uint8_t)packed_size(server);
@@ -351,6 +357,7 @@ void aim(struct worker *worker, struct session *session, const union address *se
     session->fd = socket_of(relay, is_v6(server), slot);
     session->pinned = session->unreachable = false;
     put(&record->drops_base, (uint32_t)(socket_drops(session->fd) - dropped));
+    mark_by_rule(relay, session);
     const struct origin origin = {session->verdict, &session->client};
     if (attach(relay, session->fd, record->type, &origin, server, &own) ||
         !poll_session(worker, session)) {
