@@ -64,7 +64,7 @@ class Mirrors:
         """The last REG may have left them in any state: others, from the same ports where these can
         be had. OSError where the system has none."""
         for host, sock in list(self._sockets.items()):
-            port = sock.getsockname()[1]
+            port = 0 if sock.fileno() < 0 else sock.getsockname()[1]
             sock.close()
             try:
                 self._sockets[host] = self._make(len(host), port)

@@ -284,6 +284,7 @@ class Resources:
         assert self._memory
         self.send_text(link)  # first, for these alone can fail
         self.send_own(link)
+        self._mirrors.renew()
         self.listeners.mend()
         table = self._memory.table
         table.resize(table.capacity)
@@ -292,7 +293,6 @@ class Resources:
         link.send(wire.Lend("table", [item]), [self._memory.descriptor])
         self._with_reg = set()
         self._rows.lend(link, anew=True)
-        self._mirrors.renew()
         self.send_difference(link)
         self._lent_to = link
 
