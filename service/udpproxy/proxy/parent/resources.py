@@ -115,7 +115,7 @@ class Resources:
         self.left_over: list[Record] = []
         """The same of those whose listener did not come back from the store."""
         self._rows = SocketPool(logs, store)
-        self._mirrors = Mirrors()
+        self.mirrors = Mirrors()
         self._memory: TableMemory | None = None
         try:
             wanted = dict.fromkeys(places(config))
@@ -232,7 +232,7 @@ class Resources:
         """Another configuration, whose listeners are bound and whose pool is filled."""
         self.set_text(config, text, origin)
         self._families = families(config)
-        self._mirrors.keep(config.receivers())
+        self.mirrors.keep(config.receivers())
         self.listeners.unbind(removed)
         self.listeners.replace(joins(config))
 
@@ -242,11 +242,7 @@ class Resources:
 
     def fill_mirrors(self, config: Config) -> list[bytes]:
         """Sockets that copies leave from; for which receivers they are new."""
-        return self._mirrors.fill(config, foreign=writes_as_client(config))
-
-    def drop_mirrors(self, added: list[bytes]) -> None:
-        """Those of fill_mirrors() that nobody needs after all."""
-        self._mirrors.drop(added)
+        return self.mirrors.fill(config, foreign=writes_as_client(config))
 
     def fill_pool(self, config: Config) -> list[socket.AddressFamily]:
         """Sockets of every family for the slots that have some; which families are new."""
@@ -284,7 +280,7 @@ class Resources:
         assert self._memory
         self.send_text(link)  # first, for these alone can fail
         self.send_own(link)
-        self._mirrors.renew()
+        self.mirrors.renew()
         self.listeners.mend()
         table = self._memory.table
         table.resize(table.capacity)
@@ -299,7 +295,7 @@ class Resources:
     def send_difference(self, link: Link) -> list[int]:
         """What is bound and REG does not have; the numbers of what it has and is to let go."""
         self._rows.lend(link, anew=False)
-        self._mirrors.lend(link)
+        self.mirrors.lend(link)
         bound = {one.number: place for place, one in self.listeners.by_place.items()}
         added = [place for number, place in bound.items() if number not in self._with_reg]
         removed = self._with_reg - bound.keys()
@@ -385,7 +381,7 @@ class Resources:
         """Nothing of ours stays open; the store's duplicates are systemd's."""
         self.listeners.close()
         self._rows.close()
-        self._mirrors.close()
+        self.mirrors.close()
         if self._memory:
             self._memory.close()
 

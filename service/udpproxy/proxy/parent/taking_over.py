@@ -56,7 +56,7 @@ class Change:
                 "its unit, or lower max-sessions",
             )
         mirrors = self._resources.fill_mirrors(new)
-        self._undo.callback(self._resources.drop_mirrors, mirrors)
+        self._undo.callback(self._resources.mirrors.drop, mirrors)
         # What others can see comes last: from bind() on datagrams may go to the new sockets.
         wanted, bound = dict.fromkeys(places(new)), self._resources.listeners.by_place
         added = [place for place in wanted if place not in bound]

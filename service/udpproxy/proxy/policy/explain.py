@@ -177,10 +177,10 @@ def _must_not_matter(rules: tuple[Rule, ...], what: str, *, by_address: bool) ->
         if by_address:
             looks = any(item.host is not None for item in items)
         else:
+            servers = [*((rule.server,) if rule.server else ()), *rule.mirrors]
             looks = any(item.ports is not None for item in items) or (
                 rule.accept
-                and rule.server is not None
-                and (rule.server.ports is None or len(rule.server.ports) > 1)
+                and any(server.ports is None or len(server.ports) > 1 for server in servers)
             )
         if looks:
             raise InvalidArgument(

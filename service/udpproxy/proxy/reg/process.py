@@ -316,14 +316,6 @@ class Reg:
             self._engine.add_listener(self._host.senders.enter(listener, self._lent.config[0]))
         self._lent.listeners.clear()
 
-    def _drop_mirrors(self) -> None:
-        """Nobody's copies leave from these any more."""
-        unused = self._lent.unused_mirrors()
-        if self._engine and unused:
-            self._engine.take_mirrors(self._lent.mirrors)
-        for sock in unused:
-            sock.close()
-
     def _linked(self, links: wire.Plain) -> None:
         """Interfaces have come or gone; their listeners were lent anew."""
         self._lent.know(links)
@@ -359,7 +351,10 @@ class Reg:
         self._take_listeners()
         self._engine.take_mirrors(self._lent.mirrors)
         ended += self._engine.reconsider()
-        self._drop_mirrors()
+        unused = self._lent.unused_mirrors()
+        self._engine.take_mirrors(self._lent.mirrors)
+        for sock in unused:
+            sock.close()
         self._host.extensions.retire()
         self._naming.reconsider()
         if before.config.segmentation != config.segmentation:  # else a command's word holds
