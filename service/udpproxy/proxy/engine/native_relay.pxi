@@ -121,6 +121,7 @@ cdef extern from "relay/relay.h" nogil:
     int relay_how_ended(relay_ *, uint32_t, uint32_t *, uint64_t *, int *)
     void relay_free_ended(relay_ *, const uint32_t *, uint32_t)
     verdict *relay_verdict(relay_ *)
+    void relay_copy_by(verdict *, uint32_t, int)
     uint32_t relay_sweep(relay_ *, uint32_t *, uint32_t)
     held_ *relay_pull(relay_ *, const question *)
     void relay_inject(relay_ *, uint32_t, const address *, const way *, const void *, uint32_t)

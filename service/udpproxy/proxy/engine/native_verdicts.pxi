@@ -71,7 +71,7 @@ cdef class _Verdicts:
         """The sockets that its copies leave from now."""
         for at, receiver in enumerate(decided.mirrors):
             sock = self._mirrors.get(sockets.pack(receiver[0]))
-            made.mirrors[at].fd = -1 if sock is None else sock.fileno()
+            relay_copy_by(made, at, -1 if sock is None else sock.fileno())
 
     cdef _sweep(self):
         """Forget verdicts that no session and no decision has any more."""

@@ -35,6 +35,12 @@ struct verdict *relay_verdict(struct relay *relay)
     return relay->verdicts[verdict->number] = verdict;
 }
 
+// The socket that copies for its `at`-th receiver leave from, from now on; -1: none.
+void relay_copy_by(struct verdict *verdict, uint32_t at, int fd)
+{
+    __atomic_store_n(&verdict->mirrors[at].fd, fd, __ATOMIC_RELAXED);
+}
+
 // Frees those that nobody uses any more; their numbers, at most so many.
 uint32_t relay_sweep(struct relay *relay, uint32_t *numbers, uint32_t most)
 {

@@ -269,11 +269,16 @@ void read_server(struct worker *worker, struct session *session)
     if (worker->out.used > BATCH - BURST)
         send_replies(worker);
     uint32_t burst = burst_of(worker, session);
-    if (!session->plain || session->tells) {
-        bool (*read)(struct worker *, struct session *, bool) =
-            session->tells ? read_telling : read_anybody;
+    if (session->tells) {
         for (uint32_t i = 0; i < burst; i++)
-            if (!read(worker, session, i == 0)) {
+            if (!read_telling(worker, session, i == 0)) {
+                if (i == 1)
+                    session->patience = PATIENCE;
+                return;
+            }
+    } else if (!session->plain) {
+        for (uint32_t i = 0; i < burst; i++)
+            if (!read_anybody(worker, session, i == 0)) {
                 if (i == 1)
                     session->patience = PATIENCE;
                 return;
