@@ -48,15 +48,15 @@ class Change:
             self._naming.look_up_all(new)
         families = self._resources.fill_pool(new)
         self._undo.callback(self._resources.drop_pool, families)
-        needed = self._resources.room_needed(new, families)
-        if families and room is not None and room < needed:
+        mirrors = self._resources.fill_mirrors(new)
+        self._undo.callback(self._resources.mirrors.drop, mirrors)
+        needed = len(mirrors) + (self._resources.room_needed(new, families) if families else 0)
+        if needed and room is not None and room < needed:
             raise UnitError(
                 "descriptors",
                 f"reg can open {room} more and needs {needed}: raise the limit of descriptors of "
                 "its unit, or lower max-sessions",
             )
-        mirrors = self._resources.fill_mirrors(new)
-        self._undo.callback(self._resources.mirrors.drop, mirrors)
         # What others can see comes last: from bind() on datagrams may go to the new sockets.
         wanted, bound = dict.fromkeys(places(new)), self._resources.listeners.by_place
         added = [place for place in wanted if place not in bound]
