@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -274,9 +275,7 @@ def test_the_next_engine(
     scene.converse(up=AF41, down=1)
     leave(rig)
     kept = rig.listeners[1]
-    rig.listeners[1] = kept.__class__(
-        kept.number, kept.socket, kept.place, tells_dscp=after is None
-    )
+    rig.listeners[1] = replace(kept, tells_dscp=after is None)
     scene.rule(dscp=after)
     assert rig.restart() == 1
     expected = (AF41, 1) if after is None else (after, after)
@@ -299,15 +298,6 @@ def test_a_session_that_cannot_go_on(rig: Rig) -> None:
     rig.stop()
     rig.expect_clean_pool()
     rig.restart()
-
-
-def test_a_listener_that_tells_no_more(rig: Rig) -> None:
-    """What it told last is nobody's."""
-    scene = Scene(rig, dscp=None)
-    assert scene.converse(up=EF, down=EF) == (EF, EF)
-    rig.engine.tell_dscp(1, on=False)
-    for _ in range(2):
-        assert scene.converse(up=EF, down=EF) == (0, EF)
 
 
 def test_copies_have_it_too(rig: Rig) -> None:
