@@ -21,6 +21,7 @@ from built import NAMES, expect_native
 from udpproxy.process.loop import EpollLoop
 from udpproxy.proxy.config.model import Limits, Place, SessionType
 from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine.dscp import byte_of, tells, tos_of
 from udpproxy.proxy.engine.interface import (
     Arrival,
     DecisionCacheHost,
@@ -141,8 +142,11 @@ def verdict(
     candidates: Sequence[Candidate] = (),
     balance: str = "",
     member: int = 0,
+    mirrors: Sequence[Endpoint] = (),
+    dscp: int | None = 0,
 ) -> Verdict:
-    """An accepted session as REG would describe it; a source "" is the client's own address."""
+    """An accepted session as REG would describe it; a source "" is the client's own address, no
+    DSCP that of each datagram."""
     return Verdict(
         rule_number=0,
         generation=generation,
@@ -161,6 +165,9 @@ def verdict(
         candidates=tuple(candidates),
         balance=balance,
         member=member,
+        mirrors=tuple(mirrors),
+        tos=byte_of(dscp or 0),
+        keeps_dscp=dscp is None,
     )
 
 
@@ -196,6 +203,8 @@ class Witness:
         self.strays: list[Endpoint] = []
         self.unable: list[int] = []
         self.failures: list[str] = []
+        self.uncopied: list[tuple[Endpoint, int | None, int]] = []
+        """What not_copied() got."""
         self.reroutes: list[int] = []
         self.tries: list[int] = []
         """Sessions that were connected afresh, for their server is silent."""
@@ -277,6 +286,11 @@ class Witness:
     def failed(self, what: str, problem: OSError, slot: int = 0, number: int = 0) -> None:
         self.failures.append(what)
 
+    def not_copied(
+        self, rule: str, receiver: tuple[str, int], problem: OSError, count: int = 1
+    ) -> None:
+        self.uncopied.append((receiver, problem.errno, count))
+
     def unsegmented(self, sessions: int) -> None:
         self.unable.append(sessions)
 
@@ -332,6 +346,7 @@ class Rig:
         self.carriers: list[socket.socket] = []
         self._grow(sessions if slots is None else slots)
         self.listeners: dict[int, ListenerSocket] = {}
+        self.mirrors: dict[bytes, socket.socket] = {}
         self.host = Witness()
         self._engine: Engine | None = None
         self._loop = CountingLoop()
@@ -356,6 +371,14 @@ class Rig:
         )
         for listener in self.listeners.values():
             self._lend(listener)
+        self._engine.take_mirrors(self.mirrors)
+
+    def mirror(self, *addresses: str) -> None:
+        """Copies can go to these, from a socket each; they hear what comes back, for the test."""
+        for address in addresses:
+            anywhere = "::" if ":" in address else "0.0.0.0"
+            self.mirrors[sockets.pack(address)] = self.udp(anywhere)
+        self.engine.take_mirrors(self.mirrors)
 
     def _grow(self, slots: int) -> list[socket.socket]:
         """Sockets for so many slots; the carriers that were made for it."""
@@ -433,6 +456,7 @@ class Rig:
         *,
         buffer: int = _LARGE,
         header_from: Sequence[str] = (),
+        tells_dscp: bool = False,
     ) -> int:
         """One more listener, on a port of the kernel's choice; its number. `header_from`:
         networks whose PROXY headers it expects."""
@@ -449,7 +473,7 @@ class Rig:
         number = len(self.listeners) + 1
         place = Place(ip_address(address), sock.getsockname()[1])
         networks = tuple(map(ip_network, header_from))
-        listener = ListenerSocket(number, sock, place, header_from=networks)
+        listener = ListenerSocket(number, sock, place, header_from=networks, tells_dscp=tells_dscp)
         self.listeners[number] = listener
         self._lend(listener)
         return number
@@ -545,6 +569,7 @@ class Rig:
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST) == 0
             assert not _reports_errors(sock)
+            assert (tos_of(sock), tells(sock)) == (0, False)
 
 
 def peeked(carrier: socket.socket) -> socket.socket:

@@ -17,6 +17,7 @@ from udpproxy.config.model import Log, Name, NameServer, Ports, Rate, Resolver
 from udpproxy.errors import ConfigError
 from udpproxy.proxy.config import here, load
 from udpproxy.proxy.config.model import (
+    KEEP,
     Config,
     Destination,
     ExtensionName,
@@ -80,6 +81,8 @@ source-address = ["client", "2001:db8::7", "no-fallback"]
 unreachable = "close"
 resolve-policy = "follow"
 reload-policy = "keep"
+mirror-to = ["192.0.2.7", "[fe80::1%eth0]:162"]
+dscp = "keep"
 extension = "some.module:Class"
 limits = { lifetime = "1h", upload-bytes = "64k", download-bytes = 10, download-datagrams = 0 }
 [[session-acl]]
@@ -236,6 +239,11 @@ def test_every_key() -> None:
         unreachable_close=True,
         resolve_policy="follow",
         reload_policy="keep",
+        mirrors=(
+            Server(host=ip_address("192.0.2.7"), ports=None),
+            Server(host=ip_address("fe80::1%eth0"), ports=Ports(first=162, last=162)),
+        ),
+        dscp=KEEP,
         limits=Limits(
             idle=300.0,
             lifetime=3600.0,
@@ -875,7 +883,7 @@ def test_the_manual_page_has_every_key() -> None:
     keys = set(re.findall(r"^([a-z-]+) =", LARGEST, re.MULTILINE))
     keys |= set(re.findall(r"([a-z-]+) = [\"0-9]", LARGEST))
     keys |= {"interface", "action", "broadcast-network", "reply-port", "source-address"}
-    keys |= {"source-port"}
+    keys |= {"source-port", "mirror-to"}
     entries = "\n".join(line for line in page.splitlines() if line.startswith(".BR "))
     missing = [key for key in keys if not re.search(rf"(?<![a-z-]){key}(?![a-z-])", entries)]
     assert missing == []

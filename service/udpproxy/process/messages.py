@@ -171,6 +171,7 @@ REROUTED = Message(
     "UDPS-601-N", "the way of session %d from %s to %s, rule %s, has changed: it goes on from %s%s"
 )
 NO_ROOM = Message("UDPS-640-W", "new session of %s refused: %s%s")
+NOT_COPIED = Message("UDPS-602-W", "cannot send a copy to %s, rule %s: %s%s")
 BAD_HEADER = Message("UDPS-643-W", "datagram of %s dropped: %s%s")
 PRESSURE_ON = Message("UDPS-641-N", "session table under pressure: %d of %d in use")
 PRESSURE_OFF = Message("UDPS-642-N", "session table relieved: %d of %d in use")

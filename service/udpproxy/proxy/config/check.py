@@ -108,8 +108,10 @@ def together(
     if config.workers > 1 and config.engine == "python":
         notes.wrong(("workers",), 'more than one needs the native engine: engine is "python"')
     for path, rule in rules:
-        for server in rule.servers:
-            _at_itself(path, rule, server, [listener for _, listener in listens], is_own, notes)
+        if rule.accept:
+            each = [listener for _, listener in listens]
+            for key, server in _servers(path, rule):
+                _at_itself(key, server, rule, each, is_own, notes)
         if rule.accept and rule.server is not None:
             _ranges(path, rule, [listener for _, listener in listens], notes)
         if rule.accept:
@@ -203,10 +205,18 @@ def _names(rules: Rules, notes: Notes) -> None:
             seen[rule.name] = rule.line
 
 
+def _servers(path: Path, rule: Rule) -> Iterator[tuple[Path, Server]]:
+    """Whoever is sent clients' datagrams, and where that stands."""
+    for server in rule.servers:
+        yield (*path, "plug-to"), server
+    for place, mirror in enumerate(rule.mirrors):
+        yield (*path, "mirror-to", place), mirror
+
+
 def _at_itself(
     path: Path,
-    rule: Rule,
     server: Server,
+    rule: Rule,
     listeners: list[Listen],
     is_own: Callable[[Address], bool],
     notes: Notes,
@@ -220,7 +230,7 @@ def _at_itself(
         shared = _shared(targets, listener.ports)
         if shared is not None and _reaches(target, listener, is_own):
             notes.wrong(
-                (*path, "plug-to"),
+                path,
                 f"{endpoint(target, shared.first)} is the proxy itself: see line {listener.line} "
                 f"({listener})",
                 # Addresses can go to another host, as with keepalived.
@@ -279,6 +289,13 @@ def _addressed(rule: Rule, listeners: list[Listen]) -> Iterator[Ports]:
                     shared = ports if item.ports is None else overlap(ports, item.ports)
                     if shared is not None:
                         yield shared
+
+
+def may_serve(rule: Rule, listener: Listen) -> bool:
+    """Can a datagram that comes in there be one of that rule?"""
+    if listener.header_from or rule.destinations is None:
+        return True
+    return any(_addressed(rule, [listener]))
 
 
 def _may_be_addressed(listener: Listen, item: Destination) -> bool:

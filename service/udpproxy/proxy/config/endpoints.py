@@ -56,6 +56,18 @@ def destination(value: object) -> Destination:
     return Destination(host=None, ports=found)
 
 
+def mirror(value: object) -> Server:
+    """An item of `mirror-to`: one host by its address, with a port or the client's."""
+    found = server(value)
+    if isinstance(found.host, Name):
+        raise ValueError(f"{said(value)} is a name: write the receiver's address")
+    if is_for_many(found.host):
+        raise ValueError(f"{found.host} is not one host: copies go to one each")
+    if found.ports is not None and len(found.ports) > 1:
+        raise ValueError(f"{found.ports} are {len(found.ports)} ports: give one")
+    return found
+
+
 def server(value: object) -> Server:
     """`plug-to`: an address or a name, with a port, as many as are listened on, or the client's."""
     word = text(value)

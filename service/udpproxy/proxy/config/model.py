@@ -15,6 +15,8 @@ from udpproxy.config.addresses import endpoint
 from udpproxy.config.model import NO_RATE, Address, InstanceConfig, Name, Network, Ports, Rate
 
 SEGMENTATION = ("auto", "off")
+KEEP = "keep"
+"""`dscp`: the one of each datagram is kept."""
 
 CLIENTS_PORT = -1
 """In the place of a port's number: the one that the client writes from."""
@@ -270,6 +272,10 @@ class Rule:
     reload_policy: str
     header: str = ""
     """Which header each datagram to the server has (session/proxy_header.py); "": none."""
+    mirrors: tuple[Server, ...] = ()
+    """Who gets copies of uploads: each is an address, with one port or the client's."""
+    dscp: int | str = 0
+    """Of what goes to servers and to clients, or KEEP."""
     limits: Limits
     extension: ExtensionName | None
     line: int = field(compare=False)
@@ -311,6 +317,11 @@ class Config(InstanceConfig):
     """How many ports of this host the sessions may have; 0: as many as there are."""
     ports_each: int = field(default=0, compare=False)
     """The same, of one source address."""
+
+    def receivers(self) -> tuple[Address, ...]:
+        """Each host that gets copies, once, in the order of the file."""
+        found = (mirror.host for rule in self.rules if rule.accept for mirror in rule.mirrors)
+        return tuple(dict.fromkeys(host for host in found if not isinstance(host, Name)))
 
     def headed(self) -> dict[Place, tuple[Network, ...]]:
         """Listen.header_from of each place where that is given."""

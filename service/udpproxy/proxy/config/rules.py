@@ -17,6 +17,7 @@ from udpproxy.config.table import Table
 from udpproxy.proxy.config import endpoints, periods, sections
 from udpproxy.proxy.config.model import (
     CLIENTS_PORT,
+    KEEP,
     ExtensionName,
     Group,
     Limits,
@@ -30,6 +31,8 @@ _REPLY_PORTS = values.choice({"same": False, "any": True})
 _UNREACHABLE = values.choice({"ignore": False, "close": True})
 _EVERYWHERE = IPv4Address("255.255.255.255")
 
+MOST_MIRRORS = 8
+"""Receivers of copies that a rule may have; the native engine has room for so many."""
 MOST_SOURCES = 64
 """Addresses of source-address; the native engine has room for so many."""
 
@@ -60,6 +63,8 @@ def session_rule(table: Table, base: Limits, groups: Mapping[str, Group]) -> Rul
         resolve_policy=take("resolve-policy", values.one_of("pin", "follow", "close"), "pin"),
         reload_policy=take("reload-policy", values.one_of("close", "follow", "keep"), "close"),
         header=take("proxy-protocol", values.one_of("v2", "spp"), ""),
+        mirrors=table.many("mirror-to", endpoints.mirror) or (),
+        dscp=take("dscp", _dscp, 0),
         limits=_limits(table.table("limits"), base, one_way=kind is SessionType.ONE_WAY and accept),
         extension=_extension(table),
         line=table.line,
@@ -116,6 +121,7 @@ def _accepted(table: Table, rule: Rule) -> None:
             "plug-to",
             "must be given: an ACL that accepts needs a server, but for transparent = true",
         )
+    _mirrored(table, rule)
     if rule.type is SessionType.BROADCAST:
         if rule.group:
             table.wrong("plug-to", 'type = "broadcast" needs an address, found a group')
@@ -136,6 +142,19 @@ def _accepted(table: Table, rule: Rule) -> None:
             "plug-to",
             f'{target} is not one host: it needs type = "broadcast", which is "{rule.type.value}"',
         )
+
+
+def _mirrored(table: Table, rule: Rule) -> None:
+    """Nobody gets the same datagram twice."""
+    if len(rule.mirrors) > MOST_MIRRORS:
+        table.wrong(
+            "mirror-to", f"expected at most {MOST_MIRRORS} receivers, found {len(rule.mirrors)}"
+        )
+    for place, mirror in enumerate(rule.mirrors):
+        if mirror in rule.mirrors[:place]:
+            table.wrong("mirror-to", f"{mirror} is in the list twice")
+        if mirror == rule.server:
+            table.wrong("mirror-to", f"{mirror} is the server of plug-to")
 
 
 def _broadcast(table: Table, server: Server | None, network: Network | None) -> None:
@@ -165,6 +184,20 @@ def _broadcast_network(value: object) -> Network:
     if found.prefixlen > 30:
         raise ValueError(f"expected a network that has a broadcast address, found {found}")
     return found
+
+
+_code_point = values.whole(0, 63)
+
+
+def _dscp(value: object) -> int | str:
+    if value == KEEP:
+        return KEEP
+    try:
+        return _code_point(value)
+    except ValueError:
+        raise ValueError(
+            f'expected "{KEEP}" or a number from 0 to 63, found {values.said(value)}'
+        ) from None
 
 
 def _source_addresses(value: object) -> tuple[tuple[Address | None, ...], bool]:

@@ -126,6 +126,8 @@ def _acl(rule: Rule) -> list[Entry]:
         ("resolve-policy", rule.resolve_policy, "pin"),
         ("reload-policy", rule.reload_policy, "close"),
         ("proxy-protocol", rule.header or None, None),
+        ("mirror-to", tuple(map(str, rule.mirrors)) or None, None),
+        ("dscp", rule.dscp, 0),
         ("extension", rule.extension and str(rule.extension), None),
     ]
 

@@ -10,7 +10,7 @@ import time
 from abc import abstractmethod
 from typing import cast
 
-from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine import dscp, sockets
 from udpproxy.proxy.engine.adopting import Stock
 from udpproxy.proxy.engine.interface import Arrival
 from udpproxy.proxy.engine.reachability import Reachability
@@ -21,6 +21,7 @@ from udpproxy.proxy.session.limits import TRIED
 from udpproxy.proxy.session.peers import Endpoint
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.proxy.session.sense import Damaged
+from udpproxy.proxy.session.table import MARKED
 
 _FOLLOW = "follow a server to its new address"
 _MOST_READS = range(16)
@@ -58,6 +59,9 @@ class Continuity(Reachability):
             session.be_careful(watched=self._watched)
             self._table.set_rule(session.slot, verdict.rule_number, verdict.generation)
             self._wait_for_nothing(session)
+            if self._mark(session):
+                self._reactor.remove_reader(session.sock.fileno())
+                self._reactor.add_reader(session.sock.fileno(), self._reader(session))
             self._book.replan(session)
             self._plan(time.monotonic_ns())
         return ended
@@ -75,6 +79,7 @@ class Continuity(Reachability):
                 listening, key, client, now, data, arrival, waited=True
             )
             if session is not None:
+                session.keep(arrival.tos)
                 self._upload(session, data, now)
 
     def extend(self, carriers: list[socket.socket], slots: int) -> None:
@@ -130,11 +135,13 @@ class Continuity(Reachability):
             return True
         self._give(session, member)
         self._reactor.remove_reader(session.sock.fileno())
+        session.unmark()
         self._let_go(session)
         session.aim(self._pool.get(sockets.family_of(packed), session.slot), server)
         self._words[session.at + layout.DROPS_BASE] = (
             sockets.drops(session.sock) - lost
         ) & 0xFFFFFFFF
+        self._mark(session)
         self._reactor.add_reader(session.sock.fileno(), self._reader(session))
         try:
             session.own = self._attach(session, session.rule.type)
@@ -178,7 +185,10 @@ class Continuity(Reachability):
         """Nobody's session is here any more."""
         for family in sockets.FAMILIES:
             if slot < self._pool.size(family):
-                sockets.reset(self._pool.get(family, slot))
+                sock = self._pool.get(family, slot)
+                sockets.reset(sock)
+                if self._words[MARKED]:
+                    dscp.reset(sock)
         self._table.free(slot)
 
     def _resume(self, stock: Stock, slot: int, record: Record) -> None:
@@ -210,6 +220,9 @@ class Continuity(Reachability):
         self._wait_for_nothing(session)
         if self._keeps(session.sock):
             self._claim(session).take(session.own)
+        if self._words[MARKED]:
+            session.see_socket()
+        self._mark(session)
         self._start(session, keyed=record.state is State.OPEN)
 
     def _wait_for_nothing(self, session: Relayed) -> None:

@@ -40,6 +40,8 @@ class ListenerSocket:
     """Of the workers after the first; all of them listen in the same place."""
     header_from: tuple[Network, ...] = ()
     """Each datagram has a PROXY header and comes from one of these; none: no datagram has one."""
+    tells_dscp: bool = False
+    """There are rules that keep the DSCP of what comes in here."""
 
     @property
     def address(self) -> Address:
@@ -93,6 +95,12 @@ class Verdict:
     """A new session gets one of these, in the place of `server`."""
     balance: str = ""
     """Which one: one of model.BALANCES."""
+    mirrors: tuple[tuple[str, int], ...] = ()
+    """Who else gets what the server gets."""
+    tos: int = 0
+    """The DSCP of all datagrams, both ways, as the byte of the IP header (engine/dscp.py)."""
+    keeps_dscp: bool = False
+    """Instead of that, each datagram's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +122,15 @@ class PendingName:
 class Arrival:
     """How a client's datagram came in, as an engine needs it back in Engine.inject. The address
     written to, the one to answer from (both packed), the receiving interface's number, the port
-    written to, and who sent it where that was not the client."""
+    written to, who sent it where that was not the client, and its DSCP (Verdict.tos) where the
+    listener tells that."""
 
     addressed: bytes
     local: bytes
     interface: int
     port: int
     via: tuple[str, int] | None = None
+    tos: int = 0
 
 
 ExtensionResult = tuple[str, bytes] | Reason | None
@@ -200,6 +210,11 @@ class Host(Protocol):
     def failed(self, what: str, problem: OSError, slot: int = 0, number: int = 0) -> None:
         """The system refused to carry a datagram, which is lost and counted; `number` is 0 where
         that was no session's."""
+
+    def not_copied(
+        self, rule: str, receiver: tuple[str, int], problem: OSError, count: int = 1
+    ) -> None:
+        """So many copies for a receiver of the rule could not be sent; they are counted."""
 
     def unsegmented(self, sessions: int) -> None:
         """A device cannot cut runs of datagrams, as so many sessions have found out: all do without
@@ -314,6 +329,14 @@ class Engine(Protocol):
     def expect_headers(self, number: int, header_from: tuple[Network, ...]) -> None:
         """The listener's ListenerSocket.header_from from now on; sessions stay until the host is
         asked about them."""
+
+    def tell_dscp(self, number: int, *, on: bool) -> None:
+        """The listener's ListenerSocket.tells_dscp from now on."""
+
+    def take_mirrors(self, mirrors: dict[bytes, socket.socket]) -> None:
+        """Copies leave from these, by the packed addresses of their receivers. Those that it had
+        before are not used once it has asked the host about every session; whoever lends them
+        closes them."""
 
     def remove_listener(self, number: int) -> int:
         """Its sessions end as `policy`; how many."""

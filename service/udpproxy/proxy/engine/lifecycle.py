@@ -44,7 +44,7 @@ from udpproxy.proxy.session.limits import (
 from udpproxy.proxy.session.meters import Meters, counted_as
 from udpproxy.proxy.session.peers import Endpoint
 from udpproxy.proxy.session.reasons import Reason
-from udpproxy.proxy.session.table import Table
+from udpproxy.proxy.session.table import MARKED, Table
 
 TYPES = list(SessionType)
 """A type's place in here is its number in the table."""
@@ -294,12 +294,19 @@ class Lifecycle(Attaching, ABC):
             self._give_back(slot)
             self._refuse("refused-no-port", client, listening, problem)
             return None
+        self._mark(session)
         self._table.open(slot, (sockets.pack(session.own[0]), session.own[1]))
         self._table.count("sessions-opened")
         self._start(session)
         if self._announces:
             self._host.opened(session.id, verdict.rule, client, session.rule.server)
         return session
+
+    def _mark(self, session: Relayed) -> bool:
+        """See Relayed.mark_by_rule()."""
+        if session.verdict.tos or session.verdict.keeps_dscp:
+            self._words[MARKED] = 1
+        return session.mark_by_rule()
 
     def _relayed(
         self,
@@ -385,6 +392,7 @@ class Lifecycle(Attaching, ABC):
         self._host.ended(record, session.verdict.rule, reason)
         table.set_state(slot, State.CLOSING)
         table.add(record)
+        session.unmark()
         self._let_go(session)
         spent = self._is_spent(slot)
         self._book.close(session, spent=spent)

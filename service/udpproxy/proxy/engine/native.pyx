@@ -24,7 +24,7 @@ import socket
 import time
 
 from udpproxy.proxy.config.model import BALANCES, SessionType
-from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine import dscp, sockets
 from udpproxy.proxy.engine.adopting import Stock
 from udpproxy.proxy.engine.interface import SEGMENTATION_REST, PendingName, Arrival
 from udpproxy.proxy.session.balance import Member
@@ -88,6 +88,7 @@ cdef class NativeEngine(_News):
         self._drops = {}
         self._numbers = {}
         self._verdicts = []
+        self._mirrors = {}
         self._threads = threads
         self._workers = workers
         self._next_second = 0
@@ -240,6 +241,7 @@ cdef class NativeEngine(_News):
             raise OSError(problem, os.strerror(problem))
         before = self._listeners.get(number)
         self._listeners[number] = listener
+        self.tell_dscp(number, on=listener.tells_dscp)
         self._drops[number] = _drops(listener)
         for sock in before.sockets if before else ():
             sock.close()
@@ -255,6 +257,31 @@ cdef class NativeEngine(_News):
         free(headers.each)
         if problem:
             raise OSError(problem, os.strerror(problem))
+
+    def tell_dscp(self, number, *, on):
+        """The DSCP of what comes in, from now on or no more."""
+        cdef uint32_t place = number
+        cdef int flag = on
+        listener = self._listeners[number]
+        for sock in () if listener.absent else listener.sockets:
+            dscp.tell(sock, on=on)
+        with nogil:
+            relay_tell_dscp(self._relay, place, flag)
+
+    def take_mirrors(self, mirrors):
+        """Copies leave from these from now on, also those of verdicts that there are."""
+        cdef uint16_t *ports = <uint16_t *>calloc(len(mirrors) + 1, sizeof(uint16_t))
+        cdef uint32_t count = len(mirrors)
+        if ports == NULL:
+            raise MemoryError("ports")
+        self._mirrors = dict(mirrors)
+        for at, sock in enumerate(mirrors.values()):
+            ports[at] = sock.getsockname()[1]
+        with nogil:
+            relay_copy_from(self._relay, ports, count)
+        free(ports)
+        for decided, made in self._numbers.items():
+            self._copy_by(<verdict *><size_t>made, decided)
 
     def remove_listener(self, number):
         """Its sessions end as `policy`; how many."""

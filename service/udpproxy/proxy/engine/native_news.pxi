@@ -133,6 +133,10 @@ cdef class _News(_Verdicts):
             host.unreachable(one.slot, one.session, rule, one.problem)
         elif one.kind == SERVER_ANSWERS:
             host.answers(one.slot, one.session, self._verdicts[one.verdict].rule)
+        elif one.kind == NOT_COPIED:
+            problem = OSError(one.problem, os.strerror(one.problem))
+            rule = self._verdicts[one.verdict].rule
+            host.not_copied(rule, _endpoint(&one.who)[:2], problem, one.count)
         elif one.kind == FAILED:
             problem = OSError(one.problem, os.strerror(one.problem))
             host.failed(_WHAT[one.what], problem, one.slot, one.session)
@@ -230,7 +234,7 @@ cdef class _News(_Verdicts):
         memset(&came, 0, sizeof(came))
         memcpy(came.addressed, <const uint8_t *>arrival.addressed, len(arrival.addressed))
         memcpy(came.local, <const uint8_t *>arrival.local, len(arrival.local))
-        came.interface, came.port = arrival.interface, arrival.port
+        came.interface, came.port, came.tos = arrival.interface, arrival.port, arrival.tos
         if arrival.via is not None:
             _to_address(&came.via, arrival.via)
         _to_address(&where, client)
@@ -285,7 +289,7 @@ cdef object _arrival(const held_ *held):
     outer = came.via.any.sa_family == _INET6 if came.via.any.sa_family else own
     via = _endpoint(&came.via) if came.via.any.sa_family else None
     addressed, local = came.addressed[:16 if own else 4], came.local[:16 if outer else 4]
-    return Arrival(addressed, local, came.interface, came.port, via)
+    return Arrival(addressed, local, came.interface, came.port, via, came.tos)
 
 
 cdef void _seen(void *context, uint64_t number, int upload, const void *data,

@@ -37,6 +37,9 @@ cdef extern from "relay/relay.h" nogil:
         uint8_t state, trial
         uint32_t sessions, errors, unanswered
         uint64_t answered
+    cdef struct mirror:
+        address to
+        int fd
     cdef struct verdict:
         budget_ budget
         uint64_t generation, rule
@@ -50,6 +53,8 @@ cdef extern from "relay/relay.h" nogil:
         uint8_t fallback, source_count
         int source_port
         source *sources
+        uint8_t tos, keeps_dscp, mirror_count
+        mirror *mirrors
     cdef struct event:
         event *next
         uint64_t session
@@ -74,6 +79,7 @@ cdef extern from "relay/relay.h" nogil:
         uint32_t interface
         uint16_t port
         address via
+        uint8_t tos
     cdef struct network:
         uint8_t size
         uint8_t[16] first
@@ -99,7 +105,7 @@ cdef extern from "relay/relay.h" nogil:
     cdef struct relay_ "relay":
         pass
     int OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN, HANDED, REROUTED
-    int SERVER_SILENT, SERVER_UNREACHABLE, SERVER_ANSWERS
+    int SERVER_SILENT, SERVER_UNREACHABLE, SERVER_ANSWERS, NOT_COPIED
     int POLICY, FAULT
     ctypedef void (*seen)(void *, uint64_t, int, const void *, uint32_t) noexcept
 
@@ -122,6 +128,8 @@ cdef extern from "relay/relay.h" nogil:
     void relay_replaced(relay_ *)
     int relay_listen(relay_ *, uint32_t, const int *, uint32_t, const address *, const networks *)
     int relay_expect_headers(relay_ *, uint32_t, const networks *)
+    void relay_tell_dscp(relay_ *, uint32_t, int)
+    void relay_copy_from(relay_ *, const uint16_t *, uint32_t)
     uint32_t relay_unlisten(relay_ *, uint32_t)
     void relay_ring(relay_ *)
     void relay_hush(relay_ *)
@@ -134,6 +142,7 @@ cdef extern from "relay/relay.h" nogil:
     int relay_how_ended(relay_ *, uint32_t, uint32_t *, uint64_t *, int *)
     void relay_free_ended(relay_ *, const uint32_t *, uint32_t)
     verdict *relay_verdict(relay_ *, uint32_t)
+    void relay_copy_by(verdict *, uint32_t, int)
     uint32_t relay_sweep(relay_ *, uint32_t *, uint32_t)
     held_ *relay_pull(relay_ *, const question *)
     void relay_inject(relay_ *, uint32_t, const address *, const way *, const void *, uint32_t)

@@ -23,6 +23,7 @@ cdef class _Verdicts:
     cdef relay_ *_relay
     cdef dict _numbers
     cdef list _verdicts
+    cdef dict _mirrors
     cdef Py_ssize_t _sweep_at
 
     cdef verdict *_intern(self, decided) except NULL:
@@ -77,11 +78,23 @@ cdef class _Verdicts:
             made.candidates[at].weight = one.weight
             made.candidates[at].member = one.member
             made.candidates[at].standby = one.standby
+        made.tos = decided.tos
+        made.keeps_dscp = decided.keeps_dscp
+        made.mirror_count = len(decided.mirrors)
+        for at, receiver in enumerate(decided.mirrors):
+            _to_address(&made.mirrors[at].to, receiver)
+        self._copy_by(made, decided)
         self._numbers[decided] = <size_t>made
         while len(self._verdicts) <= made.number:
             self._verdicts.append(None)
         self._verdicts[made.number] = decided
         return made
+
+    cdef _copy_by(self, verdict *made, decided):
+        """The sockets that its copies leave from now."""
+        for at, receiver in enumerate(decided.mirrors):
+            sock = self._mirrors.get(sockets.pack(receiver[0]))
+            relay_copy_by(made, at, -1 if sock is None else sock.fileno())
 
     cdef _sweep(self):
         """Forget verdicts that no session and no decision has any more."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import replace
 
 from udpproxy.proxy.config.model import CLIENTS_PORT, SessionType
-from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine import dscp, sockets
 from udpproxy.proxy.engine.ends import Claim
 from udpproxy.proxy.engine.interface import Arrival, Verdict
 from udpproxy.proxy.engine.listened import Listening
@@ -50,6 +50,7 @@ class Relayed(Session):
         "own",
         "patience",
         "peer",
+        "pktinfo",
         "plain",
         "receive",
         "reply",
@@ -58,6 +59,9 @@ class Relayed(Session):
         "send",
         "sock",
         "strips",
+        "tells",
+        "tos",
+        "tos_down",
         "unreachable",
         "upload_at",
         "upload_bytes",
@@ -101,7 +105,12 @@ class Relayed(Session):
         self.uploads = self.upload_bytes = self.downloads = self.download_bytes = 0
         self.listener = listener
         self.address = address
-        self.control: Ancillary = answer_from(local, interface) if listener.wildcard else []
+        self.pktinfo: Ancillary = answer_from(local, interface) if listener.wildcard else []
+        self.control = self.pktinfo
+        # The DSCP of what goes to the server, which the socket gives it, and to the client; and
+        # whether the socket tells that of what comes.
+        self.tos = self.tos_down = 0
+        self.tells = False
         self.reply = listener.reply
         self.plain = rule.type in CONNECTED
         self.member = member
@@ -156,7 +165,13 @@ class Relayed(Session):
     def be_careful(self, *, watched: bool) -> None:
         """Which directions need a look at each datagram; the others take the short way."""
         self.careful_up = (
-            watched or self.handed or self.awaited or self.budget.counts_upload or bool(self.header)
+            watched
+            or self.handed
+            or self.awaited
+            or self.budget.counts_upload
+            or bool(self.header)
+            or bool(self.verdict.mirrors)
+            or self.verdict.keeps_dscp
         )
         self.careful_down = (
             watched
@@ -165,6 +180,8 @@ class Relayed(Session):
             or self.strips
             or self.budget.counts_download
             or bool(self.control)
+            or bool(self.verdict.tos)
+            or self.verdict.keeps_dscp
             or not self.answered
             or self.unreachable
         )
@@ -178,6 +195,51 @@ class Relayed(Session):
         """The port towards the server that the rule names; 0: none, or it is the client's, who has
         none."""
         return port_of(self.verdict, self.ends[0])
+
+    def source(self) -> bytes:
+        """Our end towards the server, packed, where that is one that the rule names."""
+        address = self.own[0]
+        return sockets.pack(address) if address and address in self.sources() else b""
+
+    def see_socket(self) -> None:
+        """Whoever was before us has left it so."""
+        self.tos, self.tells = dscp.tos_of(self.sock), dscp.tells(self.sock)
+
+    def mark_by_rule(self) -> bool:
+        """DSCP as the rule has it. True: datagrams of the server are to be read in another way."""
+        keeps = self.verdict.keeps_dscp
+        changed = keeps != self.tells
+        if changed:
+            dscp.tell(self.sock, on=keeps)
+            self.tells = keeps
+        if not keeps:
+            self._mark(self.verdict.tos)
+            self.answer_with(self.verdict.tos)
+        return changed
+
+    def unmark(self) -> None:
+        """The socket is as it was made."""
+        self._mark(0)
+        if self.tells:
+            dscp.tell(self.sock, on=False)
+            self.tells = False
+
+    def keep(self, tos: int) -> None:
+        """What comes next from the client has that."""
+        if self.verdict.keeps_dscp:
+            self._mark(tos)
+
+    def _mark(self, tos: int) -> None:
+        if tos != self.tos:
+            dscp.set_tos(self.sock, tos)
+            self.tos = tos
+
+    def answer_with(self, tos: int) -> None:
+        """What goes to the client has that from now on."""
+        if tos != self.tos_down:
+            self.tos_down = tos
+            family = sockets.family_of(self.listener.given.address.packed)
+            self.control = [*self.pktinfo, *dscp.with_tos(family, tos)]
 
     def pin(self, peer: Endpoint) -> None:
         """From now on this is the server."""

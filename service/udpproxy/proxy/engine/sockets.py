@@ -41,8 +41,9 @@ _MEMINFO = struct.Struct("=9I")
 _ORIGIN_AT, _LOCAL = 4, 1  # of struct sock_extended_err (linux/errqueue.h)
 _PKTINFO4 = struct.Struct("=I4s4s")
 _PKTINFO6 = struct.Struct("=16sI")
-_CONTROL_SPACE = 64
+_CONTROL_SPACE = 128
 _MOST_ERRORS = 64
+_LOOPBACK6 = socket.inet_pton(socket.AF_INET6, "::1")
 MOST_EARLY = 64  # datagrams that are at a new port before we are
 _SMALLEST = 256  # bytes of a receive buffer: no datagram takes less, with its struct sk_buff
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
@@ -257,6 +258,11 @@ def park(sock: socket.socket) -> None:
 def allow_broadcast(sock: socket.socket, *, on: bool) -> None:
     """SO_BROADCAST: without it sending to a broadcast address is refused."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, on)
+
+
+def is_loopback(packed: bytes) -> bool:
+    """Of IPv4 there are many such."""
+    return packed[0] == 127 if len(packed) == 4 else packed == _LOOPBACK6
 
 
 def addressed_to(control: Ancillary) -> tuple[bytes, bytes, int]:

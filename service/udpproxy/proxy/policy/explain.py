@@ -12,8 +12,15 @@ from udpproxy.config import addresses
 from udpproxy.config.model import Address, Name
 from udpproxy.errors import InvalidArgument
 from udpproxy.proxy.config import show as shown
-from udpproxy.proxy.config.model import CLIENTS_PORT, Config, Listen, Rule, Server
-from udpproxy.proxy.policy.rules import NameView, Places, Policy, Question, endpoint_of
+from udpproxy.proxy.config.model import CLIENTS_PORT, KEEP, Config, Listen, Rule, Server
+from udpproxy.proxy.policy.rules import (
+    NameView,
+    Places,
+    Policy,
+    Question,
+    endpoint_of,
+    mirrors_for,
+)
 
 T = TypeVar("T")
 
@@ -21,6 +28,9 @@ _HEADERS = {
     "v2": "v2, each datagram begins with the client and the address it wrote to",
     "spp": "spp, each datagram begins with the client and the address it wrote to",
 }
+
+
+_DSCP = "keep, of each datagram, both ways"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,8 @@ class Explanation:
     extension: str = ""
     header: str = ""
     source_port: str = ""
+    mirrors: str = ""
+    dscp: str = ""
 
     def lines(self) -> list[str]:
         """The deciding ACL first: programs read that line alone."""
@@ -58,6 +70,8 @@ class Explanation:
             "extension": self.extension,
             "proxy-protocol": self.header,
             "source-port": self.source_port,
+            "mirror-to": self.mirrors,
+            "dscp": self.dscp,
         }
         return {name: value for name, value in parts.items() if value}
 
@@ -84,6 +98,8 @@ def explanation(config: Config, question: Question, at: datetime, known: NameVie
         str(rule.extension or ""),
         _HEADERS.get(rule.header, ""),
         _source_port(rule),
+        _mirrors(rule, question),
+        _DSCP if rule.dscp == KEEP else str(rule.dscp or ""),
     )
 
 
@@ -112,6 +128,10 @@ def _endpoint_of(server: Server, question: Question, known: NameView) -> str:
     if found is None:
         return f"{name}, which is not resolved"
     return addresses.endpoint(*found) + (f" ({name})" if name else "")
+
+
+def _mirrors(rule: Rule, question: Question) -> str:
+    return ", ".join(addresses.endpoint(*where) for where in mirrors_for(rule, question.port))
 
 
 def question(
@@ -178,8 +198,9 @@ def _must_not_matter(rules: tuple[Rule, ...], what: str, *, by_address: bool) ->
         if by_address:
             looks = any(item.host is not None for item in items)
         else:
+            servers = [*((rule.server,) if rule.server else ()), *rule.mirrors]
             looks = any(item.ports is not None for item in items) or (
-                any(server.ports is None or len(server.ports) > 1 for server in rule.servers)
+                any(server.ports is None or len(server.ports) > 1 for server in servers)
             )
         if looks:
             raise InvalidArgument(

@@ -170,6 +170,15 @@ def endpoint_of(
     return (found[0], port) if found else None
 
 
+def mirrors_for(rule: Rule, port: int) -> tuple[tuple[Address, int], ...]:
+    """Who gets copies of what a client sends that wrote to that port."""
+    return tuple(
+        (mirror.host, mirror.port(port, 0))
+        for mirror in rule.mirrors
+        if not isinstance(mirror.host, Name)
+    )
+
+
 _NAME = "name"
 """Everything else holds; the client's name decides."""
 

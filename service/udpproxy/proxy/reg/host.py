@@ -349,6 +349,16 @@ class RelayHost:
             whose = f", session {number} from {client} to {server}"
         self._logs.say(messages.CARRY_FAILED, what, why, whose, held)
 
+    def not_copied(
+        self, rule: str, receiver: tuple[str, int], problem: OSError, count: int = 1
+    ) -> None:
+        """Copies were lost to the system: one line a second for each receiver of a rule."""
+        held = self._rate_limit.allow(("copy", rule, receiver), count)
+        if held is not None:
+            where = session_record.endpoint_text(sockets.pack(receiver[0]), receiver[1])
+            why = problem.strerror or str(problem)
+            self._logs.say(messages.NOT_COPIED, where, rule, why, held, RULE=rule)
+
     def unsegmented(self, sessions: int) -> None:
         """A device cannot cut runs of datagrams: for a while all go singly."""
         self._logs.say(messages.UNSEGMENTED, sessions, SEGMENTATION_REST // 60_000_000_000)

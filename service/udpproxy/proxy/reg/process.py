@@ -346,6 +346,7 @@ class Reg:
             self._reactor, self._logs, table, engine, host, self._naming.known
         )
         self._take_listeners()
+        engine.take_mirrors(self._lent.mirrors)
         adopted = engine.adopt()
         self._follow()
         if adopted:
@@ -397,8 +398,14 @@ class Reg:
             self._host.senders.remove(number)
         for listener in self._host.senders.configure(config):
             self._engine.expect_headers(listener.number, listener.header_from)
+            self._engine.tell_dscp(listener.number, on=listener.tells_dscp)
         self._take_listeners()
+        self._engine.take_mirrors(self._lent.mirrors)
         ended += self._engine.reconsider()
+        unused = self._lent.unused_mirrors()
+        self._engine.take_mirrors(self._lent.mirrors)
+        for sock in unused:
+            sock.close()
         self._host.extensions.retire()
         self._naming.reconsider()
         if before.config.segmentation != config.segmentation:  # else a command's word holds

@@ -15,9 +15,9 @@ from ipaddress import IPv6Address, ip_address
 
 from udpproxy.config.addresses import is_one_host
 from udpproxy.config.model import Address, Name
-from udpproxy.proxy.config.model import Config, Rule, Server
+from udpproxy.proxy.config.model import KEEP, Config, Rule, Server
 from udpproxy.proxy.config.names import server_names
-from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine import dscp, sockets
 from udpproxy.proxy.engine.interface import ListenerSocket, PendingName, Verdict
 from udpproxy.proxy.policy.rules import (
     Choice,
@@ -27,6 +27,7 @@ from udpproxy.proxy.policy.rules import (
     Question,
     Unresolved,
     endpoint_of,
+    mirrors_for,
     server_for,
 )
 from udpproxy.proxy.reg.members import MemberNumbers, key_of
@@ -135,7 +136,8 @@ class Verdicts:
         if found is None or not found.accept:
             return None
         server = sockets.server_of(record.server, record.server_scope)
-        return replace(self._verdict(found, server), member=self.member(record, found))
+        verdict = self._verdict(found, server, record.addressed_port)
+        return replace(verdict, member=self.member(record, found))
 
     def member(self, record: Record, rule: Rule) -> int:
         """The number of the session's server in the rule's group; 0: it is none of it."""
@@ -199,7 +201,7 @@ class Verdicts:
         else:
             rule = self._choose_again(record, asked)
         server = self.server(rule, asked) if rule and rule.accept else None
-        return self._verdict(rule, server, asked) if rule and server else None
+        return self._verdict(rule, server, asked.port, asked) if rule and server else None
 
     def elsewhere(self, record: Record, rule: Rule) -> tuple[str, int] | None:
         """Where the rule sends sessions now, if the file has another server in it than when this
@@ -285,7 +287,7 @@ class Verdicts:
         server = self.server(rule, asked)
         if server is None:
             return self._wait("server", server_names(rule)[0], rule, asked)
-        return self._verdict(rule, server, asked)
+        return self._verdict(rule, server, asked.port, asked)
 
     def _wait(self, kind: str, name: str, rule: Rule, asked: Question) -> PendingName:
         return PendingName(
@@ -299,9 +301,10 @@ class Verdicts:
         )
 
     def _verdict(
-        self, rule: Rule, server: tuple[str, int], asked: Question | None = None
+        self, rule: Rule, server: tuple[str, int], port: int, asked: Question | None = None
     ) -> Verdict:
-        """`asked`: of a new session, which may go to any server of a group."""
+        """`port`: the one that the client wrote to; `asked`: of a new session, which may go to any
+        server of a group."""
         candidates = self.candidates(rule, asked) if asked else ()
         servers = [one.server[0] for one in candidates] or [server[0]]
         number = self._numbers[rule.name]
@@ -327,6 +330,9 @@ class Verdicts:
             header=rule.header,
             candidates=candidates,
             balance=rule.group.balance if rule.group and candidates else "",
+            mirrors=tuple(self._endpoint(*where) for where in mirrors_for(rule, port)),
+            tos=0 if rule.dscp == KEEP else dscp.byte_of(int(rule.dscp)),
+            keeps_dscp=rule.dscp == KEEP,
         )
 
 

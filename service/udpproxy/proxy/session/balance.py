@@ -101,11 +101,12 @@ class Members:
         if balance == "two-choices":
             two = _best(usable, key, [number])[:2]
             return min(two, key=self._load)  # the first of equal ones
-        words = _words(client, with_port=balance != "client")
         if balance == "least-sessions":
+            # Of equal ones in turn, as far as chance goes: the same client may have many sessions.
             least = min(self._load(one) for one in usable)
             usable = [one for one in usable if self._load(one) == least]
-        return _best(usable, key, words)[0]
+            return _best(usable, key, [number])[0]
+        return _best(usable, key, _words(client, with_port=balance != "client"))[0]
 
     def _usable(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Those that are up; else standby ones that are; else all."""

@@ -28,12 +28,13 @@ HEADER_SIZE = 16 * RECORD_SIZE
 _HEADER = struct.Struct("=8sIII4x")
 
 # Words of the header that change.
-GROWN, STARTS, NEXT_ID, STEERING, SOURCED, PORTED, BALANCE = 3, 4, 5, 6, 8, 9, 10
+GROWN, STARTS, NEXT_ID, STEERING, SOURCED, PORTED, BALANCE, MARKED = 3, 4, 5, 6, 8, 9, 10, 12
 """GROWN: for how many slots, from the first on, there are or were sockets: whoever looks through
 the table ends there, for what is beyond was never used, and looking at it would take memory. Only
 the parent writes it. STEERING: the key by which clients are divided between workers
 (parent/steering.py). SOURCED: a socket towards servers may have been bound to an address
-(engine/pool.py), PORTED: to a port (engine/fixed.py)."""
+(engine/pool.py), PORTED: to a port (engine/fixed.py), MARKED: that one may give what leaves by it a
+DSCP (engine/dscp.py)."""
 _TOTALS_AT = 16
 
 TOTALS = (
@@ -63,6 +64,8 @@ TOTALS = (
     "refused-rate",
     "dropped-rate",
     "dropped-amplification",
+    "mirrored",
+    "mirror-errors",
 )
 """Counters of the instance, over all its sessions that have ended and all restarts of REG."""
 

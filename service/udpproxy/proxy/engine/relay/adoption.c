@@ -10,6 +10,7 @@
 #include "worker.h"
 #include "slots.h"
 #include "book.h"
+#include "dscp.h"
 #include "sessions.h"
 
 void relay_socket(struct relay *relay, int version, uint32_t slot, int fd)
@@ -141,8 +142,10 @@ void relay_reserve(struct relay *relay, const uint8_t *taken)
 void relay_clear(struct relay *relay, uint32_t slot)
 {
     for (int family = 0; family < 2; family++)
-        if (socket_of(relay, family, slot) >= 0)
+        if (socket_of(relay, family, slot) >= 0) {
             reset_any(socket_of(relay, family, slot));
+            unmark_unknown(relay, socket_of(relay, family, slot), family);
+        }
     free_record(relay->sessions[slot].record);
 }
 
@@ -184,6 +187,7 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
     session->pinned = record->pinned;
     session->answered = record->downloads > 0;
     session->proxied = arrival.via != NULL;
+    see_socket(relay, session);
     session->hash = hash_arrival(relay, &arrival);
     begin_change(record);
     if (!memcmp(record->peer, nothing, sizeof nothing))

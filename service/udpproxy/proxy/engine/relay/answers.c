@@ -49,6 +49,12 @@ struct verdict *relay_verdict(struct relay *relay, uint32_t candidates)
     return relay->verdicts[verdict->number] = verdict;
 }
 
+// The socket that copies for its `at`-th receiver leave from, from now on; -1: none.
+void relay_copy_by(struct verdict *verdict, uint32_t at, int fd)
+{
+    __atomic_store_n(&verdict->mirrors[at].fd, fd, __ATOMIC_RELAXED);
+}
+
 // Frees those that nobody uses any more; their numbers, at most so many.
 uint32_t relay_sweep(struct relay *relay, uint32_t *numbers, uint32_t most)
 {
@@ -160,7 +166,7 @@ void relay_inject(struct relay *relay, uint32_t number, const union address *cli
     lock_worker(worker);
     worker->now = clock_now();
     struct session *session = find_session(worker, &arrival);
-    if (!session || !upload(worker, session, data, size))
+    if (!session || !upload(worker, session, &arrival, data, size))
         take_first(worker, &arrival, data, size, NULL);
     unlock_worker(worker);
 }

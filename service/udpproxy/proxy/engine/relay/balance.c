@@ -122,8 +122,11 @@ const struct candidate *choose_server(struct relay *relay, const struct verdict 
         const struct candidate *other = best(relay, among, count, words, 1, one);
         return other && load_of(relay, other) < load_of(relay, one) ? other : one;
     }
-    if (verdict->balance == LEAST_SESSIONS)
-        count = least(relay, among, count);
+    if (verdict->balance == LEAST_SESSIONS) {
+        // Of equal ones in turn, as far as chance goes: the same client may have many sessions.
+        words[0] = id;
+        return best(relay, among, least(relay, among, count), words, 1, NULL);
+    }
     // IPv6 clients count by their network.
     memcpy(words, packed_of(client), is_v6(client) ? 8 : 4);
     words[1] = port_of(client);

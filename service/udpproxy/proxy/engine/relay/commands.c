@@ -11,6 +11,7 @@
 #include "book.h"
 #include "meters.h"
 #include "events.h"
+#include "dscp.h"
 #include "sessions.h"
 #include "moves.h"
 #include "servers.h"
@@ -37,6 +38,16 @@ void relay_limit_openings(struct relay *relay, const struct pace *pace)
 {
     pthread_mutex_lock(&relay->book);
     relay->all = *pace;
+    pthread_mutex_unlock(&relay->book);
+}
+
+// Copies leave from these ports, and from no others.
+void relay_copy_from(struct relay *relay, const uint16_t *ports, uint32_t count)
+{
+    pthread_mutex_lock(&relay->book);
+    memset(relay->copies, 0, sizeof relay->copies);
+    for (uint32_t i = 0; i < count; i++)
+        relay->copies[ports[i] / 8] |= (uint8_t)(1u << ports[i] % 8);
     pthread_mutex_unlock(&relay->book);
 }
 
@@ -102,6 +113,7 @@ int relay_judge_by(struct relay *relay, uint64_t id, uint32_t slot, struct verdi
             join_member(relay, session->record, verdict->member);
         }
         be_careful(relay, session);
+        mark_by_rule(relay, session);
         wait_for_nothing(session);
         set_due(worker, session, worker->now);
         ring_worker(worker);
@@ -216,6 +228,7 @@ void relay_free_ended(struct relay *relay, const uint32_t *slots, uint32_t count
         pthread_mutex_lock(&relay->book);
         remove_port(relay, session); // it rests before anybody can have it
         pthread_mutex_unlock(&relay->book);
+        unmark(session);
         if (session->kept)
             reset_any(session->fd);
         else

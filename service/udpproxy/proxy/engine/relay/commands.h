@@ -4,6 +4,7 @@
 
 #include "host.h"
 
+void relay_copy_from(struct relay *relay, const uint16_t *ports, uint32_t count);
 uint32_t relay_sessions(struct relay *relay);
 void relay_limit(struct relay *relay, uint32_t most, uint32_t each);
 void relay_limit_openings(struct relay *relay, const struct pace *pace);

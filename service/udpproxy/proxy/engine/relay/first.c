@@ -256,7 +256,7 @@ bool take_first(struct worker *worker, const struct arrival *arrival, const void
     } else {
         struct session *session = open_session(worker, arrival, verdict, slot);
         if (session)
-            upload(worker, session, data, size);
+            upload(worker, session, arrival, data, size);
     }
     return false;
 }
@@ -272,7 +272,7 @@ void retry_held(struct worker *worker)
         next = held->next;
         struct session *session = find_session(worker, &arrival);
         bool done = held->listener->gone ||
-                    (session && upload(worker, session, held->data, held->size));
+                    (session && upload(worker, session, &arrival, held->data, held->size));
         if (done || !take_first(worker, &arrival, held->data, held->size, held))
             free_held(held);
     }

@@ -55,8 +55,9 @@ struct budget {
 // sessions; once none of them and no event uses it, the host's next sweep frees it (relay_sweep).
 //
 //   uses        book
+//   mirrors     see there
 //   the rest    the host's, until a decision or a session has it; never changes after that
-enum { MOST_SOURCES = 64 }; // as in config/rules.py
+enum { MOST_SOURCES = 64, MOST_MIRRORS = 8 }; // as in config/rules.py
 
 // Our address towards a server; size 0: the client's own.
 struct source {
@@ -91,6 +92,15 @@ struct member {
 // In the place of our port towards a server: the client's own.
 enum { CLIENTS_PORT = -1 };
 
+// Who gets copies, and the socket that they leave from, -1: none. `told` is the moment when the host
+// heard last of one that could not be sent, `untold` how many there were since. All but `to` atomic.
+struct mirror {
+    union address to;
+    int fd;
+    uint32_t untold;
+    uint64_t told;
+};
+
 struct verdict {
     struct budget budget;
     uint64_t generation;
@@ -107,6 +117,9 @@ struct verdict {
     uint8_t fallback, source_count;
     struct source sources[MOST_SOURCES];
     int32_t source_port; // 0: the system chooses
+    // Of all datagrams, both ways, unless each keeps its own.
+    uint8_t tos, keeps_dscp, mirror_count;
+    struct mirror mirrors[MOST_MIRRORS];
 };
 
 enum kind {
@@ -121,6 +134,7 @@ enum kind {
     SERVER_SILENT,
     SERVER_UNREACHABLE,
     SERVER_ANSWERS,
+    NOT_COPIED,
 };
 
 enum what { FROM_CLIENTS, TO_SERVER, TO_CLIENT, FIX_PEER, FOLLOW_SERVER, PUT_HEADER };
@@ -131,6 +145,7 @@ struct way {
     uint32_t interface;
     uint16_t port;
     union address via;
+    uint8_t tos;
 };
 
 // From the first to the last address, both of so many bytes.

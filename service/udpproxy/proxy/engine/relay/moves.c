@@ -7,6 +7,7 @@
 #include "sockets.h"
 #include "fixed.h"
 #include "worker.h"
+#include "dscp.h"
 #include "events.h"
 #include "replies.h"
 #include "sessions.h"
@@ -48,6 +49,7 @@ void aim(struct worker *worker, struct session *session, const union address *se
     pthread_mutex_lock(&relay->book);
     remove_port(relay, session);
     pthread_mutex_unlock(&relay->book);
+    unmark(session);
     leave_member(relay, record);
     join_member(relay, record, member);
     // From here on whoever comes after a crash connects it there anew: it has no port.
@@ -69,6 +71,7 @@ void aim(struct worker *worker, struct session *session, const union address *se
     session->fd = socket_of(relay, is_v6(server), slot);
     session->pinned = session->unreachable = false;
     put(&record->drops_base, (uint32_t)(socket_drops(session->fd) - dropped));
+    mark_by_rule(relay, session);
     if (attach_session(relay, session, server, &own) ||
         !poll_session(worker, session)) {
         tell_failed(worker, session, FOLLOW_SERVER, errno);

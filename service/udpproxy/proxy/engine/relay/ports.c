@@ -208,6 +208,18 @@ static bool is_loopback(const union address *address)
     return *(const uint8_t *)&address->v4.sin_addr == 127;
 }
 
+// A copy that came back to us would be copied again.
+static bool is_copy(const struct relay *relay, const union address *client,
+                    const struct listener *listener, const uint8_t *local)
+{
+    static const uint8_t nothing[16];
+    unsigned port = port_of(client), size = listener->size;
+    if (!(relay->copies[port / 8] >> port % 8 & 1) || packed_size(client) != size)
+        return false;
+    const uint8_t *ours = memcmp(local, nothing, size) ? local : listener->packed;
+    return memcmp(ours, packed_of(client), size) == 0 || is_loopback(client);
+}
+
 // A datagram that we sent ourselves: answering it would go round for ever.
 bool is_ours(struct relay *relay, const union address *client, const struct listener *listener,
              const uint8_t *local)
@@ -234,5 +246,5 @@ bool is_ours(struct relay *relay, const union address *client, const struct list
         if (memcmp(ours, packed, size) == 0 || is_loopback(client))
             return true;
     }
-    return false;
+    return is_copy(relay, client, listener, local);
 }

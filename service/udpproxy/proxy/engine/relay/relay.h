@@ -25,10 +25,12 @@
 //   meters       what clients have used of their rates
 //   events       what the host is told
 //   decisions    what the host has decided
+//   dscp         the DSCP of datagrams, and what the sockets towards servers do with it
 //   segments     several datagrams in one piece
 //   replies      to clients
 //   sessions     their births and deaths
 //   moves        to another server, or by another way
+//   copies       of uploads, to others
 //   upload       to servers
 //   held         datagrams that wait
 //   first        datagrams without a session

@@ -20,6 +20,7 @@
 #include "book.h"
 #include "meters.h"
 #include "events.h"
+#include "dscp.h"
 #include "replies.h"
 
 static uint64_t wall_now(void)
@@ -35,10 +36,12 @@ void be_careful(struct relay *relay, struct session *session)
     bool watched = is_watched(relay);
     bool handed = session->verdict->handed, awaited = is_awaited(session);
     enum header_kind header = (enum header_kind)session->verdict->header;
-    session->careful_up = watched || handed || awaited || header != NO_HEADER ||
+    bool keeps = session->verdict->keeps_dscp, marked = keeps || session->verdict->tos;
+    session->careful_up = watched || handed || awaited || header != NO_HEADER || keeps ||
+                          session->verdict->mirror_count ||
                           budget->upload_datagrams < NEVER || budget->upload_bytes < NEVER ||
                           has_rate(session);
-    session->careful_down = watched || handed || awaited || header == SIMPLE ||
+    session->careful_down = watched || handed || awaited || header == SIMPLE || marked ||
                             budget->download_datagrams < NEVER || budget->download_bytes < NEVER ||
                             budget->amplification || session->record->type == ONE_WAY;
 }
@@ -165,6 +168,7 @@ void begin_session(struct worker *worker, struct session *session)
     // The record's type, not the verdict's: a reload may have given the rule another.
     session->plain = session->record->type == NORMAL || session->record->type == ONE_WAY;
     be_careful(worker->relay, session);
+    mark_by_rule(worker->relay, session);
     wait_for_nothing(session);
     if (!session->answered)
         list_unanswered(worker, session);
@@ -222,7 +226,8 @@ struct session *open_session(struct worker *worker, const struct arrival *arriva
     use_listener(session->listener);
     session->client = *arrival->client;
     session->hash = arrival->hash;
-    session->pinned = session->answered = false;
+    session->pinned = session->answered = session->tells = false;
+    session->tos = session->tos_down = 0;
     session->proxied = arrival->via != NULL;
     session->fd = -1;
     const union address *server = &verdict->server;
