@@ -86,6 +86,7 @@ def test_a_server_by_name_and_workers(tmp_path: Path, engine: str) -> None:
         example.put("dns.example.com:53", f"dns.example.com:{named.endpoint[1]}")
         example.put('"10.0.0.1"', f'"127.0.0.1:{zone.port}"')
         with Proxy(tmp_path, example.text) as proxy:
+            until(lambda: proxy.info("reg")["names-known"] == 1)
             for sock in socks:
                 exchange(sock, where, b"question")
             assert one.received
