@@ -268,7 +268,7 @@ def test_thousands_of_servers_and_names(tmp_path: Path, zone: NameServer, state:
                 f"late {later['probes-late']}, slowest {later['slowest']}"
             )
             assert later["probes-failing"] == (0 if state == "live" else count)
-            assert sent / took > count / 5 * 0.8
+            assert sent / took > count / 5 * 0.6
             assert looked_up / took > len(names) * 0.5
             assert later["known"] == len(names)
             assert share < 0.6
