@@ -24,6 +24,7 @@ from udpproxy.proxy.config.model import (
     Rule,
     Server,
 )
+from udpproxy.proxy.config.names import probed
 
 SHARE = 90
 """Per cent of the ephemeral ports that sessions may have."""
@@ -136,6 +137,12 @@ def groups(groups: Groups, rules: Rules, notes: Notes) -> None:
             seen[group.name] = group.line
             if group.name not in used:
                 notes.warn((*path, "name"), f'no rule has plug-to = "@{group.name}"')
+
+
+def unprobed(config: Config) -> str:
+    """What a single process, which has no ACR, does not do of it; "": there are no probes."""
+    lacks = "a single process sends no probes: only their sessions tell whether servers live"
+    return lacks if probed(config) else ""
 
 
 def overlap(one: Ports, other: Ports) -> Ports | None:
@@ -328,6 +335,8 @@ def _remarks(
             f"{config.max_sessions} is more than {available}; "
             "sessions that get no port are refused",
         )
+    if config.singleproc and (lacks := unprobed(config)):
+        notes.warn(("singleproc",), lacks)
     if not rules:
         notes.warn(("session-acl",), "there is none: every datagram is refused")
     for path, listener in listens:

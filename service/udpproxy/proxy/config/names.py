@@ -1,11 +1,11 @@
-"""Which names a configuration has, and whose work they make."""
+"""Which names and probes a configuration has, and whose work they make."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from udpproxy.config.model import Name
-from udpproxy.proxy.config.model import Config, Pattern, Rule
+from udpproxy.proxy.config.model import Config, Group, Pattern, Rule
 
 
 def names(config: Config) -> tuple[str, ...]:
@@ -34,9 +34,21 @@ def asks(config: Config) -> bool:
     return bool(patterns(config)) or any(server_names(rule) for rule in config.rules)
 
 
+def looks_up(config: Config) -> bool:
+    """Is there anything to ask a name server for?"""
+    return bool(names(config)) or asks(config)
+
+
+def probed(config: Config) -> tuple[Group, ...]:
+    """The groups whose servers are asked whether they live: some rule leads there."""
+    used = {rule.group.name for rule in config.rules if rule.accept and rule.group}
+    return tuple(group for group in config.groups if group.name in used and group.health.probe)
+
+
 def needed(config: Config) -> tuple[str, ...]:
-    """The processes that have work: ACR for any name, APR where somebody asks."""
-    return (*(("acr",) if names(config) else ()), *(("apr",) if asks(config) else ()))
+    """The processes that have work: ACR for any name or probe, APR where somebody asks."""
+    acr = names(config) or probed(config)
+    return (*(("acr",) if acr else ()), *(("apr",) if asks(config) else ()))
 
 
 def _of(rule: Rule) -> Iterator[str]:

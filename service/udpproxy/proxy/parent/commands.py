@@ -13,7 +13,7 @@ from udpproxy.process.verbs import Verb
 from udpproxy.process.wire import Plain
 from udpproxy.proxy.config import here
 from udpproxy.proxy.config.model import SEGMENTATION, Config
-from udpproxy.proxy.config.names import needed
+from udpproxy.proxy.config.names import looks_up, names
 from udpproxy.proxy.parent.servers import Servers
 from udpproxy.proxy.parent.sessions import Sessions
 from udpproxy.proxy.policy import explain
@@ -112,11 +112,10 @@ class ProxyCommands:
         """Clients' names are forgotten, those of the configuration looked up again."""
         if self._instance.options.mode is Mode.SINGLE:
             raise InvalidArgument("a single process looks names up once, at start and reload")
-        helpers = needed(self._config())
-        if not helpers:
+        if not looks_up(self._config()):
             raise InvalidArgument("the configuration has no names to resolve")
         await self._ask_reg("resolve-now", {})
-        if "acr" not in helpers:
+        if not names(self._config()):
             return None
         answer = await self._instance.ask("acr", "resolve-now", {})
         return sound("acr", "resolve-now", (dict, type(None)), answer)

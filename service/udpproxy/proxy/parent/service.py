@@ -23,6 +23,7 @@ from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
 from udpproxy.process.verbs import Verb
 from udpproxy.process.wire import Plain
+from udpproxy.proxy.config import check
 from udpproxy.proxy.config.model import Config
 from udpproxy.proxy.config.names import needed
 from udpproxy.proxy.identity import IDENTITY
@@ -126,6 +127,7 @@ class ProxyService(Service[Config]):
         self._moved = Moved()
         if self._mode is Mode.SINGLE:
             self._logs.say(messages.SINGLE)
+            self._warn_of_probes()
             self._naming.look_up_all(self.config)
         self._records.write(self._sessions.lost_over_a_restart())
         self._resources.warn_of_routes(self.config)
@@ -138,6 +140,11 @@ class ProxyService(Service[Config]):
             self._naming.found,
             lambda: self.config,
         )
+
+    def _warn_of_probes(self) -> None:
+        """Single mode; what the file says of it is warned of as other warnings are."""
+        if not self.config.singleproc and (lacks := check.unprobed(self.config)):
+            self._logs.say(messages.CONFIG_WARNING, lacks)
 
     def _hear_of_the_network(self) -> Network | None:
         try:
@@ -255,6 +262,8 @@ class ProxyService(Service[Config]):
         self._change = None
         self._servers.keep()
         self._resources.warn_of_routes(self.config)
+        if self._mode is Mode.SINGLE:
+            self._warn_of_probes()
         if old.segmentation != self.config.segmentation:
             self._commands = self._make_commands()
         level = self.config.log.level
