@@ -344,3 +344,52 @@ def test_shares_of_ten_thousand_clients(stage: Stage, balance: str) -> None:
         for count, weight in zip(received, (3, 2, 1), strict=True):
             assert abs(count - MANY * weight / 6) <= 0.05 * MANY * weight / 6, received
         assert proxy.stop() == 0
+
+
+PROBED = 'fall = 2\nrise = 2\nprobe = { send = "text:ping", interval = "200ms", timeout = "150ms" }'
+
+
+def new_sessions(stage: Stage, socks: list[socket.socket]) -> list[int]:
+    """Of each server, how many of these clients' first datagrams it got."""
+    before = [len(server.sources_of(b"new")) for server in stage.servers]
+    for sock in socks:
+        sock.sendto(b"new", stage.where)
+    until(lambda: stage.proxy.info()["upload-datagrams"] >= len(socks))
+    time.sleep(0.1)
+    after = [len(server.sources_of(b"new")) for server in stage.servers]
+    return [now - then for now, then in zip(after, before, strict=True)]
+
+
+@pytest.mark.parametrize("how", ["dead", "hung", "mute"])
+def test_probes_find_out(tmp_path: Path, how: str) -> None:
+    """Within `fall` probes, whatever ails it: nobody listens, it reads nothing, it says nothing."""
+    stage = Stage(tmp_path, NAMES[-1])
+    with stage.stack, clients(60) as socks:
+        ill = stage.servers[0]
+        proxy = stage.proxy
+        proxy.write(stage.text(balance="client-port", health=f"passive = false\n{PROBED}"))
+        with proxy:
+            until(lambda: proxy.info("acr")["probes"] == 3)
+            assert all(new_sessions(stage, socks[:20]))
+            begun = time.monotonic()
+            port = ill.endpoint[1]
+            if how == "dead":
+                ill.__exit__()
+            elif how == "hung":
+                ill.hang()
+            else:
+                ill.answers = lambda data: False
+            until(lambda: stage.states()[0] == "down")
+            assert time.monotonic() - begun < 5
+            assert "probes in a row failed" in proxy.said("UDPS-634-W")[0]
+            got = new_sessions(stage, socks[20:40])
+            assert got[1] + got[2] == 20
+            if how == "dead":
+                stage.servers[0] = stage.stack.enter_context(Echo(stage.host, port=port))
+            elif how == "hung":
+                ill.go_on()
+            else:
+                ill.answers = lambda data: True
+            until(lambda: stage.states()[0] == "up")
+            assert all(new_sessions(stage, socks[40:]))
+            assert proxy.stop() == 0
