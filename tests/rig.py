@@ -396,7 +396,8 @@ class Rig:
 
     def renew(self) -> None:
         """What the parent does with all that the engine has said to be spent."""
-        for told in self.host.used_up:
+        spent, self.host.used_up = self.host.used_up, []
+        for told in spent:
             fresh = []
             for family, slot in told:
                 row = [one for one in self.carriers if peeked(one).family == family]
@@ -410,7 +411,6 @@ class Rig:
                 for sock in batch:
                     sock.close()
             self.engine.replace(fresh)
-        self.host.used_up.clear()
 
     def _lend(self, kept: ListenerSocket) -> None:
         self.engine.add_listener(replace(kept, socket=kept.socket.dup()))

@@ -258,9 +258,13 @@ def test_while_all_are_spent_newcomers_wait(new_rig: Callable[..., Rig], port: i
     rig.until(rig.is_quiet)
     assert has_nothing(server)
     assert rig.host.refusals == []
-    assert sum(len(told) for told in rig.host.used_up) == 2
+    # The second is told of when the first is back.
+    assert rig.host.used_up == [[(socket.AF_INET, 0)]]
     rig.renew()
     assert rig.take(server)[0] == b"waits"
+    rig.until(lambda: rig.host.used_up)
+    assert rig.host.used_up == [[(socket.AF_INET, 1)]]
+    rig.renew()
     # Where there are none to be had they are refused.
     rig.engine.kill(3)
     rig.expect_end(3, Reason.KILLED)

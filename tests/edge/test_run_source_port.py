@@ -111,10 +111,11 @@ def test_a_port_below_1024(
             assert proxy.said("set net.ipv4.ip_unprivileged_port_start = 123")
 
 
-def ask_many(port: int, count: int, sock: socket.socket) -> None:
+def ask_many(units: Units, port: int, count: int, sock: socket.socket) -> None:
     """One session after the other, each of which ends with its answer."""
     for number in range(count):
         data = b"%d" % number
+        units.listen()
         assert exchange(sock, ("127.0.0.1", port), data) == ("127.0.0.1", port)
 
 
@@ -134,7 +135,7 @@ def test_more_sessions_than_there_are_slots(tmp_path: Path, engine: str, workers
         text = config(port, str(echo), acl=acl, top=top(engine, workers, BATCH))
         units = stack.enter_context(Units(tmp_path, text))
         units.start()
-        ask_many(port, count, client)
+        ask_many(units, port, count, client)
         assert echo.sources == {("127.0.0.5", client.getsockname()[1])}
         assert len(echo.received) == count
         until(lambda: (units.listen(), count // BATCH - 1 <= rebuilt(units))[1])
@@ -166,7 +167,7 @@ plug-to = "{echo}"
         other = stack.enter_context(udp("127.0.0.10"))
         for sock in socks:
             exchange(sock, ("127.0.0.1", port), b"before")
-        ask_many(port, 3, other)
+        ask_many(units, port, 3, other)
         if what == "reg":
             units.reg.kill()
             units.reg.wait()
@@ -176,7 +177,7 @@ plug-to = "{echo}"
             units.start()
         for sock in socks:
             exchange(sock, ("127.0.0.1", port), b"after")
-        ask_many(port, 60, other)
+        ask_many(units, port, 60, other)
         ends = {("127.0.0.5", sock.getsockname()[1]) for sock in (*socks, other)}
         assert echo.sources == ends
         for sock in socks:

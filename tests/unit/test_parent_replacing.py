@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import time
@@ -33,7 +34,7 @@ class Kept:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.most = 0
-        self.deaf = False
+        self.deaf: OSError | None = None
 
     def take_carriers(self) -> dict[socket.AddressFamily, list[tuple[socket.socket, int, int]]]:
         return {}
@@ -49,10 +50,12 @@ class Kept:
         wait: bool = True,
     ) -> None:
         if self.deaf:
-            raise BlockingIOError(11, "Resource temporarily unavailable")
+            raise self.deaf
         self.names.append(f"{int(family)}-{place}-{count}-{version}")
 
-    def drop_carrier(self, family: int, place: int, count: int, version: int) -> None:
+    def drop_carrier(
+        self, family: int, place: int, count: int, version: int, *, wait: bool = True
+    ) -> None:
         with contextlib.suppress(ValueError):
             self.names.remove(f"{int(family)}-{place}-{count}-{version}")
 
@@ -173,20 +176,43 @@ def test_where_the_system_has_none(
     before = stage.inodes()
 
     async def play() -> None:
-        stage.store.deaf = True
+        stage.store.deaf = OSError(errno.EMFILE, "Too many open files")
         stage.replacement.ask([[V4, 0]])
         await asyncio.sleep(0.2)
         assert stage.inodes() == before
-        stage.store.deaf = False
+        stage.store.deaf = None
         await stage.done()
 
     asyncio.run(play())
     assert capfd.readouterr().err.count("UDPS-231-W") == 1
-    assert wire.Tell("lack", {"errno": 11}) in stage.link.said
+    assert wire.Tell("lack", {"errno": errno.EMFILE}) in stage.link.said
     assert set(stage.link.lent) == {(V4, 0)}
     # None of the versions that failed is left.
     assert [name for name in stage.store.names if name.startswith("2-0-")] != []
     assert len(stage.store.names) == 6
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_while_systemd_has_other_things_to_do(
+    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
+    long: bool,  # noqa: FBT001
+) -> None:
+    """A moment is no lack."""
+    monkeypatch.setattr(replacing, "_RETRY", 0.1 if long else 60.0)
+    monkeypatch.setattr(replacing, "_PAUSE", 0.01)
+
+    async def play() -> None:
+        stage.store.deaf = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        stage.replacement.ask([[V4, 0]])
+        await asyncio.sleep(0.3)
+        stage.store.deaf = None
+        await stage.done()
+
+    asyncio.run(play())
+    lack = wire.Tell("lack", {"errno": errno.ENOBUFS})
+    assert (lack in stage.link.said) is long
+    assert set(stage.link.lent) == {(V4, 0)}
 
 
 def test_reg_reads_first_what_it_was_lent(stage: Stage) -> None:

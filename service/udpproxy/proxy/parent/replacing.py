@@ -8,6 +8,7 @@ systemd a change of its store, so a REG that lies gets RATE of them in a second.
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 
 from udpproxy.errors import LinkError
@@ -24,7 +25,7 @@ RATE = 100
 _RETRY = 1.0
 """Seconds until it is tried again where the system had no more."""
 _PAUSE = 0.05
-"""Seconds until REG has read what it was lent before."""
+"""Seconds until REG has read what it was lent before, or systemd what it was told."""
 
 Place = tuple[Family, int]
 
@@ -40,6 +41,8 @@ class Replacement:
         self._budget, self._counted_at = float(CARRIERS_AT_ONCE), time.monotonic()
         self._problem: OSError | None = None
         """Why there are none for now."""
+        self._busy_since = 0.0
+        """The store did not listen from then on."""
 
     def ask(self, told: wire.Plain) -> None:
         """REG has used these up: a list of families and slots. LinkError for what cannot be."""
@@ -91,12 +94,18 @@ class Replacement:
         place = next(iter(self._wanted))
         try:
             self._replace(reg.link, place, self._wanted[place])
+        except BlockingIOError as problem:  # systemd has other things to do
+            self._busy_since = self._busy_since or time.monotonic()
+            if time.monotonic() - self._busy_since > _RETRY:
+                self._lack(reg.link, OSError(errno.ENOBUFS, problem.strerror))
+            self._go_on(_PAUSE)
+            return
         except OSError as problem:
             self._lack(reg.link, problem)
             self._go_on(_RETRY)
             return
         del self._wanted[place]
-        self._problem = None
+        self._problem, self._busy_since = None, 0.0
         if self._wanted:
             self._go_on()
 

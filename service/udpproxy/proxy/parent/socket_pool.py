@@ -244,15 +244,21 @@ class SocketPool:
         carrier.socket.close()
         carrier.socket = anew
         with contextlib.suppress(OSError):  # the next time, or the next parent: it takes the later
-            self._drop(family, place, carrier, but=version)
+            self._drop(family, place, carrier, but=version, wait=wait)
 
     def _drop(
-        self, family: Family, place: int, carrier: SocketBatch, *, but: int | None = None
+        self,
+        family: Family,
+        place: int,
+        carrier: SocketBatch,
+        *,
+        but: int | None = None,
+        wait: bool = True,
     ) -> None:
         """From the store: all versions, `but` that one."""
         for version in sorted(carrier.stored - {but}):
             if self._store:
-                self._store.drop_carrier(family, place, carrier.count, version)
+                self._store.drop_carrier(family, place, carrier.count, version, wait=wait)
             carrier.stored.discard(version)
 
     def places(self, slots: dict[int, set[int]]) -> dict[tuple[Family, int], set[int]] | None:

@@ -144,10 +144,16 @@ class Store(DescriptorStore):
         self.keep(_carrier(family, place, count, version), sock.fileno(), wait=wait)
 
     def drop_carrier(
-        self, family: socket.AddressFamily, place: int, count: int, version: int
+        self,
+        family: socket.AddressFamily,
+        place: int,
+        count: int,
+        version: int,
+        *,
+        wait: bool = True,
     ) -> None:
         """There is a later version, or its sockets are not needed any more."""
-        self.drop(_carrier(family, place, count, version))
+        self.drop(_carrier(family, place, count, version), wait=wait)
 
     def drop_rest(self, more: Iterable[str] = ()) -> None:
         """Also what is stored in another way by now."""
