@@ -51,7 +51,7 @@ def sends(client: socket.socket, count: int, to: Endpoint) -> None:
 def taken(rig: Rig, server: socket.socket, count: int) -> list[bytes]:
     """Just so many datagrams, and no more."""
     found = [rig.take(server)[0] for _ in range(count)]
-    assert rig.is_quiet()
+    rig.until(rig.is_quiet)
     assert has_nothing(server)
     return found
 
