@@ -21,7 +21,7 @@ DATAGRAMS = [b"%04d" % number + bytes(number % 1200) for number in range(400)]
 
 
 def top(engine: str, workers: int) -> str:
-    return f'max-sessions = 100\nengine = "{engine}"\nworkers = {workers}'
+    return f'max-sessions = 100\ncrash-limit = 20\nengine = "{engine}"\nworkers = {workers}'
 
 
 def mirrors(*receivers: object) -> str:
