@@ -362,9 +362,9 @@ def test_thousands_of_servers_leave_the_loop_its_turns(*, lives: bool) -> None:
             cpu = time.process_time()
             with heard(*many) as told:
                 while loop.time() < ends:
-                    before = loop.time()
+                    before = time.process_time()  # whatever else the machine does
                     await asyncio.sleep(0.005)
-                    worst = max(worst, loop.time() - before - 0.005)
+                    worst = max(worst, time.process_time() - before)
                     most = max(most, told.probes._under_way)
                 spent = time.process_time() - cpu
                 sent = told.sent
@@ -373,7 +373,7 @@ def test_thousands_of_servers_leave_the_loop_its_turns(*, lives: bool) -> None:
             assert most <= MOST_UNDER_WAY
             assert 8000 <= len(server.came) <= 4000 * 4
             assert set(told.whys) == ({""} if lives else {"no answer"})
-            assert worst < 0.25
+            assert worst < 0.1
             assert spent < 6.0
 
     run(story())
