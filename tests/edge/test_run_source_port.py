@@ -217,3 +217,34 @@ def test_killed_between_two_versions_of_a_carrier(tmp_path: Path, engine: str) -
             for sock in batch:
                 sock.close()
         units.terminate()
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("engine", NAMES)
+def test_a_reload_brings_it_and_takes_it_away(tmp_path: Path, engine: str, single: bool) -> None:  # noqa: FBT001
+    """Sessions that there are keep the port that they have."""
+    port, number = free_port(), free_port()
+    with Echo() as echo, clients(3) as socks, ExitStack() as stack:
+        where = ("127.0.0.1", port)
+        plain = config(port, str(echo), top=top(engine, 1, 20))
+        proxy = stack.enter_context(Proxy(tmp_path, plain, single=single))
+        exchange(socks[0], where, b"plain")
+        proxy.write(config(port, str(echo), top=top(engine, 1, 20), acl=f"source-port = {number}"))
+        proxy.ask("reload")
+        exchange(socks[0], where, b"plain")
+        exchange(socks[1], where, b"fixed")
+        socks[2].sendto(b"too many", where)
+        until(lambda: proxy.info()["refused-no-port"] == 1)
+        proxy.write(plain)
+        proxy.ask("reload")
+        exchange(socks[1], where, b"fixed")
+        exchange(socks[2], where, b"another")
+        assert len(echo.sources_of(b"plain")) == len(echo.sources_of(b"fixed")) == 1
+        assert echo.sources_of(b"fixed") == {("127.0.0.1", number)}
+        assert ("127.0.0.1", number) not in echo.sources_of(b"another")
+        # What was used up is replaced, for any rule.
+        assert proxy.ctl("kill", 2).returncode == 0
+        for _ in range(3):
+            for sock in socks:
+                exchange(sock, where, b"at last")
+        assert ("127.0.0.1", number) not in echo.sources_of(b"at last")
