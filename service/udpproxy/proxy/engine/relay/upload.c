@@ -119,7 +119,8 @@ bool upload(struct worker *worker, struct session *session, const struct arrival
     struct iovec iov = {(void *)data, size};
     if (!session->careful_up)
         return upload_one(worker, session, &iov) != UNSENT;
-    keep_tos(session, arrival->tos);
+    if (session->verdict->keeps_dscp)
+        keep_tos(session, arrival->tos);
     if (session->verdict->handed) {
         put(&session->record->last_upload, worker->now);
         tell_handed(worker, session, true, data, size);
