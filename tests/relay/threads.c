@@ -25,6 +25,8 @@ static struct relay *relay;
 static int late[CLIENTS];
 static struct place places[LISTENERS];
 static struct verdict *verdicts[VERDICTS];
+static union address receiver;
+static int mirror;
 static union address server;
 static int over;
 static uint64_t removed, told, carried, found, replaced;
@@ -213,6 +215,17 @@ static void judge_anew(uint64_t moment)
     }
 }
 
+// What copies for the first receiver leave from; -1: nothing.
+static void copy_from(int fd)
+{
+    uint16_t port = 9;
+    relay_copy_from(relay, &port, 1);
+    for (int i = 0; i < 2; i++) {
+        relay_copy_by(verdicts[i], 0, fd);
+        relay_copy_by(verdicts[i], 1, -1);
+    }
+}
+
 static void make(void)
 {
     relay = make_relay(CAPACITY, SLOTS, WORKERS);
@@ -226,7 +239,14 @@ static void make(void)
         verdict->budget.datagrams = (struct pace){50000, SECOND};
         verdict->budget.new_sessions = (struct pace){50000, SECOND};
         verdict->budget.amplification = 1;
+        verdict->keeps_dscp = i == 0;
+        verdict->tos = i ? 184 : 0;
+        // A port that nobody has gets a copy, and what has none is told.
+        verdict->mirror_count = 2;
+        verdict->mirrors[0].to = verdict->mirrors[1].to = receiver;
     }
+    mirror = udp();
+    copy_from(mirror);
     verdicts[2]->source_count = 1;
     verdicts[2]->sources[0] = (struct source){4, {127, 0, 0, 5}};
     verdicts[2]->source_port = CLIENTS_PORT;
@@ -262,6 +282,10 @@ static void serve_for(uint64_t seconds)
             relay_expire(relay, now);
         if (turns % 100 == 4)
             relay_watch(relay, turns % 200 == 4);
+        if (turns % 16 == 6)
+            relay_tell_dscp(relay, places[turns / 16 % LISTENERS].number, turns % 32 == 6);
+        if (turns % 30 == 8)
+            copy_from(turns % 60 == 8 ? -1 : mirror);
         if (turns % 64 == 5)
             relay_kill(relay, id_of(relay->sessions + turns % SLOTS), KILLED);
     }
@@ -274,6 +298,7 @@ int main(int count, char **words)
     int server_socket = udp();
     check(count == 2, "say for how many seconds");
     server = bind_to(server_socket, 0);
+    make_address(&receiver, (const uint8_t[]){127, 0, 0, 1}, 4, 9, 0);
     make();
     for (int i = 0; i < CLIENTS; i++) {
         late[i] = udp();
@@ -296,6 +321,8 @@ int main(int count, char **words)
     while (hear())
         ;
     check_meters();
+    check(relay->header[TOTALS_AT + MIRRORED] && relay->header[TOTALS_AT + MIRROR_ERRORS],
+          "no copy was sent, or none was lost");
     check(removed > 20 && told > 20 && carried > 20 && found > 20 && replaced > 20, "too little came to pass");
     printf("%lu listeners removed, %lu sessions, %lu replies, %lu records read, %lu sockets replaced\n",
            removed, relay->header[TOTALS_AT + SESSIONS_OPENED], carried, found, replaced);

@@ -72,8 +72,9 @@ static bool is_of_other_worker(const struct worker *worker, const struct arrival
            worker_of(relay, arrival->listener, sender_of(arrival)) != worker->number;
 }
 
-// As many as have the first one's DSCP, which the session gives to what it sends from now on.
-static int keep_run(struct session *session, const struct whereto *to, int run)
+// As many as have the first one's DSCP, which the session gives to what it sends from now on; apart
+// from the others' way.
+__attribute__((noinline)) static int keep_run(struct session *session, const struct whereto *to, int run)
 {
     int same = 1;
     while (same < run && to[same].tos == to->tos)
@@ -108,7 +109,7 @@ static int pass_on(struct worker *worker, struct listener *listener, int at, int
     int run = 1;
     while (at + run < count && is_same_flow(listener, in, at, at + run))
         run++;
-    if (session->careful_up && session->verdict->keeps_dscp)
+    if (run > 1 && session->careful_up && session->verdict->keeps_dscp)
         run = keep_run(session, to, run);
     struct iovec iov[BATCH];
     for (int i = 0; i < run; i++)
@@ -199,10 +200,8 @@ static void pass_on_proxied(struct worker *worker, struct listener *listener, in
 }
 
 // Only sessions that keep it look at the DSCP, and these are where it is told.
-static void read_dscp(struct incoming *in, const struct listener *listener, int count)
+__attribute__((noinline)) static void read_dscp(struct incoming *in, const struct listener *listener, int count)
 {
-    if (!listener->tells && !in->marked)
-        return;
     for (int at = 0; at < (listener->tells ? count : BATCH); at++)
         in->to[at].tos = listener->tells ? told_tos(&in->messages[at].msg_hdr) : 0;
     in->marked = listener->tells;
@@ -231,7 +230,8 @@ void read_clients(struct worker *worker, struct listener *listener)
                 pass_on_proxied(worker, listener, at);
         } else {
             look_up_batch(worker, listener, count);
-            read_dscp(in, listener, count);
+            if (listener->tells || in->marked)
+                read_dscp(in, listener, count);
             for (int at = 0; at < count;)
                 at += pass_on(worker, listener, at, count);
         }

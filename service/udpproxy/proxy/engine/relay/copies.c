@@ -90,7 +90,7 @@ static bool send_copy(const struct session *session, struct mirror *mirror, stru
 }
 
 // To all receivers, whatever became of the original.
-void send_copies(struct worker *worker, struct session *session, const struct iovec *iov)
+__attribute__((noinline)) void send_copies(struct worker *worker, struct session *session, const struct iovec *iov)
 {
     struct verdict *verdict = session->verdict;
     uint8_t header[MOST_HEADER];

@@ -31,8 +31,9 @@ uint8_t told_tos(struct msghdr *message)
     return 0;
 }
 
-// After whatever else is in the message's control part, which has CONTROL bytes.
-void add_tos(struct msghdr *message, uint8_t *control, bool v6, uint8_t tos)
+// After whatever else is in the message's control part, which has CONTROL bytes; apart from the way
+// of those who have none.
+__attribute__((noinline)) void add_tos(struct msghdr *message, uint8_t *control, bool v6, uint8_t tos)
 {
     int wide = tos;
     struct cmsghdr *part = (struct cmsghdr *)(control + message->msg_controllen);
@@ -111,7 +112,7 @@ void mark_by_rule(struct relay *relay, struct session *session)
 }
 
 // What comes next from the client has that.
-void keep_tos(struct session *session, uint8_t tos)
+__attribute__((noinline)) void keep_tos(struct session *session, uint8_t tos)
 {
     if (session->verdict->keeps_dscp)
         set_tos(session, tos);

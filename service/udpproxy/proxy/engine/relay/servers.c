@@ -250,8 +250,8 @@ static bool read_anybody(struct worker *worker, struct session *session, bool fi
     return download(worker, session, data, (uint32_t)size);
 }
 
-// The same where datagrams tell their DSCP, whoever may reply.
-static bool read_telling(struct worker *worker, struct session *session, bool first)
+// The same where datagrams tell their DSCP, whoever may reply; apart from the others' way.
+__attribute__((noinline)) static bool read_telling(struct worker *worker, struct session *session, bool first)
 {
     _Alignas(struct cmsghdr) uint8_t control[CONTROL];
     union address sender;

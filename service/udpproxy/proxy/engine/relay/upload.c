@@ -124,7 +124,8 @@ __attribute__((noinline)) static bool upload_carefully(struct worker *worker,
         count_dropped(worker, session, DROPPED_RATE);
         return true;
     }
-    keep_tos(session, arrival->tos);
+    if (session->verdict->keeps_dscp)
+        keep_tos(session, arrival->tos);
     if (session->verdict->handed) {
         put(&session->record->last_upload, worker->now);
         tell_handed(worker, session, true, data, size);
