@@ -45,6 +45,7 @@ ip -n guest addr add fe80::9:5/64 dev eth0 nodad
 ip -n far addr add 10.8.0.7/24 dev eth0
 ip link set dmz up
 ip link set wan up
+ip route add 224.0.0.0/4 dev dmz
 ip -n guest link set eth0 up
 ip -n far link set eth0 up
 ip -n guest route add default via 10.9.0.1
