@@ -29,6 +29,7 @@ def extensions():
         depends=[*map(str, sorted([*(ENGINE / "relay").glob("*.h"), *ENGINE.glob("*.pxi")]))],
         include_dirs=[str(ENGINE)],
         extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden", *how],
+        libraries=["m"],
         extra_link_args=["-pthread", *how],
         optional=True,
     )

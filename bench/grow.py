@@ -216,6 +216,7 @@ class _Loop:
 
 class _Host:
     def scarce(self) -> None: ...
+    def spent(self, sockets: list[tuple[int, int]]) -> None: ...
 
 
 def structures() -> None:

@@ -15,6 +15,13 @@ from proxy import until
 @contextmanager
 def dnsmasq() -> Iterator[int]:
     """With every name below example.test; its port."""
+    with dnsmasq_process() as (port, _):
+        yield port
+
+
+@contextmanager
+def dnsmasq_process() -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """The same, to be stopped and killed."""
     port = free_port(kind=socket.SOCK_STREAM)
     words = [
         *(tool("dnsmasq"), "--no-daemon", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"),
@@ -24,7 +31,7 @@ def dnsmasq() -> Iterator[int]:
     with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
         try:
             until(lambda: _listens(port))
-            yield port
+            yield port, process
         finally:
             process.terminate()
 

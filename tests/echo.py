@@ -47,13 +47,23 @@ class Echo:
     ) -> None:
         self._forgets = forgets
         self.received: list[tuple[bytes, Endpoint]] = []
-        self._answers = answers
+        self.answers = answers
         self._socket = udp(address, port)
         self._other = udp(address) if elsewhere else self._socket
         self._stop = threading.Event()
+        self._going = threading.Event()
+        self._going.set()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._socket.settimeout(0.1)
         self._thread.start()
+
+    def hang(self) -> None:
+        """It reads nothing more, as one that is stopped."""
+        self._going.clear()
+
+    def go_on(self) -> None:
+        """It does."""
+        self._going.set()
 
     def join(self, member: bytes) -> None:
         """A multicast group, by an interface (struct ip_mreq)."""
@@ -89,11 +99,13 @@ class Echo:
 
     def _serve(self) -> None:
         while not self._stop.is_set():
+            if not self._going.wait(0.1):
+                continue
             with contextlib.suppress(TimeoutError, ConnectionRefusedError):
                 data, source = self._socket.recvfrom(65_535)
                 if not self._forgets:
                     self.received.append((data, (source[0], source[1])))
-                if self._answers(data):
+                if self.answers(data):
                     self._other.sendto(data, source)
 
 

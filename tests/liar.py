@@ -264,10 +264,21 @@ WORDS: list[Any] = [None, 7, "x.test", [], {}, ["x.test"], ["x" * 5000, [], 1]]
 WORDS += [["unknown.test", ["192.0.2.1"], 1], ["x.test", ["192.0.2.1"] * 3000, 1]]
 WORDS += [["x.test", ["192.0.2.1"], ttl] for ttl in TTLS]
 WORDS += [["x.test", [address], 1] for address in ADDRESSES]
+PROBED: list[Any] = [None, 7, [], {}, ["lies", "127.0.0.1:9", True, "both"], ["lies"] * 4]
+PROBED += [["lies", "127.0.0.1:9", False, "x" * 999], ["lies", "127.0.0.1:9", 1, ""]]
+PROBED += [["x", "y", True, ""], ["lies", "127.0.0.1:9", False, "a\nUDPP-888-I\x1b[2J"]]
+
+
+SPENT: list[Any] = [[2], [2, 0, 0], [2, -1], [2, 10**400], [2, 10**6], [2, True], [True, 0]]
+SPENT += [[7, 0], [10**400, 0], ["2", 0], [2, 0.5], None]
 
 
 def fixed(role: str) -> Iterator[Packet]:
     """Everything that once did harm, and its kind."""
+    for outcome in PROBED:
+        yield from both("tell", what="probed", args={"results": [outcome]})
+        yield from both("tell", what="probed", args={"results": outcome})
+        yield from both("tell", what="probed", args={"results": [outcome] * 100})
     for word in WORDS:
         yield from both("tell", what="names", args={"found": [word]})
         yield from both("tell", what="names", args={"found": word})
@@ -282,6 +293,9 @@ def fixed(role: str) -> Iterator[Packet]:
             yield WAYS, packed("ask", number=1, verb=verb, args={"name": value})
     for _ in range(200):  # as if thousands of sessions had come
         yield from both("tell", what="scarce", args={"x": [0] * 10})
+    for _ in range(200):  # all that there are, over and over
+        some = [[family, slot] for family in (2, 10) for slot in range(500)]
+        yield PARENT, packed("tell", what="spent", args={"sockets": some})
     for what in ("slots", "lack"):  # the parent's own words
         yield from both("tell", what=what, args={"count": -1, "errno": 10**400})
     yield from both("tell", what="nonsense", args={"x": [0] * (LONG // 3)})
@@ -300,6 +314,9 @@ def violations(role: str) -> Iterator[Packet]:
     yield PARENT, packed("ask", number=1, verb="terminate")
     yield PARENT, packed("tell", what="x", args=[])
     yield PARENT, packed("answer", number="x")
+    for one in SPENT if role == "reg" else ():
+        yield PARENT, packed("tell", what="spent", args={"sockets": [[2, 0], one]})
+    yield PARENT, packed("tell", what="spent", args={"sockets": 7})
     yield WAYS, packed("hello", role=role, version="0")
     yield WAYS, packed("lend", what="channel", items=[])
 
@@ -314,11 +331,13 @@ def both(kind: str, **parts: Any) -> Iterator[Packet]:
 def at_random(role: str, count: int, seed: int) -> Iterator[Packet]:
     """Well-formed, so that it goes far; what is broken costs the link at once."""
     rng = random.Random(seed)
-    whats = ["names", "ready", "channel", "known", "relay", "resolve", "scarce", "x", ""]
+    whats = ["names", "ready", "channel", "known", "relay", "resolve", "scarce", "probed", "x", ""]
     verbs = ["client", "server", "info", "resolve-now", "x"]
     for _ in range(count):
         value, word = rng.choice(VALUES), rng.choice(WORDS)
         args = {rng.choice(["found", "engine", "role", "x"]): rng.choice([value, [word], [value]])}
+        if rng.random() < 0.2:
+            args["results"] = rng.choices([*PROBED, *VALUES], k=rng.randrange(20))
         if rng.random() < 0.5:
             args["found"] = [rng.choice([*WORDS, *VALUES]) for _ in range(rng.randrange(20))]
         told = packed("tell", what=rng.choice(whats), args=args)
@@ -336,6 +355,7 @@ def flood(kind: str) -> Iterator[Packet]:
         "small": packed("tell", what="x"),
         "large": packed("tell", what="nonsense", args={"x": [0] * 60_000}),
         "names": packed("tell", what="names", args={"found": words}),
+        "probed": packed("tell", what="probed", args={"results": [PROBED[-1]] * 64}),
         "answers": packed("answer", number=1, value=VALUES),
         "questions": packed("ask", number=1, verb="client", args={"name": "192.0.2.1"}),
     }

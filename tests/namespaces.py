@@ -75,6 +75,12 @@ class Network:
         done = subprocess.run(words, capture_output=True, text=True, check=True)
         return str(json.loads(done.stdout)[0]["address"])
 
+    def addresses(self, host: str) -> set[str]:
+        """All that its eth0 has by now."""
+        words = [tool("ip"), "-json", "-n", self._name(host), "addr", "show", "eth0"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        return {str(one["local"]) for one in json.loads(done.stdout)[0]["addr_info"]}
+
     def prefix(self, host: str) -> list[str]:
         """What makes a command run on that host."""
         return [tool("ip"), "netns", "exec", self._name(host)]

@@ -21,6 +21,7 @@ from built import NAMES, expect_native
 from udpproxy.process.loop import EpollLoop
 from udpproxy.proxy.config.model import Limits, Place, SessionType
 from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine.dscp import byte_of, tells, tos_of
 from udpproxy.proxy.engine.interface import (
     Arrival,
     DecisionCacheHost,
@@ -32,8 +33,16 @@ from udpproxy.proxy.engine.interface import (
     Reactor,
     Verdict,
 )
-from udpproxy.proxy.engine.pool import BATCH, Pool, make_carrier, peek_carrier
+from udpproxy.proxy.engine.pool import (
+    BATCH,
+    Pool,
+    make_carrier,
+    make_socket,
+    pack_carrier,
+    peek_carrier,
+)
 from udpproxy.proxy.engine.python import PythonEngine
+from udpproxy.proxy.session.balance import Candidate
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.limits import budget
 from udpproxy.proxy.session.peers import network_bounds
@@ -128,9 +137,16 @@ def verdict(
     handed: bool = False,
     sources: tuple[str, ...] = (),
     fallback: bool = True,
+    source_port: int = 0,
     header: str = "",
+    candidates: Sequence[Candidate] = (),
+    balance: str = "",
+    member: int = 0,
+    mirrors: Sequence[Endpoint] = (),
+    dscp: int | None = 0,
 ) -> Verdict:
-    """An accepted session as REG would describe it; a source "" is the client's own address."""
+    """An accepted session as REG would describe it; a source "" is the client's own address, no
+    DSCP that of each datagram."""
     return Verdict(
         rule_number=0,
         generation=generation,
@@ -144,7 +160,14 @@ def verdict(
         handed=handed,
         sources=tuple(sockets.pack(one) if one else b"" for one in sources),
         fallback=fallback,
+        source_port=source_port,
         header=header,
+        candidates=tuple(candidates),
+        balance=balance,
+        member=member,
+        mirrors=tuple(mirrors),
+        tos=byte_of(dscp or 0),
+        keeps_dscp=dscp is None,
     )
 
 
@@ -169,6 +192,7 @@ class Witness:
         self.kept: list[tuple[int, tuple[str, int], Arrival, bytes]] = []
         """What wait() got."""
         self.opened_ids: list[int] = []
+        self.opened_to: list[Endpoint] = []
         self.records: dict[int, Record] = {}
         self.reasons: dict[int, list[Reason]] = {}
         self.losses: dict[int, str] = {}
@@ -179,6 +203,8 @@ class Witness:
         self.strays: list[Endpoint] = []
         self.unable: list[int] = []
         self.failures: list[str] = []
+        self.uncopied: list[tuple[Endpoint, int | None, int]] = []
+        """What not_copied() got."""
         self.reroutes: list[int] = []
         self.tries: list[int] = []
         """Sessions that were connected afresh, for their server is silent."""
@@ -187,6 +213,8 @@ class Witness:
         self.answering: list[int] = []
         self.wishes = 0
         """How often sockets for more slots were wanted."""
+        self.used_up: list[list[tuple[int, int]]] = []
+        """What spent() was told, each time."""
 
     def decide(
         self, listener: ListenerSocket, client: str, addressed: str, port: int
@@ -217,8 +245,9 @@ class Witness:
         self.handed_over.append((number, direction, payload))
         return self.treat(direction, payload)
 
-    def opened(self, number: int, verdict: Verdict, client: tuple[str, int]) -> None:
+    def opened(self, number: int, rule: str, client: Endpoint, server: Endpoint) -> None:
         self.opened_ids.append(number)
+        self.opened_to.append(server[:2])
 
     def ended(self, record: Record, rule: str, reason: Reason) -> None:
         self.records[record.id] = record
@@ -257,11 +286,19 @@ class Witness:
     def failed(self, what: str, problem: OSError, slot: int = 0, number: int = 0) -> None:
         self.failures.append(what)
 
+    def not_copied(
+        self, rule: str, receiver: tuple[str, int], problem: OSError, count: int = 1
+    ) -> None:
+        self.uncopied.append((receiver, problem.errno, count))
+
     def unsegmented(self, sessions: int) -> None:
         self.unable.append(sessions)
 
     def scarce(self) -> None:
         self.wishes += 1
+
+    def spent(self, sockets: list[tuple[int, int]]) -> None:
+        self.used_up.append(sockets)
 
     def datagram(self, number: int, direction: str, payload: memoryview) -> None:
         self.on_datagram(direction, bytes(payload))
@@ -309,6 +346,7 @@ class Rig:
         self.carriers: list[socket.socket] = []
         self._grow(sessions if slots is None else slots)
         self.listeners: dict[int, ListenerSocket] = {}
+        self.mirrors: dict[bytes, socket.socket] = {}
         self.host = Witness()
         self._engine: Engine | None = None
         self._loop = CountingLoop()
@@ -333,6 +371,14 @@ class Rig:
         )
         for listener in self.listeners.values():
             self._lend(listener)
+        self._engine.take_mirrors(self.mirrors)
+
+    def mirror(self, *addresses: str) -> None:
+        """Copies can go to these, from a socket each; they hear what comes back, for the test."""
+        for address in addresses:
+            anywhere = "::" if ":" in address else "0.0.0.0"
+            self.mirrors[sockets.pack(address)] = self.udp(anywhere)
+        self.engine.take_mirrors(self.mirrors)
 
     def _grow(self, slots: int) -> list[socket.socket]:
         """Sockets for so many slots; the carriers that were made for it."""
@@ -347,6 +393,24 @@ class Rig:
     def grow(self, slots: int) -> None:
         """The same, and the engine is lent them."""
         self.engine.extend([carrier.dup() for carrier in self._grow(slots)], slots)
+
+    def renew(self) -> None:
+        """What the parent does with all that the engine has said to be spent."""
+        spent, self.host.used_up = self.host.used_up, []
+        for told in spent:
+            fresh = []
+            for family, slot in told:
+                row = [one for one in self.carriers if peeked(one).family == family]
+                at = self.carriers.index(row[slot // BATCH])
+                batch = peek_carrier(self.carriers[at])
+                batch[slot % BATCH].close()
+                batch[slot % BATCH] = make_socket(socket.AddressFamily(family))
+                self.carriers[at].close()
+                self.carriers[at] = pack_carrier(batch)
+                fresh.append((family, slot, batch.pop(slot % BATCH)))
+                for sock in batch:
+                    sock.close()
+            self.engine.replace(fresh)
 
     def _lend(self, kept: ListenerSocket) -> None:
         self.engine.add_listener(replace(kept, socket=kept.socket.dup()))
@@ -392,6 +456,7 @@ class Rig:
         *,
         buffer: int = _LARGE,
         header_from: Sequence[str] = (),
+        tells_dscp: bool = False,
     ) -> int:
         """One more listener, on a port of the kernel's choice; its number. `header_from`:
         networks whose PROXY headers it expects."""
@@ -408,7 +473,7 @@ class Rig:
         number = len(self.listeners) + 1
         place = Place(ip_address(address), sock.getsockname()[1])
         networks = tuple(map(ip_network, header_from))
-        listener = ListenerSocket(number, sock, place, header_from=networks)
+        listener = ListenerSocket(number, sock, place, header_from=networks, tells_dscp=tells_dscp)
         self.listeners[number] = listener
         self._lend(listener)
         return number
@@ -504,6 +569,15 @@ class Rig:
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST) == 0
             assert not _reports_errors(sock)
+            assert (tos_of(sock), tells(sock)) == (0, False)
+
+
+def peeked(carrier: socket.socket) -> socket.socket:
+    """The first of its sockets, closed."""
+    batch = peek_carrier(carrier)
+    for sock in batch:
+        sock.close()
+    return batch[0]
 
 
 def has_nothing(sock: socket.socket) -> bool:

@@ -26,6 +26,7 @@ port = {port}
 name = "bench"
 from = ["127.0.0.0/8"]
 plug-to = "127.0.0.1:{echo}"
+{rule}
 limits = {{ {limits} }}
 
 [log]
@@ -52,6 +53,7 @@ class UdpProxy(Peer):
         segmentation: str = "auto",
         sessions: int = 12_000,
         limits: str = _LIMITS,
+        rule: str = "",
         points: Collection[str] = (),
     ) -> None:
         super().__init__(f"udp-proxy-{name}", port)
@@ -63,6 +65,7 @@ class UdpProxy(Peer):
             "engine": engine,
             "workers": workers,
             "segmentation": segmentation,
+            "rule": rule,
         }
         self._limits = f"{_TIMES}, {limits}" if limits else _TIMES
 
@@ -101,6 +104,13 @@ def variants() -> list[UdpProxy]:
         UdpProxy("times-only", 9207, limits="", points=("1/64", "100/64", "churn")),
         UdpProxy("no-segments", 9208, segmentation="off", points=("1/64", "100/1200/b8")),
         UdpProxy("records", 9211, limits=one_each, points=("churn",)),
+        UdpProxy(
+            "source-port",
+            9214,
+            limits=one_each,
+            rule='source-port = "client"\nsource-address = ["127.0.0.5"]',
+            points=("churn",),
+        ),
         UdpProxy("small-table", 9213, sessions=200, points=("open",)),
         UdpProxy("two-workers", 9212, workers=2, points=("100/64", "1000/64")),
     ]

@@ -58,6 +58,15 @@ port = {self.named}
 name = "named"
 from = ["*.lab.test"]
 plug-to = "x.test:{echo.endpoint[1]}"
+[[session-acl]]
+name = "lies"
+from = ["192.0.2.0/24"]
+plug-to = "@lies"
+[[servers]]
+name = "lies"
+members = ["127.0.0.1:9"]
+[servers.health]
+probe = {{ ntp = true, interval = "1s" }}
 {zone.section}
 [limits]
 idle = "2s"
@@ -149,7 +158,7 @@ def answered(port: int) -> bool:
 
 FLOODS = [
     *((role, kind) for role in ROLES for kind in ("small", "large", "answers")),
-    *(("acr", "names"), ("reg", "questions")),
+    *(("acr", "names"), ("acr", "probed"), ("reg", "questions")),
 ]
 
 

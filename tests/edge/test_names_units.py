@@ -66,3 +66,18 @@ def test_idle_until_a_reload_needs_them(tmp_path: Path) -> None:
         with udp() as later:
             exchange(later, ("127.0.0.1", port), b"by name")
         exchange(client, ("127.0.0.1", port), b"goes on")
+
+        more = f"""
+[[servers]]
+name = "one"
+members = ["{echo}"]
+[servers.health]
+probe = {{ send = "text:probe", interval = "0.2s", timeout = "0.1s" }}
+"""
+        file.write_text(config(port, "@one", more=more))
+        assert ctl(file, "reload") == reloaded(0)
+        until(lambda: [data for data, _ in echo.received].count(b"probe") > 2)
+        states = [ctl(file, "--process", role, "info")["state"] for role in ROLES[1:]]
+        assert states == ["probing", "idle"]
+        assert ctl(file, "resolve-now") is None
+        exchange(client, ("127.0.0.1", port), b"goes on")

@@ -35,7 +35,7 @@ def test_in_c(tmp_path: Path, words: list[str]) -> None:
     compiler = ["gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread"]
     wrapped = [f"-Wl,--wrap={name}" for name in WRAPPED[words[0]]]
     built = subprocess.run(
-        [*compiler, "-I", ENGINE, "-o", program, *sources, *wrapped],
+        [*compiler, "-I", ENGINE, "-o", program, *sources, *wrapped, "-lm"],
         capture_output=True,
         text=True,
         check=False,

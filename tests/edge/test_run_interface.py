@@ -177,7 +177,9 @@ def test_multicast_groups(network: Network, echo: Echo, tmp_path: Path, engine: 
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, where)
             sock.sendto(b"to many", ("ff02::1:3", PORT))
             data, sender = sock.recvfrom(100)
-            assert (data, sender[:2]) == (b"to many", ("fe80::1", PORT))
+            # It has one of its own besides, and the kernel prefers that once it is no duplicate.
+            assert (data, sender[1]) == (b"to many", PORT)
+            assert sender[0] in network.addresses("proxy")
         assert len(proxy.sessions()) == len(echo.sources) == 2
         proxy.write(proxy.file.read_text().replace("239.1.2.3", "239.1.2.4"))
         proxy.ask("reload")

@@ -166,3 +166,28 @@ def test_they_see_the_first_client_behind_two(tmp_path: Path, name: str, engine:
             (row,) = second.sessions()
             assert row["client"] == f"127.0.0.2:{source_port}"
             assert row["via"].startswith("[::1]:")
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_they_answer_probes_that_name_no_client(tmp_path: Path, name: str) -> None:
+    """And none without a header, which they expect of us."""
+    server_at = tmp_path / "server"
+    server_at.mkdir()
+    with SERVERS[name](server_at) as server:
+        members = [endpoint(address, server) for address in ADDRESSES.values()]
+        group = f"""
+[[servers]]
+name = "dns"
+members = {members}
+[servers.health]
+probe = {{ dns = "who.example.test TXT", interval = "1s", timeout = "0.5s" }}
+"""
+        port = free_port()
+        text = config(port, "@dns", acl='proxy-protocol = "v2"', more=group)
+        with Proxy(tmp_path, text) as proxy:
+            until(lambda: proxy.info("acr")["probes-sent"] >= 6)
+            assert proxy.info("acr")["servers-failing"] == ""
+            proxy.write(config(port, "@dns", more=group))
+            proxy.ask("reload")
+            told = ", ".join(f"dns {member}: no answer" for member in members)
+            until(lambda: proxy.info("acr")["servers-failing"] == told)

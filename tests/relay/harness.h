@@ -68,7 +68,7 @@ static inline struct relay *make_relay(uint32_t capacity, uint32_t slots, uint32
 
 static inline struct verdict *make_verdict(struct relay *relay, const union address *server)
 {
-    struct verdict *verdict = relay_verdict(relay);
+    struct verdict *verdict = relay_verdict(relay, 0);
     check(verdict != NULL, "no verdict");
     verdict->budget = (struct budget){
         .idle = NEVER,

@@ -12,6 +12,7 @@ enum {
     SLOTS = 48,       // of which there are sockets, and thus sessions
     LISTENERS = 3,
     CLIENTS = 24,
+    VERDICTS = 3, // the last one from the clients' ports
 };
 
 struct place {
@@ -23,10 +24,12 @@ struct place {
 static struct relay *relay;
 static int late[CLIENTS];
 static struct place places[LISTENERS];
-static struct verdict *verdicts[2];
+static struct verdict *verdicts[VERDICTS];
+static union address receiver;
+static int mirror;
 static union address server;
 static int over;
-static uint64_t removed, told, carried, found;
+static uint64_t removed, told, carried, found, replaced;
 
 // ---- the network's part ----
 
@@ -101,7 +104,7 @@ static void *read_all(void *argument)
 
 static struct verdict *decide(uint64_t moment)
 {
-    return verdicts[moment / 1000 % 2];
+    return verdicts[moment / 1000 % VERDICTS];
 }
 
 static void answer_questions(const struct question *one)
@@ -119,6 +122,22 @@ const char *__tsan_default_suppressions(void)
     return "race:^disconnect$\nrace:^associate$";
 }
 
+// As the parent does.
+static void replace_spent(void)
+{
+    uint32_t slots[SLOTS];
+    relay_look_for_spent(relay);
+    uint32_t count = relay_take_spent(relay, slots, SLOTS);
+    for (uint32_t i = 0; i < count; i++) {
+        int old = socket_of(relay, false, slots[i]);
+        check(relay_replace(relay, 4, slots[i], udp()), "a slot that is not spent");
+        close(old);
+    }
+    if (count)
+        relay_replaced(relay);
+    replaced += count;
+}
+
 static bool hear(void)
 {
     const struct portion most = {.events = 256, .questions = 64, .ended = 64};
@@ -127,6 +146,8 @@ static bool hear(void)
     relay_hush(relay);
     relay_news(relay, &news, slots, &most);
     bool any = news.events || news.questions || news.ended;
+    if (news.spent)
+        replace_spent();
     answer_questions(news.questions);
     for (const struct event *event = news.events; event; event = event->next)
         told++;
@@ -194,10 +215,21 @@ static void judge_anew(uint64_t moment)
     }
 }
 
+// What copies for the first receiver leave from; -1: nothing.
+static void copy_from(int fd)
+{
+    uint16_t port = 9;
+    relay_copy_from(relay, &port, 1);
+    for (int i = 0; i < 2; i++) {
+        relay_copy_by(verdicts[i], 0, fd);
+        relay_copy_by(verdicts[i], 1, -1);
+    }
+}
+
 static void make(void)
 {
     relay = make_relay(CAPACITY, SLOTS, WORKERS);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < VERDICTS; i++) {
         struct verdict *verdict = verdicts[i] = make_verdict(relay, &server);
         verdict->budget.idle = SECOND / 50;
         verdict->budget.download_datagrams = i ? NEVER : 40;
@@ -207,7 +239,17 @@ static void make(void)
         verdict->budget.datagrams = (struct pace){50000, SECOND};
         verdict->budget.new_sessions = (struct pace){50000, SECOND};
         verdict->budget.amplification = 1;
+        verdict->keeps_dscp = i == 0;
+        verdict->tos = i ? 184 : 0;
+        // A port that nobody has gets a copy, and what has none is told.
+        verdict->mirror_count = 2;
+        verdict->mirrors[0].to = verdict->mirrors[1].to = receiver;
     }
+    mirror = udp();
+    copy_from(mirror);
+    verdicts[2]->source_count = 1;
+    verdicts[2]->sources[0] = (struct source){4, {127, 0, 0, 5}};
+    verdicts[2]->source_port = CLIENTS_PORT;
 }
 
 // Each meter knows how many sessions have it.
@@ -220,7 +262,7 @@ static void check_meters(void)
             sessions += meters->by_slot[slot] == number;
         check(meters->each[number - 1].sessions == sessions, "a meter has another number of sessions");
     }
-    check(meters->made == 2, "not one meter for each rule");
+    check(meters->made == VERDICTS, "not one meter for each rule");
 }
 
 static void serve_for(uint64_t seconds)
@@ -235,9 +277,15 @@ static void serve_for(uint64_t seconds)
         if (turns % 50 == 7)
             judge_anew(now);
         if (turns % 20 == 3)
+            replace_spent();
+        if (turns % 20 == 3)
             relay_expire(relay, now);
         if (turns % 100 == 4)
             relay_watch(relay, turns % 200 == 4);
+        if (turns % 16 == 6)
+            relay_tell_dscp(relay, places[turns / 16 % LISTENERS].number, turns % 32 == 6);
+        if (turns % 30 == 8)
+            copy_from(turns % 60 == 8 ? -1 : mirror);
         if (turns % 64 == 5)
             relay_kill(relay, id_of(relay->sessions + turns % SLOTS), KILLED);
     }
@@ -250,6 +298,7 @@ int main(int count, char **words)
     int server_socket = udp();
     check(count == 2, "say for how many seconds");
     server = bind_to(server_socket, 0);
+    make_address(&receiver, (const uint8_t[]){127, 0, 0, 1}, 4, 9, 0);
     make();
     for (int i = 0; i < CLIENTS; i++) {
         late[i] = udp();
@@ -272,9 +321,11 @@ int main(int count, char **words)
     while (hear())
         ;
     check_meters();
-    check(removed > 20 && told > 20 && carried > 20 && found > 20, "too little came to pass");
-    printf("%lu listeners removed, %lu sessions, %lu replies, %lu records read\n", removed,
-           relay->header[TOTALS_AT + SESSIONS_OPENED], carried, found);
+    check(relay->header[TOTALS_AT + MIRRORED] && relay->header[TOTALS_AT + MIRROR_ERRORS],
+          "no copy was sent, or none was lost");
+    check(removed > 20 && told > 20 && carried > 20 && found > 20 && replaced > 20, "too little came to pass");
+    printf("%lu listeners removed, %lu sessions, %lu replies, %lu records read, %lu sockets replaced\n",
+           removed, relay->header[TOTALS_AT + SESSIONS_OPENED], carried, found, replaced);
     relay_free(relay);
     return 0;
 }

@@ -34,7 +34,7 @@ TOOLS = "run tests/system/install-tools.sh"
 MACHINE = """
     systemd systemd-sysv dbus polkitd
     python3 python3-dbus-next python3-dnspython python3-sdnotify python3-systemd
-    bind9-dnsutils dnsmasq-base iproute2 logrotate procps rsyslog
+    bind9-dnsutils dnsmasq-base iproute2 logrotate nftables procps rsyslog
 """
 # The same with the other implementation of the bus, which then runs in place of dbus-daemon.
 BROKER = f"{MACHINE} dbus-broker"

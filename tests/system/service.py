@@ -7,7 +7,7 @@ import itertools
 import json
 import select
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -251,9 +251,18 @@ def load(
 ) -> Iterator[Load]:
     """Every session is open by the time this yields. Clients of another proxy at the same time need
     another address, `source`."""
+    words = [str(port), str(sessions), str(rate), source]
+    with clients_of(machine, words) as clients:
+        yield clients
+
+
+@contextlib.contextmanager
+def clients_of(
+    machine: Machine, words: Sequence[str], prefix: Sequence[str] = ()
+) -> Iterator[Load]:
+    """The same, with the words of inside/load.py, and a command before it."""
     machine.put(INSIDE / "load.py", "/opt/load.py")
-    words = ["python3", "/opt/load.py", str(port), str(sessions), str(rate), source]
-    process = machine.popen(*words)
+    process = machine.popen(*prefix, "python3", "/opt/load.py", *words)
     with process:
         clients = Load(process)
         try:

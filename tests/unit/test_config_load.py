@@ -17,6 +17,7 @@ from udpproxy.config.model import Log, Name, NameServer, Ports, Rate, Resolver
 from udpproxy.errors import ConfigError
 from udpproxy.proxy.config import here, load
 from udpproxy.proxy.config.model import (
+    KEEP,
     Config,
     Destination,
     ExtensionName,
@@ -80,6 +81,8 @@ source-address = ["client", "2001:db8::7", "no-fallback"]
 unreachable = "close"
 resolve-policy = "follow"
 reload-policy = "keep"
+mirror-to = ["192.0.2.7", "[fe80::1%eth0]:162"]
+dscp = "keep"
 extension = "some.module:Class"
 limits = { lifetime = "1h", upload-bytes = "64k", download-bytes = 10, download-datagrams = 0 }
 [[session-acl]]
@@ -236,6 +239,11 @@ def test_every_key() -> None:
         unreachable_close=True,
         resolve_policy="follow",
         reload_policy="keep",
+        mirrors=(
+            Server(host=ip_address("192.0.2.7"), ports=None),
+            Server(host=ip_address("fe80::1%eth0"), ports=Ports(first=162, last=162)),
+        ),
+        dscp=KEEP,
         limits=Limits(
             idle=300.0,
             lifetime=3600.0,
@@ -502,8 +510,8 @@ def test_overlapping_listens(one: tuple[str, str], other: tuple[str, str], *, cl
         ('source-address = ["x y"]', 'source-address: "x y" is not an address'),
         ("source-address = []", "source-address: expected a list of"),
         ('source-address = "client"', "source-address: expected a list of"),
-        ('source-port = "client"', "source-port: source-port is not built yet"),
-        ("source-port = 53", "source-port: source-port is not built yet"),
+        ("source-port = 65536", "source-port: expected a port from 1 to 65535"),
+        ("source-port = true", "source-port: expected a port from 1 to 65535"),
         ("source-port = 0", "source-port: expected a port from 1 to 65535"),
         ('source-port = "x"', 'source-port: expected "client" or a number'),
         ('unreachable = "x"', 'unreachable: expected one of "ignore", "close"'),
@@ -693,12 +701,13 @@ def test_warnings() -> None:
         ),
         ("max-sessions = 1", (900, 900), 1, ""),
         ("max-sessions = 25408", load.EPHEMERAL, 25408, ""),
+        ('max-sessions = 101 # source-port = "client"', (900, 999), 0, ""),
     ],
 )
 def test_the_host_keeps_ports(
     top: str, ephemeral: tuple[int, int], ports: int, warning: str
 ) -> None:
-    text = SMALLEST.replace("max-sessions = 1000", top)
+    text = SMALLEST.replace("max-sessions = 1000", top) + top.partition("# ")[2]
     config = load.parse(text, "test.toml", ephemeral=ephemeral)
     assert config.ports == ports
     said = [one for one in config.warnings if "max-sessions" in one]
@@ -763,6 +772,12 @@ def test_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         reserved.write_text(none)
         assert here.reserved_ports() == []
     assert "100 ephemeral ports (1000-1099)" in here.read(path).warnings[0]
+    first = tmp_path / "first"
+    monkeypatch.setattr(here, "_FREE_FROM_FILE", first)
+    for content, number in ((None, 1024), ("many\n", 1024), ("53\n", 53)):
+        if content is not None:
+            first.write_text(content)
+        assert here.free_from() == number
 
 
 @pytest.mark.parametrize(
@@ -868,7 +883,7 @@ def test_the_manual_page_has_every_key() -> None:
     keys = set(re.findall(r"^([a-z-]+) =", LARGEST, re.MULTILINE))
     keys |= set(re.findall(r"([a-z-]+) = [\"0-9]", LARGEST))
     keys |= {"interface", "action", "broadcast-network", "reply-port", "source-address"}
-    keys |= {"source-port"}
+    keys |= {"source-port", "mirror-to"}
     entries = "\n".join(line for line in page.splitlines() if line.startswith(".BR "))
     missing = [key for key in keys if not re.search(rf"(?<![a-z-]){key}(?![a-z-])", entries)]
     assert missing == []

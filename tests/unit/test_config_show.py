@@ -14,6 +14,7 @@ from udpproxy.config.model import Address, Log, Name, NameServer, Network, Ports
 from udpproxy.config.sections import FACILITIES
 from udpproxy.proxy.config.load import parse
 from udpproxy.proxy.config.model import (
+    CLIENTS_PORT,
     Config,
     Destination,
     ExtensionName,
@@ -133,6 +134,7 @@ def acls(draw: st.DrawFn) -> Rule:
         server=Server(host=address, ports=draw(st.none() | PORT.map(_only))),
         sources=(sources := draw(SOURCES)),
         fallback=not sources or draw(st.booleans()),
+        source_port=draw(st.sampled_from([0, CLIENTS_PORT])),
         broadcast_network=wide,
         reply_any_port=wide is not None and draw(st.booleans()),
         unreachable_close=draw(st.booleans()),

@@ -33,9 +33,13 @@ max-sessions = 1
 [[listen]]
 address = "127.0.0.1"
 port = 5353
+[[servers]]
+name = "group"
+members = ["127.0.0.1:53"]
+health = { probe = { ntp = true } }
 [[session-acl]]
 name = "one"
-plug-to = "127.0.0.1:53"
+plug-to = "@group"
 """
 
 
@@ -95,7 +99,14 @@ def test_key_is_in_the_manual(table: str, key: str) -> None:
     headings = re.findall(r"^\.SH (.*)", plain(page), re.MULTILINE)
     if not table and (f"[{key}]" in headings or f"[[{key}]]" in headings):
         return
-    title = {"": "KEYS AT THE TOP", "listen": "[[listen]]", "session-acl": "[[session-acl]]"}
+    title = {
+        "": "KEYS AT THE TOP",
+        "listen": "[[listen]]",
+        "servers": "[[servers]]",
+        "servershealth": "[servers.health]",
+        "servershealthprobe": "[servers.health.probe]",
+        "session-acl": "[[session-acl]]",
+    }
     tags = tagged(section(page, title.get(table, f"[{table}]")))
     assert any(says(tag.partition("=")[0], key) for tag in tags)
 
@@ -197,6 +208,49 @@ def test_the_manual_shows_the_example_as_it_is() -> None:
     ]
     del there.body[0]  # its docstring
     assert ast.dump(method) == ast.dump(there)
+
+
+PAGE_FOR_NGINX = (ROOT / "man" / "udp-proxy-nginx.7").read_text()
+REWRITTEN = [
+    *sorted((ROOT / "examples").glob("nginx-*.toml")),
+    *sorted((ROOT / "examples").glob("traefik-*.toml")),
+]
+
+
+def bare(toml: str) -> list[str]:
+    """Without comments and blank lines."""
+    return [line for line in toml.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("path", REWRITTEN, ids=lambda path: path.stem)
+def test_the_page_for_nginx_has_the_example_as_it_is(path: Path) -> None:
+    (shown,) = re.findall(
+        rf"^\.IR {path.name} :\n\.PP\n\.RS 4\n\.EX\n(.*?)^\.EE",
+        PAGE_FOR_NGINX,
+        re.DOTALL | re.MULTILINE,
+    )
+    text = path.read_text()
+    assert bare(shown) == bare(text)
+    sources = re.findall(r"https://(\S+)", text)
+    assert sources
+    assert [source for source in sources if source not in PAGE_FOR_NGINX] == []
+    assert f'"{path.name}"' in (ROOT / "tests/edge/test_run_examples.py").read_text()
+
+
+def test_the_page_for_nginx_has_no_other_example() -> None:
+    named = re.findall(r"^\.IR (\S+\.toml) :", PAGE_FOR_NGINX, re.MULTILINE)
+    assert sorted(named) == [path.name for path in REWRITTEN]
+
+
+def test_what_directives_become_exists() -> None:
+    tables = re.findall(r"^_\n(.*?)^\.TE", PAGE_FOR_NGINX, re.DOTALL | re.MULTILINE)
+    named = {
+        word
+        for table in tables
+        for word in re.findall(r"\\fB([a-z-]+)(?: = [^\\]*)?\\fP", table.replace(r"\-", "-"))
+    }
+    assert len(named) > 20
+    assert named - {key for _, key in config_keys()} == {"drain"}
 
 
 @pytest.mark.parametrize("level", logs.NAMES)

@@ -19,6 +19,7 @@ from udpproxy.process.logs import Logs
 from udpproxy.process.wire import Plain
 from udpproxy.proxy.config import load
 from udpproxy.proxy.parent.commands import MOST_KILLED, ProxyCommands
+from udpproxy.proxy.parent.servers import Servers
 from udpproxy.proxy.parent.sessions import Sessions
 from udpproxy.proxy.policy.rules import Unresolved
 from udpproxy.proxy.product import PROXY
@@ -76,8 +77,15 @@ class World:
         self.options = SimpleNamespace(mode=Mode.FORK)
         self.family = Family(*self.children)
         self.ask = self.family.ask
+        self.logs = Logs("test")
+        self.signals: list[list[object]] = []
+        self.servers = Servers(cast(Instance, self), None, lambda: CONFIG)
         self.own = ProxyCommands(
-            cast(Instance, self), cast(Sessions, Many()), Unresolved(), lambda: CONFIG
+            cast(Instance, self),
+            cast(Sessions, Many()),
+            self.servers,
+            Unresolved(),
+            lambda: CONFIG,
         )
         self.perform = self.own.perform
         self.commands = Commands(
@@ -87,6 +95,15 @@ class World:
             cast(Service[Any], self),
             self,
         )
+
+    @property
+    def peers(self) -> dict[str, ChildConnection]:
+        """As Parent."""
+        return self.family.peers
+
+    def announce(self, member: str, signature: str, body: list[object]) -> None:
+        """On the bus."""
+        self.signals.append([member, *body])
 
     def every_role(self) -> tuple[str, ...]:
         """As ProxyService."""

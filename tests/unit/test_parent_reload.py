@@ -84,6 +84,9 @@ class Lab:
         self.discarded.append(why)
         child.link.fail(why)
 
+    def announce(self, member: str, signature: str, body: list[object]) -> None:
+        """Nobody listens."""
+
     def stored_more(self) -> None:
         """No systemd counts it."""
 
@@ -91,12 +94,15 @@ class Lab:
         """Nobody asks."""
         raise AssertionError(verb)
 
-    def write(self, ports: list[int], *, server: str = "127.0.0.1", log: str = "log") -> Config:
-        """The file."""
+    def write(
+        self, ports: list[int], *, server: str = "127.0.0.1", log: str = "log", copies: str = ""
+    ) -> Config:
+        """The file; `copies` are who gets them."""
+        mirrors = f"mirror-to = {copies.split()}\n" if copies else ""
         listeners = "".join(f'[[listen]]\naddress = "127.0.0.1"\nport = {port}\n' for port in ports)
         self.path.write_text(
             f"max-sessions = 4\n{listeners}"
-            f'[[session-acl]]\nname = "all"\nplug-to = "{server}:9"\n'
+            f'[[session-acl]]\nname = "all"\nplug-to = "{server}:9"\n{mirrors}'
             f'[log]\ntarget = "file"\nfile = "{self.directory}/{log}"\n'
         )
         return load.parse(self.path.read_text(), str(self.path))
@@ -117,6 +123,7 @@ class Lab:
             dict(self.resources.listeners.by_place),
             self.resources.generation,
             self.resources._rows.families(),
+            dict(self.resources.mirrors._sockets),
             [is_bound(port) for port in (self.first, self.second, self.third)],
             len(list(Path("/proc/self/fd").iterdir())),
             self.logs.target,
@@ -142,14 +149,16 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 @contextlib.contextmanager
 def no_log(lab: Lab) -> Iterator[None]:
     """The log file cannot be opened."""
-    lab.write([lab.first, lab.second, lab.third], server="::1", log="nowhere/log")
+    ports = [lab.first, lab.second, lab.third]
+    lab.write(ports, server="::1", log="nowhere/log", copies="127.0.0.7 ::1")
     yield
 
 
 @contextlib.contextmanager
 def taken(lab: Lab) -> Iterator[None]:
     """The second new listener cannot be had."""
-    lab.write([lab.first, lab.second, lab.third], server="::1", log="other")
+    ports = [lab.first, lab.second, lab.third]
+    lab.write(ports, server="::1", log="other", copies="127.0.0.7 ::1")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", lab.third))
         yield
@@ -159,12 +168,15 @@ _ENOUGH = 100
 """The configuration could do with so many, if they were free."""
 
 
-def few_descriptors(spare: int, server: str) -> Callable[[Lab], AbstractContextManager[None]]:
+def few_descriptors(
+    spare: int, server: str, copies: str = ""
+) -> Callable[[Lab], AbstractContextManager[None]]:
     """Only so many descriptors are left."""
 
     @contextlib.contextmanager
     def limited(lab: Lab) -> Iterator[None]:
-        lab.write([lab.first, lab.second, lab.third], server=server, log="other")
+        ports = [lab.first, lab.second, lab.third]
+        lab.write(ports, server=server, log="other", copies=copies)
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
         lowest = os.dup(0)
         os.close(lowest)
@@ -187,6 +199,7 @@ FAULTS = [
     taken,
     *(few_descriptors(spare, "127.0.0.1") for spare in range(3)),
     *(few_descriptors(spare, "::1") for spare in range(6)),
+    *(few_descriptors(spare, "127.0.0.1", "127.0.0.7 ::1") for spare in range(5)),
 ]
 
 

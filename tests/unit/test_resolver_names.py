@@ -45,7 +45,9 @@ def test_everything_is_due_at_once_but_not_more_than_allowed() -> None:
     assert names.due(0.0) == []
     assert names.deadline is None
     assert not names.settled
+    assert not names.tried("b")
     names.resolved(1.0, "b", good(A1))
+    assert [names.tried(name) for name in ("a", "b", "x")] == [False, True, False]
     assert names.deadline == 0.0
     assert names.due(1.0) == ["c"]
     names.resolved(1.0, "c", bad())

@@ -18,6 +18,16 @@ TAIL = '[resolver]\nservers = ["192.0.2.53"]\n[log]\nlevel = "debug"\n'
 ACL = '[[session-acl]]\nname = "{}"\n{}\n'
 NAMED = 'from = ["a.test"]\nplug-to = "192.0.2.1"'
 SERVER = 'plug-to = "Srv.Test:53"'
+GROUP = """plug-to = "@dns"
+{}
+[[servers]]
+name = "dns"
+members = ["192.0.2.1:53", "Srv.Test:5353"]
+standby = ["[2001:db8::9]:53"]
+[servers.health]
+probe = {}
+"""
+PROBED = GROUP.format("", '{ dns = "example.org A", interval = "2s", timeout = "1s" }')
 PATTERN = 'from = ["*.lab.test"]\nplug-to = "192.0.2.1"'
 
 
@@ -38,12 +48,31 @@ def test_all_that_a_resolver_needs() -> None:
     assert given.log.level != Log().level
 
 
-@pytest.mark.parametrize("acls", [(), (NAMED,), (SERVER,), (PATTERN,), (NAMED, PATTERN)])
+@pytest.mark.parametrize("acls", [(), (NAMED,), (SERVER,), (PATTERN,), (NAMED, PATTERN), (PROBED,)])
 def test_who_has_work_is_who_is_started(acls: tuple[str, ...]) -> None:
     given = assignment(text(*acls), "test.toml")
     helpers: dict[str, type[Acr] | type[Apr]] = {"acr": Acr, "apr": Apr}
     work = [role for role, one in helpers.items() if one.has_work(given)]
     assert tuple(work) == needed(parse(text(*acls), "test.toml", ephemeral=(0, 0)))
+
+
+def test_every_server_of_a_group_is_probed() -> None:
+    probes = assignment(text(PROBED), "test.toml").probes
+    assert [(one.group, one.server, str(one.host), one.port) for one in probes] == [
+        ("dns", "192.0.2.1:53", "192.0.2.1", 53),
+        ("dns", "srv.test:5353", "srv.test", 5353),
+        ("dns", "[2001:db8::9]:53", "2001:db8::9", 53),
+    ]
+    assert {(one.dns, one.interval, one.timeout, one.header) for one in probes} == {
+        ("example.org A", 2.0, 1.0, b"")
+    }
+
+
+@pytest.mark.parametrize(("kind", "size"), [("v2", 16), ("spp", 0)])
+def test_probes_have_the_header_that_servers_expect(kind: str, size: int) -> None:
+    given = GROUP.format(f'proxy-protocol = "{kind}"', '{ send = "text:ping", expect = "hex:00" }')
+    probes = assignment(text(given), "test.toml").probes
+    assert {(len(one.header), one.send, one.expect) for one in probes} == {(size, b"ping", b"\0")}
 
 
 def test_a_text_that_is_wrong_is_not_read() -> None:

@@ -121,6 +121,46 @@ def test_newcomers_wait_for_slots_that_are_on_their_way() -> None:
     assert shelf.book.scarce()
 
 
+def test_spent_slots_wait_for_other_sockets() -> None:
+    shelf = Shelf(2, 2)
+    book = shelf.book
+    first, _ = shelf.open(1), shelf.open(2)
+    assert book.is_low
+    book.close(first, spent=True)
+    assert (book.room("a"), book.full) == (SOON, "refused-no-port")
+    book.lack()
+    assert book.room("a") == "refused-no-port"
+    book.replaced(first.slot)
+    assert book.room("a") is None
+    assert not book.is_low
+    book.give_back(book.take_slot(), spent=True)
+    assert book.room("a") == SOON
+    # As many as there may be are there.
+    book.limit(1)
+    assert book.room("a") == "refused-ports-kept"
+
+
+def test_spent_slots_want_no_others() -> None:
+    """They will be back."""
+    shelf = Shelf(FEW, 4 * FEW)
+    book = shelf.book
+    assert (book.few, book.is_low) == (FEW, False)
+    book.give_back(book.take_slot(), spent=True)
+    assert not book.scarce()
+    book.take_slot()
+    assert book.scarce()
+
+
+def test_spent_slots_that_were_found() -> None:
+    book = Shelf(4).book
+    book.reserve({0}, {1, 3})
+    assert book.take_slot() == 2
+    assert book.room("a") == SOON
+    for slot in (1, 3):
+        book.replaced(slot)
+    assert {book.take_slot(), book.take_slot()} == {1, 3}
+
+
 def test_fewer_than_there_are_slots() -> None:
     """The host keeps ports of its own; those that there are already stay."""
     shelf = Shelf(3, evict=True)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udpproxy.proxy.session import proxy_header
-from udpproxy.proxy.session.proxy_header import Header, make, parse, without_simple
+from udpproxy.proxy.session.proxy_header import Header, local, make, parse, without_simple
 
 SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
 MAPPED = bytes(10) + b"\xff\xff"
@@ -32,6 +32,13 @@ packed6 = st.binary(min_size=16, max_size=16).filter(lambda packed: packed[:12] 
 ends = st.one_of(
     *(st.tuples(st.tuples(one, ports), st.tuples(one, ports)) for one in (packed4, packed6))
 )
+
+
+def test_the_proxy_speaks_for_itself() -> None:
+    header = local("v2")
+    assert header == SIGNATURE + b"\x20\0\0\0"
+    assert parse(header + b"probe") == Header(16)
+    assert (local("spp"), local("")) == (b"", b"")
 
 
 def test_what_is_written_is_what_the_document_says() -> None:

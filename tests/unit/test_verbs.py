@@ -64,7 +64,9 @@ def test_what_the_command_line_says_goes_over_the_bus_and_back(verb: Verb) -> No
     words = []
     for argument in verb.arguments:
         argument.add_to(parser)
-        words += {"level": ["+1"], "mode": ["off"]}.get(getattr(argument, "name", ""), [])
+        words += {"level": ["+1"], "mode": ["off"], "server": ["192.0.2.1:53"]}.get(
+            getattr(argument, "name", ""), []
+        )
     if verb in (SESSIONS, KILL):
         words = ["client=10.0.0.1"] if verb is SESSIONS else ["7"]
     given = parser.parse_args(words)

@@ -39,7 +39,8 @@ PROGRAM = Program(
         "sessions": (
             *("session", "client", "listener", "source", "server", "acl", "type", "state"),
             *("age", "idle", "datagrams-up", "datagrams-down", "bytes-up", "bytes-down"),
-        )
+        ),
+        "servers": ("group", "server", "state", "weight", "sessions", "since", "why"),
     },
     over_bus=_over_bus,
     processes="parent, reg, acr, apr",

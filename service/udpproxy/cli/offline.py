@@ -15,7 +15,7 @@ from udpproxy.errors import ConfigError, InvalidArgument, UnitError
 from udpproxy.proxy.config import firewall, here
 from udpproxy.proxy.config import show as shown
 from udpproxy.proxy.config.model import Config
-from udpproxy.proxy.config.names import names, needed
+from udpproxy.proxy.config.names import looks_up, names
 from udpproxy.proxy.identity import IDENTITY
 from udpproxy.proxy.policy import explain as asked
 from udpproxy.proxy.policy.rules import NameView, Unresolved
@@ -93,7 +93,7 @@ def explain(path: Path, *, client: str, to: str | None, at: str | None) -> int:
 
 def _known(config: Config) -> NameView:
     """What can be found out about names, here and now."""
-    if not needed(config):
+    if not looks_up(config):
         return Unresolved()
     from udpproxy.resolver.blocking import Asked
 

@@ -35,13 +35,6 @@ _CLASS = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCI
 _ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\$?|#[0-9]{1,10}")
 
 
-class NotBuilt(ValueError):
-    """Well written, but this version cannot do it: refused, never ignored."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} not built yet")
-
-
 def said(value: object) -> str:
     """The value for a message: short, on one line."""
     match value:

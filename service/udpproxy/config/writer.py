@@ -14,7 +14,7 @@ from udpproxy.config.model import Address, NameServer, Rate, Resolver
 Entry = tuple[str, object, object]
 
 _DURATIONS = {
-    *("idle", "lifetime", "silent", "stop_timeout", "crash_window", "conf_timeout"),
+    *("idle", "lifetime", "silent", "interval", "stop_timeout", "crash_window", "conf_timeout"),
     *(
         "initial_timeout",
         "timeout",
@@ -49,6 +49,8 @@ def literal(key: str, value: object) -> str:
             return _duration(value)
         case tuple():
             return f"[{', '.join(literal('', item) for item in value)}]"
+        case dict():
+            return f"{{ {', '.join(f'{name} = {literal(name, value[name])}' for name in value)} }}"
         case str():
             return json.dumps(value, ensure_ascii=False)
         case Rate():

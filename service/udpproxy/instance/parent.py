@@ -141,7 +141,7 @@ class Parent:
 
     def child_ended(self, role: str, count: int) -> None:
         """See Watcher."""
-        self._signal("ProcessRestarted", "su", [role, count])
+        self.announce("ProcessRestarted", "su", [role, count])
 
     def cannot_go_on(self, why: str) -> None:
         """See Watcher."""
@@ -242,7 +242,8 @@ class Parent:
         expected = self.options.mode is Mode.UNITS or self.options.session_bus
         self.logs.say(messages.BUS_LOST if expected else messages.BUS_ABSENT, why)
 
-    def _signal(self, member: str, signature: str, body: list[object]) -> None:
+    def announce(self, member: str, signature: str, body: list[object]) -> None:
+        """See service.Instance."""
         identity = self._product.identity
         self._bus.emit(identity.root, identity.interface, member, signature, body)
 
@@ -272,5 +273,5 @@ class Parent:
                 self.notifier.ready(self._state.line())
         self._bus.publish(objects(self._product.identity, self._service.every_role()))
         self._look_at_store()
-        self._signal("Reloaded", "", [])
+        self.announce("Reloaded", "", [])
         return answer

@@ -47,6 +47,9 @@ class Instance(Protocol):
     def stored_more(self) -> None:
         """What systemd is to have of us has changed: does it?"""
 
+    def announce(self, member: str, signature: str, body: list[object]) -> None:
+        """A signal of the main object on the bus."""
+
     def discard(self, child: ChildConnection, why: str) -> None:
         """It is out of step with us: whoever replaces it is given everything anew."""
 

@@ -57,9 +57,9 @@ class DescriptorStore:
         once or after a wait."""
         self._notifier.store(name, fd, wait=wait)
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: str, *, wait: bool = True) -> None:
         """It is not needed any more. OSError as keep()."""
-        self._notifier.unstore(name)
+        self._notifier.unstore(name, wait=wait)
 
     def drop_rest(self, more: Iterable[str] = ()) -> None:
         """What nobody took is of an older version or configuration, and so are `more`."""

@@ -160,10 +160,18 @@ SERVER_SILENT = Message(
     "UDPS-633-N",
     "server %s of rule %s does not answer client %s: session %d is connected afresh, from %s%s",
 )
+MEMBER_DOWN = Message("UDPS-634-W", "server %s of group %s is down: %s; %d of %d are up%s")
+MEMBER_UP = Message(
+    "UDPS-635-N", "server %s of group %s is up again, after %d s; %d of %d are up%s"
+)
+ALL_DOWN = Message("UDPS-636-W", "all servers of group %s are down: all of them are used")
+MEMBER_DRAINED = Message("UDPS-637-N", "server %s of group %s gets no new sessions: %s")
+MEMBER_UNDRAINED = Message("UDPS-638-N", "server %s of group %s gets new sessions again")
 REROUTED = Message(
     "UDPS-601-N", "the way of session %d from %s to %s, rule %s, has changed: it goes on from %s%s"
 )
 NO_ROOM = Message("UDPS-640-W", "new session of %s refused: %s%s")
+NOT_COPIED = Message("UDPS-602-W", "cannot send a copy to %s, rule %s: %s%s")
 BAD_HEADER = Message("UDPS-643-W", "datagram of %s dropped: %s%s")
 PRESSURE_ON = Message("UDPS-641-N", "session table under pressure: %d of %d in use")
 PRESSURE_OFF = Message("UDPS-642-N", "session table relieved: %d of %d in use")

@@ -38,9 +38,9 @@ class Notifier:
         """
         self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", [descriptor], wait=wait)
 
-    def unstore(self, name: str) -> None:
+    def unstore(self, name: str, *, wait: bool = True) -> None:
         """Systemd need not keep it any longer."""
-        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}", [])
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}", [], wait=wait)
 
     def _send(self, state: str, descriptors: list[int], *, wait: bool = True) -> None:
         sock = self._notifier.socket

@@ -75,6 +75,25 @@ KILL = Verb(
     of_child=OfChild.SAME,
     member="KillSession",
 )
+SERVERS = Verb(
+    name="servers",
+    help="list the servers of groups",
+    member="ListServers",
+    answer="aa{sv}",
+    rows="servers",
+)
+DRAIN = Verb(
+    name="drain",
+    help="give a server of a group no new sessions",
+    arguments=(Word("server", "SERVER", "as in the configuration, or GROUP/SERVER"),),
+    member="Drain",
+)
+UNDRAIN = Verb(
+    name="undrain",
+    help="give it new sessions again",
+    arguments=(Word("server", "SERVER", "as in the configuration, or GROUP/SERVER"),),
+    member="Undrain",
+)
 RESOLVE_NOW = Verb(
     name="resolve-now",
     help="look up all names again",
@@ -107,6 +126,9 @@ VERBS = table(
     ),
     SESSIONS,
     KILL,
+    SERVERS,
+    DRAIN,
+    UNDRAIN,
     RESOLVE_NOW,
     SEGMENTATION,
     EXPLAIN,

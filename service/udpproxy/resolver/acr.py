@@ -1,16 +1,19 @@
-"""ACR: every name in the configuration, looked up at start and whenever its time is over.
+"""ACR: every name in the configuration, looked up at start and whenever its time is over, and every
+server that is to be probed.
 
 names.Names says what is due; here it is done, and what changed goes to REG, and to the parent for
-whoever comes after us.
+whoever comes after us. probes.Probes does all of its part; outcomes go to REG alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Callable
 from itertools import islice
 from random import SystemRandom
 
+from udpproxy.config.model import Address
 from udpproxy.errors import InvalidArgument, LinkError
 from udpproxy.process import messages, wire
 from udpproxy.process.child import Start
@@ -19,6 +22,8 @@ from udpproxy.resolver import resolved
 from udpproxy.resolver.assignment import Assignment, Read
 from udpproxy.resolver.helper import Helper
 from udpproxy.resolver.names import Names
+from udpproxy.resolver.outcomes import Outcome
+from udpproxy.resolver.probes import MOST_UNDER_WAY, Probes
 from udpproxy.resolver.resolved import Resolved
 from udpproxy.resolver.result import DEFINITE, Failure, Family, Result
 
@@ -38,12 +43,17 @@ class Acr(Helper):
         self._pending: set[str] = set()
         self._slowest: tuple[float, str] = (0.0, "")
         self._timer: asyncio.TimerHandle | None = None
+        # Look-ups need descriptors, too.
+        most = min(MOST_UNDER_WAY, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        loop, addresses, told = asyncio.get_running_loop(), self._addresses, self._probed
+        self._probes = Probes(loop, SystemRandom(), addresses, told, most=most)
+        self._outcomes_dropped = 0
         super().__init__(start, read, version, left)
 
     @staticmethod
     def has_work(assignment: Assignment) -> bool:
-        """Names to look up ahead."""
-        return bool(assignment.names)
+        """Names to look up ahead, or servers to probe."""
+        return bool(assignment.names or assignment.probes)
 
     def configured(self, known: dict[str, Resolved]) -> None:
         """Names that stay keep their addresses; new ones are due."""
@@ -57,6 +67,7 @@ class Acr(Helper):
             self._names.replace(now, wanted, resolver)
         self._failed = {name: why for name, why in self._failed.items() if name in wanted}
         self._go()
+        self._probes.configure(self.assignment.probes)
 
     def connected(self, link: Link) -> None:
         """This REG may know nothing yet."""
@@ -81,15 +92,16 @@ class Acr(Helper):
 
     def resolve_now(self) -> wire.Plain:
         """All names at once; how many."""
-        if not self._names or not self.works:
+        if not self._names or not self._wanted():
             raise InvalidArgument("the configuration has no names to resolve")
         self._names.refresh(self._loop.time())
         self._go()
         return {"names": len(self._wanted())}
 
     def progress(self) -> dict[str, wire.Plain]:
-        """How the names are doing."""
+        """How names and probes are doing."""
         assert self._names
+        assert self.assignment
         wanted = self._wanted()
         return {
             "names": len(wanted),
@@ -98,7 +110,21 @@ class Acr(Helper):
             "failed": len(self._failed),
             "failing": self._failing(),
             "slowest": f"{self._slowest[1] or '-'} {self._slowest[0]:.3f}",
+            **(self._probing() if self.assignment.probes else {}),
         }
+
+    def _probing(self) -> dict[str, wire.Plain]:
+        return {**self._probes.figures(), "probe-results-dropped": self._outcomes_dropped}
+
+    async def close(self) -> None:
+        """See Helper."""
+        self._probes.close()
+        await super().close()
+
+    @property
+    def work(self) -> str:
+        """See Helper."""
+        return "resolving" if self._wanted() else "probing"
 
     def _failing(self) -> str:
         first = islice(self._failed.items(), _SHOWN)
@@ -178,6 +204,18 @@ class Acr(Helper):
             stale = self.assignment.resolver.stale
             rest = f"it keeps {kept} for at most {stale:g} s" if kept else "it has no address"
             self._logs.say(messages.NAME_FAILED, name, why, rest, NAME=name)
+
+    def _addresses(self, name: str) -> tuple[Address, ...] | None:
+        """See probes.Addresses."""
+        known = self._names
+        return known.addresses(name) if known and known.tried(name) else None
+
+    def _probed(self, outcomes: list[Outcome]) -> None:
+        """Where REG does not read, those that come later say as much."""
+        if self.reg_reads:
+            self.tell_reg([wire.Tell("probed", {"results": [each.plain() for each in outcomes]})])
+        else:
+            self._outcomes_dropped += len(outcomes)
 
     def _tell(self, words: list[Resolved], *, parent: bool = True) -> None:
         news = [wire.Tell("names", {"found": part}) for part in resolved.parts(words)]

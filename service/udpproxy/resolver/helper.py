@@ -92,6 +92,11 @@ class Helper(ChildPart):
         if self._channel:
             self._channel.pour((each, ()) for each in news)
 
+    @property
+    def reg_reads(self) -> bool:
+        """Is there a channel, and has REG taken all that it was told?"""
+        return self._channel is not None and not self._channel.congested
+
     def tell_parent(self, news: Sequence[wire.Tell]) -> None:
         """News for whoever comes after us."""
         self._link.pour((each, ()) for each in news)
@@ -138,9 +143,14 @@ class Helper(ChildPart):
             self._loop.call_exception_handler({"message": "task", "exception": problem})
 
     @property
+    def work(self) -> str:
+        """What it does while it works."""
+        return "resolving"
+
+    @property
     def state(self) -> str:
         """See ChildPart."""
-        return "resolving" if self.works else "idle"
+        return self.work if self.works else "idle"
 
     def figures(self) -> Figures:
         """See ChildPart."""
@@ -176,7 +186,7 @@ class Helper(ChildPart):
         self._logs.follow(assignment.log)
         known, self._known = self._known, {}
         self.configured(known)
-        self.begin("resolving" if self.works else "idle: the configuration has no work for it")
+        self.begin(self.work if self.works else "idle: the configuration has no work for it")
 
     def _connect(self, sock: socket.socket) -> None:
         before = self._channel

@@ -85,6 +85,11 @@ class Names:
         entry = self._entries.get(name)
         return entry.addresses if entry is not None else ()
 
+    def tried(self, name: str) -> bool:
+        """Was it looked up at least once, with whatever result?"""
+        entry = self._entries.get(name)
+        return entry is not None and entry.answered
+
     def everything(self) -> list[Resolved]:
         """For who knows nothing yet: each name that has addresses."""
         words = [entry.word(name) for name, entry in self._entries.items()]

@@ -17,11 +17,18 @@ class Family(enum.Enum):
 
 
 class Kind(enum.IntEnum):
-    """The record types that are asked for, by their number in DNS."""
+    """The record types that are asked for, by their number in DNS; look-ups want A, AAAA and PTR,
+    the others are for probes."""
 
     A = 1
+    NS = 2
+    CNAME = 5
+    SOA = 6
     PTR = 12
+    MX = 15
+    TXT = 16
     AAAA = 28
+    SRV = 33
 
 
 class Failure(enum.Enum):

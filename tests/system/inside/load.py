@@ -1,9 +1,11 @@
-"""Clients in a machine that never stop asking: load.py PORT SESSIONS DATAGRAMS-A-SECOND SOURCE.
+"""Clients in a machine that never stop asking:
+load.py PORT SESSIONS DATAGRAMS-A-SECOND SOURCE [TARGET FIRST-PORT PREFIX].
 
-Each session is a socket of its own. The server's answer tells from which port the proxy wrote to
-it. Words on stdin, each answered with a line: `mark` once every session has had an answer to
-something that was sent later; `report` stops sending, waits for what is under way and prints what
-happened as JSON.
+Each session is a socket of its own. PREFIX, in hexadecimal digits, stands before each datagram, as
+a PROXY header does. From a multicast TARGET the answer may come from any address. The server's
+answer tells from which port the proxy wrote to it. Words on stdin, each answered with a line:
+`mark` once every session has had an answer to something that was sent later; `report` stops
+sending, waits for what is under way and prints what happened as JSON.
 """
 
 import json
@@ -16,14 +18,28 @@ _PATIENCE = 5.0
 
 
 class Load:
-    def __init__(self, port: int, sessions: int, rate: float, source: str) -> None:
+    def __init__(
+        self,
+        port: int,
+        sessions: int,
+        rate: float,
+        source: str,
+        target: str = "127.0.0.1",
+        first: int = 8_000,
+        prefix: bytes = b"",
+    ) -> None:
         self.step = 1 / rate
+        self.prefix = prefix
+        found = socket.getaddrinfo(target, port, type=socket.SOCK_DGRAM)[0]
+        family, kind, self.where = found[0], found[1], found[4]
+        self.connects = not target.startswith(("224.", "239."))
         self.sockets: list[socket.socket] = []
         self.epoll = select.epoll()
         for number in range(sessions):
-            client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            client.bind((source, 8_000 + number))
-            client.connect(("127.0.0.1", port))
+            client = socket.socket(family, kind | socket.SOCK_NONBLOCK)
+            client.bind(socket.getaddrinfo(source, first + number, family, kind)[0][4])
+            if self.connects:
+                client.connect(self.where)
             self.epoll.register(client, select.EPOLLIN)
             self.sockets.append(client)
         self.numbers = {client.fileno(): place for place, client in enumerate(self.sockets)}
@@ -53,7 +69,11 @@ class Load:
         self.sent_at.append(time.monotonic())
         self.answered.append(0)
         try:
-            self.sockets[number % len(self.sockets)].send(b"%d" % number)
+            sock, data = self.sockets[number % len(self.sockets)], self.prefix + b"%d" % number
+            if self.connects:
+                sock.send(data)
+            else:
+                sock.sendto(data, self.where)
         except OSError:
             self.refused += 1
 
@@ -122,6 +142,16 @@ class Load:
 
 
 if __name__ == "__main__":
-    load = Load(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])
+    port, sessions, rate, source, *more = sys.argv[1:]
+    target, first, prefix = more or ("127.0.0.1", "8000", "")
+    load = Load(
+        int(port),
+        int(sessions),
+        float(rate),
+        source,
+        target,
+        int(first),
+        bytes.fromhex(prefix),
+    )
     load.run()
     load.report()

@@ -13,13 +13,25 @@ from udpproxy.config.addresses import endpoint
 from udpproxy.config.lines import Path
 from udpproxy.config.model import Address, Name, Ports
 from udpproxy.config.table import Notes
-from udpproxy.proxy.config.model import Config, Destination, Listen, Rule
+from udpproxy.proxy.config import source_ports
+from udpproxy.proxy.config.groups import MOST_IN_ALL
+from udpproxy.proxy.config.model import (
+    CLIENTS_PORT,
+    Config,
+    Destination,
+    Group,
+    Listen,
+    Rule,
+    Server,
+)
+from udpproxy.proxy.config.names import probed
 
 SHARE = 90
 """Per cent of the ephemeral ports that sessions may have."""
 
 Listens = list[tuple[Path, Listen]]
 Rules = list[tuple[Path, Rule]]
+Groups = list[tuple[Path, Group]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +40,8 @@ class KernelPorts:
 
     ephemeral: Ports
     reserved: tuple[Ports, ...] = ()
+    free_from: int = 1024
+    """Ports below need a right (net.ipv4.ip_unprivileged_port_start)."""
 
     @property
     def count(self) -> int:
@@ -43,8 +57,11 @@ class KernelPorts:
     def for_sessions(self, config: Config) -> int:
         """How many of them sessions may have, the host keeps the others; 0: all. IPv4 and IPv6
         together: a program's socket for both needs a port that is free in both. Each source
-        address has ports of its own, and a client's are none of this host's."""
-        if config.use_all_ports or any(None in rule.sources for rule in _accepting(config)):
+        address has ports of its own, and a client's, as its address, are none of this host's."""
+        clients = any(
+            None in rule.sources or rule.source_port == CLIENTS_PORT for rule in _accepting(config)
+        )
+        if config.use_all_ports or clients:
             return 0
         return self.for_each() * self.sources(config)
 
@@ -92,10 +109,40 @@ def together(
     if config.workers > 1 and config.engine == "python":
         notes.wrong(("workers",), 'more than one needs the native engine: engine is "python"')
     for path, rule in rules:
+        if rule.accept:
+            each = [listener for _, listener in listens]
+            for key, server in _servers(path, rule):
+                _at_itself(key, server, rule, each, is_own, notes)
         if rule.accept and rule.server is not None:
-            _at_itself(path, rule, [listener for _, listener in listens], is_own, notes)
             _ranges(path, rule, [listener for _, listener in listens], notes)
+        if rule.accept:
+            each = [listener for _, listener in listens]
+            source_ports.remarks(path, rule, each, kernel.free_from, notes)
     _remarks(config, listens, rules, kernel, notes)
+
+
+def groups(groups: Groups, rules: Rules, notes: Notes) -> None:
+    """Those of a name are one group."""
+    seen: dict[str, int] = {}
+    count = sum(len(group.servers) for _, group in groups)
+    if count > MOST_IN_ALL:
+        notes.wrong(("servers",), f"{count} servers in all groups: at most {MOST_IN_ALL}")
+    used = {rule.group.name for _, rule in rules if rule.group}
+    for path, group in groups:
+        if group.name in seen:
+            notes.wrong(
+                (*path, "name"), f'"{group.name}" is already the name of line {seen[group.name]}'
+            )
+        elif group.name:
+            seen[group.name] = group.line
+            if group.name not in used:
+                notes.warn((*path, "name"), f'no rule has plug-to = "@{group.name}"')
+
+
+def unprobed(config: Config) -> str:
+    """What a single process, which has no ACR, does not do of it; "": there are no probes."""
+    lacks = "a single process sends no probes: only their sessions tell whether servers live"
+    return lacks if probed(config) else ""
 
 
 def overlap(one: Ports, other: Ports) -> Ports | None:
@@ -165,16 +212,24 @@ def _names(rules: Rules, notes: Notes) -> None:
             seen[rule.name] = rule.line
 
 
+def _servers(path: Path, rule: Rule) -> Iterator[tuple[Path, Server]]:
+    """Whoever is sent clients' datagrams, and where that stands."""
+    for server in rule.servers:
+        yield (*path, "plug-to"), server
+    for place, mirror in enumerate(rule.mirrors):
+        yield (*path, "mirror-to", place), mirror
+
+
 def _at_itself(
     path: Path,
+    server: Server,
     rule: Rule,
     listeners: list[Listen],
     is_own: Callable[[Address], bool],
     notes: Notes,
 ) -> None:
     """A datagram sent to one of our own sockets would come round again and again."""
-    assert rule.server is not None
-    target, given = rule.server.host, rule.server.ports
+    target, given = server.host, server.ports
     if isinstance(target, Name):
         return  # what it resolves to will be seen; the engine refuses what comes from ourselves
     targets = (given,) if given else tuple(_addressed(rule, listeners))
@@ -182,7 +237,7 @@ def _at_itself(
         shared = _shared(targets, listener.ports)
         if shared is not None and _reaches(target, listener, is_own):
             notes.wrong(
-                (*path, "plug-to"),
+                path,
                 f"{endpoint(target, shared.first)} is the proxy itself: see line {listener.line} "
                 f"({listener})",
                 # Addresses can go to another host, as with keepalived.
@@ -243,6 +298,13 @@ def _addressed(rule: Rule, listeners: list[Listen]) -> Iterator[Ports]:
                         yield shared
 
 
+def may_serve(rule: Rule, listener: Listen) -> bool:
+    """Can a datagram that comes in there be one of that rule?"""
+    if listener.header_from or rule.destinations is None:
+        return True
+    return any(_addressed(rule, [listener]))
+
+
 def _may_be_addressed(listener: Listen, item: Destination) -> bool:
     host = item.host
     if host is None or isinstance(host, Name):
@@ -273,6 +335,8 @@ def _remarks(
             f"{config.max_sessions} is more than {available}; "
             "sessions that get no port are refused",
         )
+    if config.singleproc and (lacks := unprobed(config)):
+        notes.warn(("singleproc",), lacks)
     if not rules:
         notes.warn(("session-acl",), "there is none: every datagram is refused")
     for path, listener in listens:

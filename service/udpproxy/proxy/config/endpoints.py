@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Address
 
 from udpproxy.config.addresses import (
     address_of,
@@ -14,9 +15,16 @@ from udpproxy.config.addresses import (
     split,
     zoned,
 )
-from udpproxy.config.model import Name, Network
+from udpproxy.config.model import Address, Name, Network
 from udpproxy.config.values import is_name, said, text
 from udpproxy.proxy.config.model import Destination, Pattern, Server
+
+_EVERYWHERE = IPv4Address("255.255.255.255")
+
+
+def is_for_many(address: Address) -> bool:
+    """A broadcast address that is known for one, or a multicast group."""
+    return address == _EVERYWHERE or address.is_multicast
 
 
 def source(value: object) -> Network | Name | Pattern:
@@ -46,6 +54,18 @@ def destination(value: object) -> Destination:
     if found is None:
         raise ValueError('expected "ADDRESS:PORT", "NETWORK" or ":PORT", found ""')
     return Destination(host=None, ports=found)
+
+
+def mirror(value: object) -> Server:
+    """An item of `mirror-to`: one host by its address, with a port or the client's."""
+    found = server(value)
+    if isinstance(found.host, Name):
+        raise ValueError(f"{said(value)} is a name: write the receiver's address")
+    if is_for_many(found.host):
+        raise ValueError(f"{found.host} is not one host: copies go to one each")
+    if found.ports is not None and len(found.ports) > 1:
+        raise ValueError(f"{found.ports} are {len(found.ports)} ports: give one")
+    return found
 
 
 def server(value: object) -> Server:

@@ -13,6 +13,7 @@ from udpproxy.proxy.config.model import Config
 from udpproxy.proxy.identity import IDENTITY
 
 _RESERVED_FILE = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+_FREE_FROM_FILE = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 def read(path: Path) -> Config:
@@ -22,7 +23,12 @@ def read(path: Path) -> Config:
 def parse_here(text: str, origin: str) -> Config:
     """With the ports of this very kernel, and the addresses that the host has by now."""
     return parse(
-        text, origin, ephemeral=ephemeral_ports(), reserved=reserved_ports(), is_own=is_own
+        text,
+        origin,
+        ephemeral=ephemeral_ports(),
+        reserved=reserved_ports(),
+        free_from=free_from(),
+        is_own=is_own,
     )
 
 
@@ -55,3 +61,11 @@ def reserved_ports() -> list[Range]:
         return [(int(first), int(last or first)) for first, _, last in ends]
     except (OSError, ValueError):
         return []
+
+
+def free_from() -> int:
+    """The first port that needs no right."""
+    try:
+        return int(_FREE_FROM_FILE.read_text())
+    except (OSError, ValueError):
+        return 1024

@@ -11,9 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
+from udpproxy.config.addresses import endpoint
 from udpproxy.config.model import NO_RATE, Address, InstanceConfig, Name, Network, Ports, Rate
 
 SEGMENTATION = ("auto", "off")
+KEEP = "keep"
+"""`dscp`: the one of each datagram is kept."""
+
+CLIENTS_PORT = -1
+"""In the place of a port's number: the one that the client writes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +147,66 @@ class Server:
     host: Address | Name
     ports: Ports | None
 
+    def __str__(self) -> str:
+        if isinstance(self.host, Name):
+            return str(self.host) if self.ports is None else f"{self.host}:{self.ports}"
+        if self.ports is None:
+            return f"[{self.host}]" if self.host.version == 6 else str(self.host)
+        return endpoint(self.host, self.ports)
+
     def port(self, listened: int, place: int) -> int:
         """For a client that wrote to the port `listened`, the listener's `place`-th."""
         if self.ports is None:
             return listened
         return self.ports.first + (place if len(self.ports) > 1 else 0)
+
+
+BALANCES = ("client", "client-port", "least-sessions", "two-choices")
+DOWN_SESSIONS = ("keep", "move", "close")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What a server that is well answers: `send` is answered by something that has `expect` in it
+    (bytes), `dns` is a question such as "example.org A", `ntp` asks for the time."""
+
+    send: bytes = b""
+    expect: bytes = b""
+    dns: str = ""
+    ntp: bool = False
+    interval: float = 5.0
+    timeout: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How it is known whether a server of a group lives."""
+
+    passive: bool = True
+    fall: int = 3
+    rise: int = 2
+    retry: float = 10.0
+    probe: Probe | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """One `[[servers]]`: each of its members has a weight, standby ones have 1."""
+
+    name: str
+    members: tuple[Server, ...]
+    weights: tuple[int, ...]
+    standby: tuple[Server, ...] = ()
+    """Used while no member is up."""
+    balance: str = BALANCES[0]
+    down_sessions: str = DOWN_SESSIONS[0]
+    health: Health = Health()
+    line: int = field(default=0, compare=False)
+
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        """All of them, standby last."""
+        return self.members + self.standby
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,10 +257,14 @@ class Rule:
     accept: bool
     type: SessionType
     server: Server | None
+    group: Group | None = None
+    """One of its servers, in the place of `server`."""
     sources: tuple[Address | None, ...]
     """From which addresses the server is written to, in that order; None: the client's own."""
     fallback: bool
     """Where none of them can be had: from the one that the system chooses."""
+    source_port: int = 0
+    """From which port: CLIENTS_PORT, a number, or 0, and the system chooses."""
     broadcast_network: Network | None
     reply_any_port: bool
     unreachable_close: bool
@@ -207,9 +272,27 @@ class Rule:
     reload_policy: str
     header: str = ""
     """Which header each datagram to the server has (session/proxy_header.py); "": none."""
+    mirrors: tuple[Server, ...] = ()
+    """Who gets copies of uploads: each is an address, with one port or the client's."""
+    dscp: int | str = 0
+    """Of what goes to servers and to clients, or KEEP."""
     limits: Limits
     extension: ExtensionName | None
     line: int = field(compare=False)
+
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        """Where its sessions may go; none: it denies, or they go where their clients wrote to."""
+        if not self.accept:
+            return ()
+        if self.group:
+            return self.group.servers
+        return (self.server,) if self.server else ()
+
+    @property
+    def to_addressed(self) -> bool:
+        """Do its sessions go where their clients wrote to?"""
+        return self.accept and self.server is None and self.group is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +302,7 @@ class Config(InstanceConfig):
     max_sessions: int
     listen: tuple[Listen, ...]
     rules: tuple[Rule, ...] = ()
+    groups: tuple[Group, ...] = ()
     max_sessions_per_client: int = 0
     client_prefix6: int = 64
     """IPv6 clients whose addresses begin with so many equal bits count as one."""
@@ -233,6 +317,11 @@ class Config(InstanceConfig):
     """How many ports of this host the sessions may have; 0: as many as there are."""
     ports_each: int = field(default=0, compare=False)
     """The same, of one source address."""
+
+    def receivers(self) -> tuple[Address, ...]:
+        """Each host that gets copies, once, in the order of the file."""
+        found = (mirror.host for rule in self.rules if rule.accept for mirror in rule.mirrors)
+        return tuple(dict.fromkeys(host for host in found if not isinstance(host, Name)))
 
     def headed(self) -> dict[Place, tuple[Network, ...]]:
         """Listen.header_from of each place where that is given."""

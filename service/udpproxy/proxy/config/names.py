@@ -1,11 +1,11 @@
-"""Which names a configuration has, and whose work they make."""
+"""Which names and probes a configuration has, and whose work they make."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from udpproxy.config.model import Name
-from udpproxy.proxy.config.model import Config, Pattern, Rule
+from udpproxy.proxy.config.model import Config, Group, Pattern, Rule
 
 
 def names(config: Config) -> tuple[str, ...]:
@@ -24,21 +24,31 @@ def patterns(config: Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(item) for item in found if isinstance(item, Pattern)))
 
 
-def server_name(rule: Rule) -> str | None:
-    """The name of the ACL's server; None where it has an address or none is used."""
-    if rule.accept and rule.server is not None and isinstance(rule.server.host, Name):
-        return rule.server.host.text
-    return None
+def server_names(rule: Rule) -> tuple[str, ...]:
+    """Of the ACL's servers, as far as they are not addresses."""
+    return tuple(server.host.text for server in rule.servers if isinstance(server.host, Name))
 
 
 def asks(config: Config) -> bool:
     """Can a datagram need a look-up: of its client's names, or of its server's addresses?"""
-    return bool(patterns(config)) or any(server_name(rule) for rule in config.rules)
+    return bool(patterns(config)) or any(server_names(rule) for rule in config.rules)
+
+
+def looks_up(config: Config) -> bool:
+    """Is there anything to ask a name server for?"""
+    return bool(names(config)) or asks(config)
+
+
+def probed(config: Config) -> tuple[Group, ...]:
+    """The groups whose servers are asked whether they live: some rule leads there."""
+    used = {rule.group.name for rule in config.rules if rule.accept and rule.group}
+    return tuple(group for group in config.groups if group.name in used and group.health.probe)
 
 
 def needed(config: Config) -> tuple[str, ...]:
-    """The processes that have work: ACR for any name, APR where somebody asks."""
-    return (*(("acr",) if names(config) else ()), *(("apr",) if asks(config) else ()))
+    """The processes that have work: ACR for any name or probe, APR where somebody asks."""
+    acr = names(config) or probed(config)
+    return (*(("acr",) if acr else ()), *(("apr",) if asks(config) else ()))
 
 
 def _of(rule: Rule) -> Iterator[str]:
@@ -48,6 +58,4 @@ def _of(rule: Rule) -> Iterator[str]:
     for destination in rule.destinations or ():
         if isinstance(destination.host, Name):
             yield destination.host.text
-    server = server_name(rule)
-    if server is not None:
-        yield server
+    yield from server_names(rule)

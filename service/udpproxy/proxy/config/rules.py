@@ -7,6 +7,7 @@ switched off without being emptied.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
@@ -14,21 +15,32 @@ from udpproxy.config import addresses, values
 from udpproxy.config.model import Address, Name, Network
 from udpproxy.config.table import Table
 from udpproxy.proxy.config import endpoints, periods, sections
-from udpproxy.proxy.config.model import ExtensionName, Limits, Rule, Server, SessionType
+from udpproxy.proxy.config.model import (
+    CLIENTS_PORT,
+    KEEP,
+    ExtensionName,
+    Group,
+    Limits,
+    Rule,
+    Server,
+    SessionType,
+)
 
 _TYPES = {kind.value: kind for kind in SessionType}
 _REPLY_PORTS = values.choice({"same": False, "any": True})
 _UNREACHABLE = values.choice({"ignore": False, "close": True})
 _EVERYWHERE = IPv4Address("255.255.255.255")
 
+MOST_MIRRORS = 8
+"""Receivers of copies that a rule may have; the native engine has room for so many."""
 MOST_SOURCES = 64
 """Addresses of source-address; the native engine has room for so many."""
 
 
-def session_rule(table: Table, base: Limits) -> Rule:
+def session_rule(table: Table, base: Limits, groups: Mapping[str, Group]) -> Rule:
     take = table.take
+    target = take("plug-to", _target(groups), None)
     accept = take("action", values.choice({"accept": True, "deny": False}), default=True)
-    take("source-port", _unbuilt("source-port", _source_port) if accept else _source_port, None)
     sources, fallback = take("source-address", _source_addresses, ((), True))
     kind = take("type", values.choice(_TYPES), SessionType.NORMAL)
     rule = Rule(
@@ -40,15 +52,19 @@ def session_rule(table: Table, base: Limits) -> Rule:
         transparent=take("transparent", values.flag, None),
         accept=accept,
         type=kind,
-        server=take("plug-to", endpoints.server, None),
+        server=target if isinstance(target, Server) else None,
+        group=target if isinstance(target, Group) else None,
         sources=sources,
         fallback=fallback,
+        source_port=take("source-port", _source_port, 0),
         broadcast_network=take("broadcast-network", _broadcast_network, None),
         reply_any_port=take("reply-port", _REPLY_PORTS, default=False),
         unreachable_close=take("unreachable", _UNREACHABLE, default=False),
         resolve_policy=take("resolve-policy", values.one_of("pin", "follow", "close"), "pin"),
         reload_policy=take("reload-policy", values.one_of("close", "follow", "keep"), "close"),
         header=take("proxy-protocol", values.one_of("v2", "spp"), ""),
+        mirrors=table.many("mirror-to", endpoints.mirror) or (),
+        dscp=take("dscp", _dscp, 0),
         limits=_limits(table.table("limits"), base, one_way=kind is SessionType.ONE_WAY and accept),
         extension=_extension(table),
         line=table.line,
@@ -57,6 +73,23 @@ def session_rule(table: Table, base: Limits) -> Rule:
         _accepted(table, rule)
     table.done()
     return rule
+
+
+def _target(groups: Mapping[str, Group]) -> values.Parser[Server | Group]:
+    """`plug-to`: a server, or "@" and the name of a group."""
+
+    def parse(value: object) -> Server | Group:
+        word = values.text(value)
+        if not word.startswith("@"):
+            return endpoints.server(value)
+        if word[1:] not in groups:
+            there = ", ".join(f"@{name}" for name in groups) or "none"
+            raise ValueError(
+                f"no [[servers]] has the name {values.said(word[1:])}; there is {there}"
+            )
+        return groups[word[1:]]
+
+    return parse
 
 
 def _limits(table: Table, base: Limits, *, one_way: bool) -> Limits:
@@ -83,27 +116,45 @@ def _extension(table: Table) -> ExtensionName | None:
 
 def _accepted(table: Table, rule: Rule) -> None:
     """What an ACL that accepts must have."""
-    if rule.server is None and rule.transparent is not True:
+    if rule.to_addressed and rule.transparent is not True:
         table.wrong(
             "plug-to",
             "must be given: an ACL that accepts needs a server, but for transparent = true",
         )
+    _mirrored(table, rule)
     if rule.type is SessionType.BROADCAST:
+        if rule.group:
+            table.wrong("plug-to", 'type = "broadcast" needs an address, found a group')
         _broadcast(table, rule.server, rule.broadcast_network)
         return
     for key in ("broadcast-network", "reply-port"):
         if table.has(key) and table.sound(key):
             table.wrong(key, f'is only used with type = "broadcast", which is "{rule.type.value}"')
-    host = rule.server.host if rule.server is not None else None
-    if host is not None and not isinstance(host, Name):
+    hosts = [server.host for server in rule.servers if not isinstance(server.host, Name)]
+    for host in hosts:
         fitting = [one for one in rule.sources if one is None or one.version == host.version]
         if rule.sources and not fitting:
             table.wrong("source-address", f"none is of version {host.version}, as {host} is")
-    if host is not None and not isinstance(host, Name) and _for_many(host):
+            break
+    target = rule.server.host if rule.server is not None else None
+    if target is not None and not isinstance(target, Name) and endpoints.is_for_many(target):
         table.wrong(
             "plug-to",
-            f'{host} is not one host: it needs type = "broadcast", which is "{rule.type.value}"',
+            f'{target} is not one host: it needs type = "broadcast", which is "{rule.type.value}"',
         )
+
+
+def _mirrored(table: Table, rule: Rule) -> None:
+    """Nobody gets the same datagram twice."""
+    if len(rule.mirrors) > MOST_MIRRORS:
+        table.wrong(
+            "mirror-to", f"expected at most {MOST_MIRRORS} receivers, found {len(rule.mirrors)}"
+        )
+    for place, mirror in enumerate(rule.mirrors):
+        if mirror in rule.mirrors[:place]:
+            table.wrong("mirror-to", f"{mirror} is in the list twice")
+        if mirror == rule.server:
+            table.wrong("mirror-to", f"{mirror} is the server of plug-to")
 
 
 def _broadcast(table: Table, server: Server | None, network: Network | None) -> None:
@@ -122,10 +173,6 @@ def _broadcast(table: Table, server: Server | None, network: Network | None) -> 
         )
 
 
-def _for_many(address: Address) -> bool:
-    return address == _EVERYWHERE or address.is_multicast
-
-
 def _is_group(address: Address) -> bool:
     return address.version == 4 and address.is_multicast
 
@@ -139,14 +186,18 @@ def _broadcast_network(value: object) -> Network:
     return found
 
 
-def _unbuilt(key: str, syntax: values.Parser[None]) -> values.Parser[None]:
-    """First the mistakes that stay mistakes, then that we cannot do it yet."""
+_code_point = values.whole(0, 63)
 
-    def parse(value: object) -> None:
-        syntax(value)
-        raise values.NotBuilt(f"{key} is")
 
-    return parse
+def _dscp(value: object) -> int | str:
+    if value == KEEP:
+        return KEEP
+    try:
+        return _code_point(value)
+    except ValueError:
+        raise ValueError(
+            f'expected "{KEEP}" or a number from 0 to 63, found {values.said(value)}'
+        ) from None
 
 
 def _source_addresses(value: object) -> tuple[tuple[Address | None, ...], bool]:
@@ -172,8 +223,9 @@ def _source_addresses(value: object) -> tuple[tuple[Address | None, ...], bool]:
     return tuple(found), len(items) == len(value)
 
 
-def _source_port(value: object) -> None:
-    if value != "client":
-        if isinstance(value, str) and not re.fullmatch("[0-9]+", value):
-            raise ValueError(f'expected "client" or a number, found {values.said(value)}')
-        addresses.port(value)
+def _source_port(value: object) -> int:
+    if value == "client":
+        return CLIENTS_PORT
+    if isinstance(value, str) and not re.fullmatch("[0-9]+", value):
+        raise ValueError(f'expected "client" or a number, found {values.said(value)}')
+    return addresses.port(value)

@@ -8,19 +8,25 @@ from __future__ import annotations
 from dataclasses import fields
 
 from udpproxy.config import writer
-from udpproxy.config.addresses import endpoint
 from udpproxy.config.model import InstanceConfig, Log, Name, Network, Ports
 from udpproxy.config.writer import Entry
 from udpproxy.proxy.config.model import (
+    BALANCES,
+    CLIENTS_PORT,
+    DOWN_SESSIONS,
     Config,
     Destination,
+    Group,
+    Health,
     Limits,
     Listen,
     Pattern,
+    Probe,
     Rule,
-    Server,
     SessionType,
 )
+
+_ELSEWHERE = ("listen", "rules", "groups", "resolver", "log", "warnings", "ports", "ports_each")
 
 
 def render(config: Config, *, defaults: bool) -> str:
@@ -29,6 +35,9 @@ def render(config: Config, *, defaults: bool) -> str:
     blocks += [
         writer.block("[[listen]]", _listen(listener), defaults=True) for listener in config.listen
     ]
+    for group in config.groups:
+        blocks.append(writer.block("[[servers]]", _group(group), defaults=defaults))
+        blocks.append(writer.block("[servers.health]", _health(group.health), defaults=defaults))
     for rule in config.rules:
         blocks.append(writer.block("[[session-acl]]", _acl(rule), defaults=defaults))
         blocks.append(
@@ -63,7 +72,7 @@ def _top(config: Config) -> list[Entry]:
     names = {field.name for field in common}
     for field in (*(each for each in fields(config) if each.name not in names), *common):
         value, usual = getattr(config, field.name), getattr(default, field.name)
-        if field.name in ("listen", "rules", "resolver", "log", "warnings", "ports", "ports_each"):
+        if field.name in _ELSEWHERE:
             continue
         if field.name in special:
             key, words_of = special[field.name]
@@ -107,8 +116,9 @@ def _acl(rule: Rule) -> list[Entry]:
         ("not-time", rule.not_time and tuple(period.text for period in rule.not_time), None),
         ("action", "accept" if rule.accept else "deny", "accept"),
         ("type", rule.type.value, SessionType.NORMAL.value),
-        ("plug-to", rule.server and _server(rule.server), None),
+        ("plug-to", _target(rule), None),
         ("source-address", _sources(rule) or None, None),
+        ("source-port", _source_port(rule), None),
         ("broadcast-network", rule.broadcast_network and str(rule.broadcast_network), None),
         # Where it has no meaning it may not even be written.
         ("reply-port", ("any" if rule.reply_any_port else "same") if broadcast else None, "same"),
@@ -116,6 +126,8 @@ def _acl(rule: Rule) -> list[Entry]:
         ("resolve-policy", rule.resolve_policy, "pin"),
         ("reload-policy", rule.reload_policy, "close"),
         ("proxy-protocol", rule.header or None, None),
+        ("mirror-to", tuple(map(str, rule.mirrors)) or None, None),
+        ("dscp", rule.dscp, 0),
         ("extension", rule.extension and str(rule.extension), None),
     ]
 
@@ -123,6 +135,10 @@ def _acl(rule: Rule) -> list[Entry]:
 def _sources(rule: Rule) -> tuple[str, ...]:
     found = tuple("client" if source is None else str(source) for source in rule.sources)
     return found if rule.fallback else (*found, "no-fallback")
+
+
+def _source_port(rule: Rule) -> str | int | None:
+    return "client" if rule.source_port == CLIENTS_PORT else rule.source_port or None
 
 
 def _network(network: Network | Name | Pattern) -> str:
@@ -141,7 +157,46 @@ def _destination(item: Destination) -> str:
     return f"[{host}]:{item.ports}" if ":" in host else f"{host}:{item.ports}"
 
 
-def _server(server: Server) -> str:
-    if isinstance(server.host, Name):
-        return str(server.host) if server.ports is None else f"{server.host}:{server.ports}"
-    return writer.host(server.host) if server.ports is None else endpoint(server.host, server.ports)
+def _target(rule: Rule) -> str | None:
+    if rule.group:
+        return f"@{rule.group.name}"
+    return str(rule.server) if rule.server else None
+
+
+def _group(group: Group) -> list[Entry]:
+    return [
+        ("name", group.name, None),
+        ("members", tuple(map(str, group.members)), None),
+        ("weights", group.weights, (1,) * len(group.members)),
+        ("standby", tuple(map(str, group.standby)) or None, None),
+        ("balance", group.balance, BALANCES[0]),
+        ("down-sessions", group.down_sessions, DOWN_SESSIONS[0]),
+    ]
+
+
+def _health(health: Health) -> list[Entry]:
+    plain = Health()
+    return [
+        ("passive", health.passive, plain.passive),
+        ("fall", health.fall, plain.fall),
+        ("rise", health.rise, plain.rise),
+        ("retry", health.retry, plain.retry),
+        ("probe", _probe(health.probe) if health.probe else None, None),
+    ]
+
+
+def _probe(probe: Probe) -> dict[str, object]:
+    words: dict[str, object] = {
+        "send": probe.send and _payload(probe.send),
+        "expect": probe.expect and _payload(probe.expect),
+        "dns": probe.dns,
+        "ntp": probe.ntp,
+        "interval": probe.interval,
+        "timeout": probe.timeout,
+    }
+    return {key: value for key, value in words.items() if value}
+
+
+def _payload(payload: bytes) -> str:
+    plain = payload.isascii() and payload.decode().isprintable()
+    return f"text:{payload.decode()}" if plain else f"hex:{payload.hex()}"

@@ -10,7 +10,7 @@ import time
 from abc import abstractmethod
 from typing import cast
 
-from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine import dscp, sockets
 from udpproxy.proxy.engine.adopting import Stock
 from udpproxy.proxy.engine.interface import Arrival
 from udpproxy.proxy.engine.reachability import Reachability
@@ -21,6 +21,7 @@ from udpproxy.proxy.session.limits import TRIED
 from udpproxy.proxy.session.peers import Endpoint
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.proxy.session.sense import Damaged
+from udpproxy.proxy.session.table import MARKED
 
 _FOLLOW = "follow a server to its new address"
 _MOST_READS = range(16)
@@ -52,11 +53,15 @@ class Continuity(Reachability):
                 self._close(session, Reason.POLICY)
                 ended += 1
                 continue
-            self._let_go(session)
+            self._release_meter(session)
             session.judge_by(verdict)
+            self._give(session, verdict.member)
             session.be_careful(watched=self._watched)
             self._table.set_rule(session.slot, verdict.rule_number, verdict.generation)
             self._wait_for_nothing(session)
+            if self._mark(session):
+                self._reactor.remove_reader(session.sock.fileno())
+                self._reactor.add_reader(session.sock.fileno(), self._reader(session))
             self._book.replan(session)
             self._plan(time.monotonic_ns())
         return ended
@@ -74,6 +79,7 @@ class Continuity(Reachability):
                 listening, key, client, now, data, arrival, waited=True
             )
             if session is not None:
+                session.keep(arrival.tos)
                 self._upload(session, data, now)
 
     def extend(self, carriers: list[socket.socket], slots: int) -> None:
@@ -85,6 +91,17 @@ class Continuity(Reachability):
         self._go_on()
         self._look_for_more()
 
+    def replace(self, fresh: list[tuple[int, int, socket.socket]]) -> None:
+        """Those that waited for sockets go on."""
+        for family, slot, sock in fresh:
+            if self._spent.came(family, slot):
+                self._pool.replace(family, slot, sock)
+            else:
+                sock.close()
+        self._lacks = None
+        self._spent.look()
+        self._go_on()
+
     def lack(self, problem: int) -> None:
         """Those that waited for sockets are refused."""
         self._lacks = OSError(problem, os.strerror(problem))
@@ -95,7 +112,7 @@ class Continuity(Reachability):
         for listener, client, arrival, data in self._waiting.take():
             self.inject(listener, client, arrival, [data])
 
-    def redirect(self, number: int, server: Endpoint) -> bool:
+    def redirect(self, number: int, server: Endpoint, member: int = 0) -> bool:
         """The session goes on to another server; after a crash in between the next engine connects
         it there."""
         session = cast("Relayed | None", self._book.get(number))
@@ -116,13 +133,15 @@ class Continuity(Reachability):
         except Damaged:
             self._close(session, Reason.ERROR)
             return True
+        self._give(session, member)
         self._reactor.remove_reader(session.sock.fileno())
-        self._pool.reset(session.sock, plain=session.plain, port=session.own[1])
-        self._own.discard(session.own)
+        session.unmark()
+        self._let_go(session)
         session.aim(self._pool.get(sockets.family_of(packed), session.slot), server)
         self._words[session.at + layout.DROPS_BASE] = (
             sockets.drops(session.sock) - lost
         ) & 0xFFFFFFFF
+        self._mark(session)
         self._reactor.add_reader(session.sock.fileno(), self._reader(session))
         try:
             session.own = self._attach(session, session.rule.type)
@@ -130,44 +149,63 @@ class Continuity(Reachability):
             self._host.failed(_FOLLOW, problem, session.slot, session.id)
             self._close(session, Reason.ERROR)
             return True
-        self._own.add(session.own)
+        self._note_own(session)
         session.be_careful(watched=self._watched)
         source = (sockets.pack(session.own[0]), session.own[1])
         self._table.set_source(session.slot, source)
         return True
 
+    def _give(self, session: Relayed, member: int) -> None:
+        """It is that member's from now on."""
+        if session.member != member:
+            self._members.leave(session.member)
+            self._members.join(member)
+            session.member = member
+            self._table.set_member(session.slot, member)
+
     def adopt(self) -> int:
         """Go on with the sessions in the table; how many there were."""
         stock = Stock(self._table, self._pool, self._host, self._clear)
         found = stock.take()
-        self._book.reserve({slot for slot, _ in found})
+        taken = {slot for slot, _ in found}
+        spent = [slot for slot in range(self._table.grown) if self._is_spent(slot)]
+        spent = [slot for slot in spent if slot not in taken]
+        self._book.reserve(taken, set(spent))
         self._look_for_more()
+        self._spent.add(spent)
         for slot, record in found:
             try:
-                self._resume(slot, record)
+                self._resume(stock, slot, record)
             except (ValueError, OSError) as problem:
                 stock.lose(slot, str(problem))
-                self._book.give_back(slot)
+                self._give_back(slot)
         return self.sessions
 
     def _clear(self, slot: int) -> None:
         """Nobody's session is here any more."""
         for family in sockets.FAMILIES:
             if slot < self._pool.size(family):
-                self._pool.reset(self._pool.get(family, slot), plain=False)
+                sock = self._pool.get(family, slot)
+                sockets.reset(sock)
+                if self._words[MARKED]:
+                    dscp.reset(sock)
         self._table.free(slot)
 
-    def _resume(self, slot: int, record: Record) -> None:
+    def _resume(self, stock: Stock, slot: int, record: Record) -> None:
         listening = self._listeners.get(record.listener)
         verdict = self._host.decided(record) if listening else None
         if listening is None or verdict is None:
             self._table.add(record)
             self._host.ended(record, "-", Reason.POLICY)
             self._clear(slot)
-            self._book.give_back(slot)
+            self._give_back(slot)
             return
         if len((record.via or record.client)[0]) != len(listening.given.address.packed):
             raise Damaged("its listener is of another family")
+        if record.member != verdict.member:
+            record.member = verdict.member
+            self._table.set_member(slot, verdict.member)
+        stock.join(slot, record, verdict)
         client, arrival = came(record)
         key = listening.key(client, arrival)
         session = self._relayed(slot, listening, key, client, verdict, record)
@@ -180,6 +218,11 @@ class Continuity(Reachability):
             session.pin(sockets.server_of(record.peer, record.server_scope))
         self._table.set_rule(slot, verdict.rule_number, verdict.generation)
         self._wait_for_nothing(session)
+        if self._keeps(session.sock):
+            self._claim(session).take(session.own)
+        if self._words[MARKED]:
+            session.see_socket()
+        self._mark(session)
         self._start(session, keyed=record.state is State.OPEN)
 
     def _wait_for_nothing(self, session: Relayed) -> None:
@@ -235,14 +278,17 @@ class Continuity(Reachability):
         """Another port, and whatever address there is; what waits in the socket is lost. Why the
         system gives nothing: then the session has no end of ours, and its next datagram tries."""
         sock, peer = session.sock, session.peer
-        sources = self._sources(session)
-        self._own.discard(session.own)
+        sources, kept = self._sources(session), self._keeps(session.sock)
+        self._forget_own(session)
         # Whoever comes after a crash in between connects it himself.
         self._table.set_source(session.slot, (b"", 0))
         try:
             if peer is None:
-                self._pool.reset(sock, plain=session.plain, port=session.own[1])
+                if not kept:
+                    self._pool.reset(sock, plain=session.plain, port=session.own[1])
                 session.own = self._attach(session, session.rule.type)
+            elif kept:
+                session.own = self._rejoin(session, peer, connected=True)
             else:
                 sockets.disconnect(sock)
                 if sources.addresses or sources.unbind:
@@ -252,6 +298,6 @@ class Continuity(Reachability):
         except OSError as why:
             session.own = ("", 0)
             return why
-        self._own.add(session.own)
+        self._note_own(session)
         self._table.set_source(session.slot, (sockets.pack(session.own[0]), session.own[1]))
         return None

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from udpproxy.config.model import Address, Network
 from udpproxy.proxy.config.model import Place, SessionType
+from udpproxy.proxy.session.balance import Candidate, Member
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.limits import Budget, Pace
 from udpproxy.proxy.session.reasons import Reason
@@ -39,6 +40,8 @@ class ListenerSocket:
     """Of the workers after the first; all of them listen in the same place."""
     header_from: tuple[Network, ...] = ()
     """Each datagram has a PROXY header and comes from one of these; none: no datagram has one."""
+    tells_dscp: bool = False
+    """There are rules that keep the DSCP of what comes in here."""
 
     @property
     def address(self) -> Address:
@@ -80,10 +83,24 @@ class Verdict:
     client's own."""
     fallback: bool = True
     """Where none of them is there: the one that the system chooses."""
+    source_port: int = 0
+    """From which of our ports: CLIENTS_PORT, a number, or 0, and the system chooses."""
     handed: bool = False
     """Every datagram goes by Host.handed."""
     header: str = ""
     """Which header each datagram to the server has: one of proxy_header.KINDS."""
+    member: int = 0
+    """The number of `server` where it is one of a group, see session.balance.Members."""
+    candidates: tuple[Candidate, ...] = ()
+    """A new session gets one of these, in the place of `server`."""
+    balance: str = ""
+    """Which one: one of model.BALANCES."""
+    mirrors: tuple[tuple[str, int], ...] = ()
+    """Who else gets what the server gets."""
+    tos: int = 0
+    """The DSCP of all datagrams, both ways, as the byte of the IP header (engine/dscp.py)."""
+    keeps_dscp: bool = False
+    """Instead of that, each datagram's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +122,15 @@ class PendingName:
 class Arrival:
     """How a client's datagram came in, as an engine needs it back in Engine.inject. The address
     written to, the one to answer from (both packed), the receiving interface's number, the port
-    written to, and who sent it where that was not the client."""
+    written to, who sent it where that was not the client, and its DSCP (Verdict.tos) where the
+    listener tells that."""
 
     addressed: bytes
     local: bytes
     interface: int
     port: int
     via: tuple[str, int] | None = None
+    tos: int = 0
 
 
 ExtensionResult = tuple[str, bytes] | Reason | None
@@ -148,7 +167,9 @@ class Host(Protocol):
         """A datagram of a session whose verdict says so, from somebody who may send it; those of
         one session come in order. `slot` is where its record stands."""
 
-    def opened(self, number: int, verdict: Verdict, client: tuple[str, int]) -> None:
+    def opened(
+        self, number: int, rule: str, client: tuple[str, int], server: tuple[str, int]
+    ) -> None:
         """A session was opened."""
 
     def ended(self, record: Record, rule: str, reason: Reason) -> None:
@@ -190,12 +211,22 @@ class Host(Protocol):
         """The system refused to carry a datagram, which is lost and counted; `number` is 0 where
         that was no session's."""
 
+    def not_copied(
+        self, rule: str, receiver: tuple[str, int], problem: OSError, count: int = 1
+    ) -> None:
+        """So many copies for a receiver of the rule could not be sent; they are counted."""
+
     def unsegmented(self, sessions: int) -> None:
         """A device cannot cut runs of datagrams, as so many sessions have found out: all do without
         for SEGMENTATION_REST."""
 
     def scarce(self) -> None:
         """Few slots with sockets are left, and there can be more: Engine.extend, or lack."""
+
+    def spent(self, sockets: list[tuple[int, int]]) -> None:
+        """Families and slots whose sockets keep a port that sessions have had: until
+        Engine.replace brings others no session can have these slots. Many at a time, and not
+        before those of the last time are back."""
 
     def datagram(self, number: int, direction: str, payload: memoryview) -> None:
         """Called for each datagram, but only while the host has asked for it (level full)."""
@@ -285,8 +316,11 @@ class Engine(Protocol):
         system lacks what it takes."""
 
     def lack(self, problem: int) -> None:
-        """There are no sockets for more slots for now, and this errno says why: sessions that need
-        one are refused till extend()."""
+        """There are no sockets for slots for now, and this errno says why: sessions that need one
+        are refused till extend() or replace()."""
+
+    def replace(self, fresh: list[tuple[int, int, socket.socket]]) -> None:
+        """Other sockets for what Host.spent was told of, by family and slot."""
 
     def add_listener(self, listener: ListenerSocket) -> None:
         """Take clients' datagrams from it. One of a number that there is takes that one's place,
@@ -295,6 +329,14 @@ class Engine(Protocol):
     def expect_headers(self, number: int, header_from: tuple[Network, ...]) -> None:
         """The listener's ListenerSocket.header_from from now on; sessions stay until the host is
         asked about them."""
+
+    def tell_dscp(self, number: int, *, on: bool) -> None:
+        """The listener's ListenerSocket.tells_dscp from now on."""
+
+    def take_mirrors(self, mirrors: dict[bytes, socket.socket]) -> None:
+        """Copies leave from these, by the packed addresses of their receivers. Those that it had
+        before are not used once it has asked the host about every session; whoever lends them
+        closes them."""
 
     def remove_listener(self, number: int) -> int:
         """Its sessions end as `policy`; how many."""
@@ -317,11 +359,22 @@ class Engine(Protocol):
         """Treat these, which Host.wait got, as if they came now, in this order: known session,
         else decide() (which may say Wait again). A listener that is gone: they are dropped."""
 
-    def redirect(self, number: int, server: tuple[str, int]) -> bool:
+    def redirect(self, number: int, server: tuple[str, int], member: int = 0) -> bool:
         """The session goes on to another server (its name has another address): a fresh port
         towards it, a pinned peer is forgotten, limits and counters go on, the table's record
-        shows the new server. Where the system refuses, the session ends as `error`. False: there
-        is none of that number."""
+        shows the new server, whose number in its group is `member`. Where the system refuses, the
+        session ends as `error`. False: there is none of that number."""
+
+    def choose(self, verdict: Verdict, record: Record) -> tuple[tuple[str, int], int] | None:
+        """Which of the verdict's candidates the record's session would get now, and its number;
+        None: there is none."""
+
+    def set_member(self, number: int, state: int, *, trial: bool = False) -> None:
+        """How a server of a group does from now on: bits of session.balance; `trial`: the next
+        session is one for it, though it is down."""
+
+    def member(self, number: int) -> Member:
+        """How it does, and what its sessions have seen."""
 
     def reconnect(self, slot: int, number: int) -> bool:
         """That session goes on from another port, and from the address that the system has for it

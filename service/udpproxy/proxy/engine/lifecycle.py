@@ -10,10 +10,12 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import cast
 
 from udpproxy.proxy.config.model import SessionType
 from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine.attaching import Attaching
 from udpproxy.proxy.engine.growing import WaitingForSockets
 from udpproxy.proxy.engine.interface import (
     Arrival,
@@ -25,9 +27,10 @@ from udpproxy.proxy.engine.interface import (
     Verdict,
 )
 from udpproxy.proxy.engine.listened import Listened, Listening
-from udpproxy.proxy.engine.pool import ANYWHERE, OwnEnds, Pool, Sources
+from udpproxy.proxy.engine.pool import Pool
 from udpproxy.proxy.engine.relayed import Relayed, peer_rule, sender_of
 from udpproxy.proxy.session import layout
+from udpproxy.proxy.session.balance import Candidate, Member, Members
 from udpproxy.proxy.session.index import SOON, Session, SessionIndex
 from udpproxy.proxy.session.layout import Record, State
 from udpproxy.proxy.session.limits import (
@@ -41,11 +44,12 @@ from udpproxy.proxy.session.limits import (
 from udpproxy.proxy.session.meters import Meters, counted_as
 from udpproxy.proxy.session.peers import Endpoint
 from udpproxy.proxy.session.reasons import Reason
-from udpproxy.proxy.session.table import SOURCED, Table
+from udpproxy.proxy.session.table import MARKED, Table
 
 TYPES = list(SessionType)
 """A type's place in here is its number in the table."""
 
+_UNANSWERED = (Reason.IDLE, Reason.LIFETIME, Reason.SILENT)
 _SECOND = 1_000_000_000
 _SOONEST = 10_000_000
 """Nanoseconds until the next look at who is idle: it costs datagrams."""
@@ -53,7 +57,7 @@ _MOST_ENDED = 256
 """Sessions ended in one go before datagrams get their turn again."""
 
 
-class Lifecycle(ABC):
+class Lifecycle(Attaching, ABC):
     """Everything about sessions that is not done for each datagram."""
 
     def __init__(
@@ -69,10 +73,8 @@ class Lifecycle(ABC):
     ) -> None:
         self._reactor = reactor
         self._table = table
-        self._words = table.words
-        self._pool = pool
         self._host = host
-        self._book = SessionIndex(
+        book = SessionIndex(
             table.grown,
             table.capacity,
             per_client=per_client,
@@ -80,15 +82,17 @@ class Lifecycle(ABC):
             last=self._last,
             asked=self._asked,
         )
+        super().__init__(table, pool, host, book)
         self._prefix6 = prefix6
         self._meters = Meters(table.capacity)
         self._waiting = WaitingForSockets()
+        self._members = Members()
+        table.make_balance_key()
         self._lacks: OSError | None = None
         """Why there are no sockets for more slots."""
         self._evictions = Allowance(EVICTIONS_AT_ONCE, NS_PER_EVICTION)
         self._chances = Allowance(CHANCES_AT_ONCE, NS_PER_CHANCE)
         self._listeners = Listened(reactor)
-        self._own = OwnEnds()
         self._next_second = 0
         self._planned = 0
         self._timer: Timer | None = None
@@ -206,6 +210,10 @@ class Lifecycle(ABC):
         if not self._meters.admit(who, verdict.rule, verdict.budget, now):
             self._refuse("refused-rate", client, listening)
             return None
+        chosen = self._choose(verdict, client, self._table.next_id())
+        if chosen is None:
+            self._refuse("refused-no-server", client, listening)
+            return None
         if room is not None:
             self._evictions.pay(now)
             self._table.count("evicted")
@@ -219,19 +227,47 @@ class Lifecycle(ABC):
             client=(sockets.pack(client[0]), client[1]),
             addressed=arrival.addressed,
             local=arrival.local,
-            server=(sockets.pack(verdict.server[0]), verdict.server[1]),
+            server=(sockets.pack(chosen.server[0]), chosen.server[1]),
             network=verdict.network,
             any_port=verdict.any_port,
             interface=arrival.interface,
             scope=sockets.scope_of(sender),
             addressed_port=arrival.port,
             via=(sockets.pack(sender[0]), sender[1]) if arrival.via else None,
-            server_scope=sockets.scope_of(verdict.server),
+            server_scope=sockets.scope_of(chosen.server),
+            member=chosen.member,
             opened=now,
             opened_wall=time.time_ns(),
             last=now,
         )
         return self._begin(listening, key, client, verdict, record)
+
+    def _choose(self, verdict: Verdict, client: tuple[str, int], number: int) -> Candidate | None:
+        """The session's server; None: all of its group are drained."""
+        if not verdict.candidates:
+            return Candidate(verdict.server, 0, 1, verdict.member, standby=False)
+        return self._members.choose(
+            verdict.candidates,
+            verdict.balance,
+            self._table.balance_key(),
+            (sockets.pack(client[0]), client[1]),
+            number,
+        )
+
+    def choose(self, verdict: Verdict, record: Record) -> tuple[Endpoint, int] | None:
+        """Which server the record's session would get now."""
+        client = sockets.unpack(record.client[0]), record.client[1]
+        chosen = self._choose(verdict, client, record.id)
+        return (chosen.server, chosen.member) if chosen else None
+
+    def set_member(self, number: int, state: int, *, trial: bool = False) -> None:
+        """How a server of a group does from now on."""
+        member = self._members[number]
+        member.state, member.trial = state, trial
+
+    def member(self, number: int) -> Member:
+        """How it does."""
+        return replace(self._members[number])
 
     def _begin(
         self,
@@ -243,6 +279,7 @@ class Lifecycle(ABC):
     ) -> Relayed | None:
         slot = self._book.take_slot()
         self._look_for_more()
+        self._spent.look()
         record.id = self._table.new_id()
         self._table.write(slot, record)
         session = self._relayed(slot, listening, key, client, verdict, record)
@@ -251,41 +288,25 @@ class Lifecycle(ABC):
         try:
             session.own = self._attach(session, verdict.type)
         except OSError as problem:
-            self._pool.reset(session.sock, plain=session.plain)
+            if not self._keeps(session.sock):
+                self._pool.reset(session.sock, plain=session.plain)
             self._table.free(slot)
-            self._book.give_back(slot)
+            self._give_back(slot)
             self._refuse("refused-no-port", client, listening, problem)
             return None
+        self._mark(session)
         self._table.open(slot, (sockets.pack(session.own[0]), session.own[1]))
         self._table.count("sessions-opened")
         self._start(session)
         if self._announces:
-            self._host.opened(session.id, verdict, client)
+            self._host.opened(session.id, verdict.rule, client, session.rule.server)
         return session
 
-    def _attach(self, session: Relayed, kind: SessionType) -> Endpoint:
-        server = session.rule.server
-        sources = self._sources(session)
-        if session.plain:
-            return self._pool.connect(session.sock, server, sources)
-        broadcast = kind is SessionType.BROADCAST
-        return self._pool.bind(session.sock, server, sources, broadcast=broadcast)
-
-    def _sources(self, session: Relayed) -> Sources:
-        """From where its server is written to."""
-        verdict = session.verdict
-        if not verdict.sources and verdict.fallback and not self._words[SOURCED]:
-            return ANYWHERE
-        named = session.sources()
-        if named:
-            self._words[SOURCED] = 1
-        free = [address for address in named if not self._own.is_full(address)]
-        return Sources(
-            free,
-            verdict.fallback,
-            unbind=bool(self._words[SOURCED]),
-            used_up=len(free) < len(named),
-        )
+    def _mark(self, session: Relayed) -> bool:
+        """See Relayed.mark_by_rule()."""
+        if session.verdict.tos or session.verdict.keeps_dscp:
+            self._words[MARKED] = 1
+        return session.mark_by_rule()
 
     def _relayed(
         self,
@@ -311,10 +332,12 @@ class Lifecycle(ABC):
             verdict=verdict,
             rule=peer_rule(record, verdict),
             sock=self._pool.get(sockets.family_of(record.server[0]), slot),
+            member=record.member,
         )
 
     def _start(self, session: Relayed, *, keyed: bool = True) -> None:
-        self._own.add(session.own)
+        self._note_own(session)
+        self._members.join(session.member)
         self._book.open(session, answered=session.answered, keyed=keyed)
         self._plan(time.monotonic_ns())
         self._reactor.add_reader(session.sock.fileno(), self._reader(session))
@@ -360,6 +383,7 @@ class Lifecycle(ABC):
     def _close(self, session: Relayed, reason: Reason) -> None:
         slot, at, table = session.slot, session.at, self._table
         self._reactor.remove_reader(session.sock.fileno())
+        self._leave(session, reason)
         record = table.read(slot)
         if record is None or record.id != session.id:
             record = Record(id=session.id, opened=session.opened)
@@ -368,13 +392,23 @@ class Lifecycle(ABC):
         self._host.ended(record, session.verdict.rule, reason)
         table.set_state(slot, State.CLOSING)
         table.add(record)
-        self._pool.reset(session.sock, plain=session.plain, port=session.own[1])
-        self._own.discard(session.own)
-        self._book.close(session)
+        session.unmark()
         self._let_go(session)
+        spent = self._is_spent(slot)
+        self._book.close(session, spent=spent)
+        self._release_meter(session)
         table.free(slot)
+        if spent:
+            self._spent.add([slot])
 
-    def _let_go(self, session: Relayed) -> None:
+    def _leave(self, session: Relayed, reason: Reason) -> None:
+        """Its server has one less, and may not have answered it, where an answer was expected."""
+        silent = not session.answered and not session.unreachable and session.uploads
+        if session.member and silent and not session.one_way and reason in _UNANSWERED:
+            self._members[session.member].unanswered += 1
+        self._members.leave(session.member)
+
+    def _release_meter(self, session: Relayed) -> None:
         """Its client's meter: it has ended, or other rules hold for it."""
         if session.meter is not None:
             self._meters.release(session.meter)
@@ -407,6 +441,7 @@ class Lifecycle(ABC):
             self._next_second = now + _SECOND
             for new in self._listeners.new_drops():
                 self._table.count("drops-listeners", new)
+            self._spent.look(all_of_them=True)
         self._plan(now)
         moment = self._book.next_due()
         return self._next_second if moment is None else min(moment, self._next_second)

@@ -23,10 +23,11 @@ import os
 import socket
 import time
 
-from udpproxy.proxy.config.model import SessionType
-from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.config.model import BALANCES, SessionType
+from udpproxy.proxy.engine import dscp, sockets
 from udpproxy.proxy.engine.adopting import Stock
 from udpproxy.proxy.engine.interface import SEGMENTATION_REST, PendingName, Arrival
+from udpproxy.proxy.session.balance import Member
 from udpproxy.proxy.session.peers import network_bounds
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.proxy.session.sense import Damaged
@@ -38,6 +39,7 @@ include "native_relay.pxi"
 
 _SECOND = 1_000_000_000
 _REASONS = list(Reason)
+_FAMILIES = ((4, socket.AF_INET), (6, socket.AF_INET6))
 _SPARE = 4096
 """Descriptors beside the sockets of sessions."""
 _MOST_SPARED = 1 << 16
@@ -86,6 +88,7 @@ cdef class NativeEngine(_News):
         self._drops = {}
         self._numbers = {}
         self._verdicts = []
+        self._mirrors = {}
         self._threads = threads
         self._workers = workers
         self._next_second = 0
@@ -95,6 +98,7 @@ cdef class NativeEngine(_News):
         # still has its buffer, and Python crashes when that view is freed.
         PyObject_GetBuffer(table.memory.obj, &self._memory, PyBUF_WRITABLE)
         self._mapped = True
+        table.make_balance_key()
         relay_spare_descriptors(min(2 * table.capacity + _SPARE, _MOST_SPARED))
         self._relay = relay_new(self._memory.buf, table.capacity, workers, per_client, prefix6,
                                 evict)
@@ -185,10 +189,25 @@ cdef class NativeEngine(_News):
         with nogil:
             relay_lack(self._relay, why)
 
+    def replace(self, fresh):
+        """Their slots are free again."""
+        cdef uint32_t place
+        cdef int version, fd, wanted
+        for family, slot, sock in fresh:
+            place, version, fd = slot, 6 if family == socket.AF_INET6 else 4, sock.fileno()
+            with nogil:
+                wanted = relay_replace(self._relay, version, place, fd)
+            if wanted:
+                self._pool.replace(family, slot, sock)
+            else:
+                sock.close()
+        with nogil:
+            relay_replaced(self._relay)
+
     cdef _lend_sockets(self):
         """What the pool has got since the last time."""
         cdef uint32_t slots = self._table.grown
-        for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+        for version, family in _FAMILIES:
             first, end = self._lent[version == 6], self._pool.size(family)
             for slot in range(first, min(end, self._table.capacity)):
                 relay_socket(self._relay, version, slot, self._pool.get(family, slot).fileno())
@@ -222,6 +241,7 @@ cdef class NativeEngine(_News):
             raise OSError(problem, os.strerror(problem))
         before = self._listeners.get(number)
         self._listeners[number] = listener
+        self.tell_dscp(number, on=listener.tells_dscp)
         self._drops[number] = _drops(listener)
         for sock in before.sockets if before else ():
             sock.close()
@@ -237,6 +257,31 @@ cdef class NativeEngine(_News):
         free(headers.each)
         if problem:
             raise OSError(problem, os.strerror(problem))
+
+    def tell_dscp(self, number, *, on):
+        """The DSCP of what comes in, from now on or no more."""
+        cdef uint32_t place = number
+        cdef int flag = on
+        listener = self._listeners[number]
+        for sock in () if listener.absent else listener.sockets:
+            dscp.tell(sock, on=on)
+        with nogil:
+            relay_tell_dscp(self._relay, place, flag)
+
+    def take_mirrors(self, mirrors):
+        """Copies leave from these from now on, also those of verdicts that there are."""
+        cdef uint16_t *ports = <uint16_t *>calloc(len(mirrors) + 1, sizeof(uint16_t))
+        cdef uint32_t count = len(mirrors)
+        if ports == NULL:
+            raise MemoryError("ports")
+        self._mirrors = dict(mirrors)
+        for at, sock in enumerate(mirrors.values()):
+            ports[at] = sock.getsockname()[1]
+        with nogil:
+            relay_copy_from(self._relay, ports, count)
+        free(ports)
+        for decided, made in self._numbers.items():
+            self._copy_by(<verdict *><size_t>made, decided)
 
     def remove_listener(self, number):
         """Its sessions end as `policy`; how many."""
@@ -258,6 +303,12 @@ cdef class NativeEngine(_News):
         for slot, record in stock.take():
             known = record.listener in self._listeners
             decided = self._host.decided(record) if known else None
+            if decided is not None:
+                try:
+                    stock.join(slot, record, decided)
+                except Damaged as problem:
+                    stock.lose(slot, str(problem))
+                    continue
             if decided is None:
                 self._table.add(record)
                 self._host.ended(record, "-", Reason.POLICY)
@@ -347,16 +398,48 @@ cdef class NativeEngine(_News):
             with nogil:
                 relay_retry(self._relay)
 
-    def redirect(self, number, server):
+    def redirect(self, number, server, member=0):
         """The session goes on to another server."""
         cdef address where
         cdef uint64_t id = number
+        cdef uint32_t its = member
         cdef int found
         _to_address(&where, server)
         with nogil:
-            found = relay_redirect(self._relay, id, &where)
+            found = relay_redirect(self._relay, id, &where, its)
         self._tell()
         return bool(found)
+
+    def choose(self, verdict, record):
+        """Which server the record's session would get now."""
+        cdef address client
+        cdef uint64_t id = record.id
+        cdef const candidate *found
+        _to_address(&client, (sockets.unpack(record.client[0]), record.client[1]))
+        if not verdict.candidates:
+            return verdict.server, verdict.member
+        found = choose_server(self._relay, self._intern(verdict), &client, id)
+        if found == NULL:
+            return None
+        return next((one.server, one.member) for one in verdict.candidates
+                    if one.member == found.member)
+
+    def set_member(self, number, state, *, trial=False):
+        """How a server of a group does from now on."""
+        relay_member_state(self._relay, number, state, trial)
+
+    def member(self, number):
+        """How it does."""
+        cdef member found
+        relay_member_figures(self._relay, number, &found)
+        return Member(
+            found.state,
+            bool(found.trial),
+            found.sessions,
+            found.errors,
+            found.unanswered,
+            found.answered,
+        )
 
     def reconnect(self, slot, number):
         """The session goes on from what the system gives now."""
@@ -381,6 +464,8 @@ cdef class NativeEngine(_News):
             self._next_second = now + _SECOND
             self._count_drops()
             self._look_at_segmentation(now)
+            with nogil:
+                relay_look_for_spent(self._relay)
         return min(due, self._next_second)
 
     def _look_at_segmentation(self, now):

@@ -79,8 +79,10 @@ cdef class _News(_Verdicts):
             relay_news(self._relay, &told, slots, &most)
         if told.scarce:
             self._host.scarce()
+        if told.spent:
+            self._tell_spent()
         if told.events == NULL and told.questions == NULL and not told.ended:
-            return bool(told.scarce)
+            return bool(told.scarce or told.spent)
         try:
             self._tell_events(told.events)
             self._answer_all(told.questions)
@@ -88,6 +90,20 @@ cdef class _News(_Verdicts):
             relay_free_news(self._relay, &told)
         self._tell_ended(slots, told.ended)
         return True
+
+    cdef _tell_spent(self):
+        """All of them, for each takes the place of a message."""
+        cdef uint32_t[MOST_ENDED] slots
+        cdef uint32_t count = MOST_ENDED
+        spent = []
+        while count == MOST_ENDED:
+            count = relay_take_spent(self._relay, slots, MOST_ENDED)
+            for i in range(count):
+                for version, family in _FAMILIES:
+                    if relay_kept(self._relay, slots[i], version):
+                        spent.append((family, slots[i]))
+        if spent:
+            self._host.spent(spent)
 
     cdef _tell_events(self, event *one):
         while one != NULL:
@@ -103,7 +119,8 @@ cdef class _News(_Verdicts):
         elif one.kind == HANDED:
             self._treat(one)
         elif one.kind == OPENED:
-            host.opened(one.session, self._verdicts[one.verdict], _endpoint(&one.who))
+            rule = self._verdicts[one.verdict].rule
+            host.opened(one.session, rule, _endpoint(&one.who), _endpoint(&one.to))
         elif one.kind == STRAYED:
             sender = _endpoint(&one.who)[:2]
             host.strayed(one.session, self._verdicts[one.verdict].rule, sender)
@@ -116,6 +133,10 @@ cdef class _News(_Verdicts):
             host.unreachable(one.slot, one.session, rule, one.problem)
         elif one.kind == SERVER_ANSWERS:
             host.answers(one.slot, one.session, self._verdicts[one.verdict].rule)
+        elif one.kind == NOT_COPIED:
+            problem = OSError(one.problem, os.strerror(one.problem))
+            rule = self._verdicts[one.verdict].rule
+            host.not_copied(rule, _endpoint(&one.who)[:2], problem, one.count)
         elif one.kind == FAILED:
             problem = OSError(one.problem, os.strerror(one.problem))
             host.failed(_WHAT[one.what], problem, one.slot, one.session)
@@ -213,7 +234,7 @@ cdef class _News(_Verdicts):
         memset(&came, 0, sizeof(came))
         memcpy(came.addressed, <const uint8_t *>arrival.addressed, len(arrival.addressed))
         memcpy(came.local, <const uint8_t *>arrival.local, len(arrival.local))
-        came.interface, came.port = arrival.interface, arrival.port
+        came.interface, came.port, came.tos = arrival.interface, arrival.port, arrival.tos
         if arrival.via is not None:
             _to_address(&came.via, arrival.via)
         _to_address(&where, client)
@@ -268,7 +289,7 @@ cdef object _arrival(const held_ *held):
     outer = came.via.any.sa_family == _INET6 if came.via.any.sa_family else own
     via = _endpoint(&came.via) if came.via.any.sa_family else None
     addressed, local = came.addressed[:16 if own else 4], came.local[:16 if outer else 4]
-    return Arrival(addressed, local, came.interface, came.port, via)
+    return Arrival(addressed, local, came.interface, came.port, via, came.tos)
 
 
 cdef void _seen(void *context, uint64_t number, int upload, const void *data,

@@ -28,23 +28,40 @@ cdef extern from "relay/relay.h" nogil:
     cdef struct source:
         uint8_t size
         uint8_t *packed
+    cdef struct candidate:
+        address server
+        uint64_t identity
+        uint32_t weight, member
+        bint standby
+    cdef struct member:
+        uint8_t state, trial
+        uint32_t sessions, errors, unanswered
+        uint64_t answered
+    cdef struct mirror:
+        address to
+        int fd
     cdef struct verdict:
         budget_ budget
         uint64_t generation, rule
-        uint32_t number, acl
+        uint32_t number, acl, member
+        uint8_t balance
+        candidate *candidates
         address server
         uint8_t type, any_port, close_on_unreachable, network_size, handed, header
         uint8_t *network_first
         uint8_t *network_last
         uint8_t fallback, source_count
+        int source_port
         source *sources
+        uint8_t tos, keeps_dscp, mirror_count
+        mirror *mirrors
     cdef struct event:
         event *next
         uint64_t session
         int kind
         uint32_t listener, verdict, counter, what, count, size, slot
         int problem, upload
-        address who
+        address who, to
         uint8_t addressed_size
         uint8_t *addressed
         uint16_t port
@@ -62,6 +79,7 @@ cdef extern from "relay/relay.h" nogil:
         uint32_t interface
         uint16_t port
         address via
+        uint8_t tos
     cdef struct network:
         uint8_t size
         uint8_t[16] first
@@ -79,7 +97,7 @@ cdef extern from "relay/relay.h" nogil:
         event *events
         question *questions
         uint32_t ended, more
-        int scarce
+        int scarce, spent
     cdef struct portion:
         uint32_t events, questions, ended
     cdef struct relay_figures_ "relay_figures":
@@ -87,7 +105,7 @@ cdef extern from "relay/relay.h" nogil:
     cdef struct relay_ "relay":
         pass
     int OPENED, REFUSED, DENIED, STRAYED, FAILED, SEEN, HANDED, REROUTED
-    int SERVER_SILENT, SERVER_UNREACHABLE, SERVER_ANSWERS
+    int SERVER_SILENT, SERVER_UNREACHABLE, SERVER_ANSWERS, NOT_COPIED
     int POLICY, FAULT
     ctypedef void (*seen)(void *, uint64_t, int, const void *, uint32_t) noexcept
 
@@ -103,8 +121,15 @@ cdef extern from "relay/relay.h" nogil:
     void relay_socket(relay_ *, int, uint32_t, int)
     void relay_extend(relay_ *, uint32_t)
     void relay_lack(relay_ *, int)
+    uint32_t relay_take_spent(relay_ *, uint32_t *, uint32_t)
+    int relay_kept(relay_ *, uint32_t, int)
+    void relay_look_for_spent(relay_ *)
+    int relay_replace(relay_ *, int, uint32_t, int)
+    void relay_replaced(relay_ *)
     int relay_listen(relay_ *, uint32_t, const int *, uint32_t, const address *, const networks *)
     int relay_expect_headers(relay_ *, uint32_t, const networks *)
+    void relay_tell_dscp(relay_ *, uint32_t, int)
+    void relay_copy_from(relay_ *, const uint16_t *, uint32_t)
     uint32_t relay_unlisten(relay_ *, uint32_t)
     void relay_ring(relay_ *)
     void relay_hush(relay_ *)
@@ -116,11 +141,15 @@ cdef extern from "relay/relay.h" nogil:
     int relay_describe(relay_ *, uint32_t, const char *, uint64_t, char *, size_t)
     int relay_how_ended(relay_ *, uint32_t, uint32_t *, uint64_t *, int *)
     void relay_free_ended(relay_ *, const uint32_t *, uint32_t)
-    verdict *relay_verdict(relay_ *)
+    verdict *relay_verdict(relay_ *, uint32_t)
+    void relay_copy_by(verdict *, uint32_t, int)
     uint32_t relay_sweep(relay_ *, uint32_t *, uint32_t)
     held_ *relay_pull(relay_ *, const question *)
     void relay_inject(relay_ *, uint32_t, const address *, const way *, const void *, uint32_t)
-    int relay_redirect(relay_ *, uint64_t, const address *)
+    int relay_redirect(relay_ *, uint64_t, const address *, uint32_t)
+    const candidate *choose_server(relay_ *, const verdict *, const address *, uint64_t)
+    void relay_member_state(relay_ *, uint32_t, int, int)
+    void relay_member_figures(relay_ *, uint32_t, member *)
     int relay_reconnect(relay_ *, uint64_t, uint32_t)
     int relay_kill(relay_ *, uint64_t, int)
     int relay_end(relay_ *, uint64_t, uint32_t, int)

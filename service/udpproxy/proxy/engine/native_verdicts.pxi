@@ -23,6 +23,7 @@ cdef class _Verdicts:
     cdef relay_ *_relay
     cdef dict _numbers
     cdef list _verdicts
+    cdef dict _mirrors
     cdef Py_ssize_t _sweep_at
 
     cdef verdict *_intern(self, decided) except NULL:
@@ -35,7 +36,7 @@ cdef class _Verdicts:
         if len(self._numbers) >= max(self._sweep_at, FEW):
             self._sweep()
             self._sweep_at = 2 * len(self._numbers)
-        made = relay_verdict(self._relay)
+        made = relay_verdict(self._relay, len(decided.candidates))
         if made == NULL:
             raise MemoryError("a verdict")
         made.acl = decided.rule_number
@@ -63,15 +64,37 @@ cdef class _Verdicts:
             memcpy(made.network_first, <const uint8_t *>first, len(first))
             memcpy(made.network_last, <const uint8_t *>last, len(last))
         made.fallback = decided.fallback
+        made.source_port = decided.source_port
         made.source_count = len(decided.sources)
         for at, packed in enumerate(decided.sources):
             made.sources[at].size = len(packed)
             memcpy(made.sources[at].packed, <const uint8_t *>packed, len(packed))
+        made.member = decided.member
+        if decided.candidates:
+            made.balance = BALANCES.index(decided.balance)
+        for at, one in enumerate(decided.candidates):
+            _to_address(&made.candidates[at].server, one.server)
+            made.candidates[at].identity = one.identity
+            made.candidates[at].weight = one.weight
+            made.candidates[at].member = one.member
+            made.candidates[at].standby = one.standby
+        made.tos = decided.tos
+        made.keeps_dscp = decided.keeps_dscp
+        made.mirror_count = len(decided.mirrors)
+        for at, receiver in enumerate(decided.mirrors):
+            _to_address(&made.mirrors[at].to, receiver)
+        self._copy_by(made, decided)
         self._numbers[decided] = <size_t>made
         while len(self._verdicts) <= made.number:
             self._verdicts.append(None)
         self._verdicts[made.number] = decided
         return made
+
+    cdef _copy_by(self, verdict *made, decided):
+        """The sockets that its copies leave from now."""
+        for at, receiver in enumerate(decided.mirrors):
+            sock = self._mirrors.get(sockets.pack(receiver[0]))
+            relay_copy_by(made, at, -1 if sock is None else sock.fileno())
 
     cdef _sweep(self):
         """Forget verdicts that no session and no decision has any more."""

@@ -49,6 +49,16 @@ class Sources(NamedTuple):
 ANYWHERE = Sources((), fallback=True)
 
 
+def why(problem: OSError) -> str:
+    """Why there are no more sockets, in words that say what to do."""
+    if problem.errno == errno.ETOOMANYREFS:  # unix(7): what is on its way counts by user
+        return (
+            "the processes of this user have as many descriptors in carriers as the limit allows: "
+            "raise LimitNOFILE= (ulimit -n)"
+        )
+    return problem.strerror or str(problem)
+
+
 def check_limit(sessions: int, needed: int, limit: int) -> None:
     """UnitError, with both numbers, where not all sessions could have their sockets."""
     if needed > limit:
@@ -65,30 +75,38 @@ def make_carrier(
     """A new batch of `count` sockets; the end that is to be kept. `foreign`: see take_foreign().
     OSError where the system has no more descriptors (those in carriers count against
     RLIMIT_NOFILE, too)."""
-    keep, fill = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     made: list[socket.socket] = []
     try:
-        made.extend(_make(family) for _ in range(count))
-        for sock in made if foreign else ():
-            take_foreign(sock)
-        socket.send_fds(fill, [bytes([family, count])], [sock.fileno() for sock in made])
-    except OSError:
-        keep.close()
-        raise
+        made.extend(make_socket(family, foreign=foreign) for _ in range(count))
+        return pack_carrier(made)
     finally:
-        fill.close()
         for sock in made:
             sock.close()
+
+
+def pack_carrier(batch: Sequence[socket.socket]) -> socket.socket:
+    """A carrier of these, which stay ours, too."""
+    keep, fill = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with fill:
+        try:
+            told = bytes([batch[0].family, len(batch)])
+            socket.send_fds(fill, [told], [sock.fileno() for sock in batch])
+        except OSError:
+            keep.close()
+            raise
     return keep
 
 
-def _make(family: socket.AddressFamily) -> socket.socket:
+def make_socket(family: socket.AddressFamily, *, foreign: bool = False) -> socket.socket:
+    """One of a batch."""
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     # With the default a busy session loses datagrams that wait while others are served.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
     if family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     sockets.allow_fragments(sock)
+    if foreign:
+        take_foreign(sock)
     return sock
 
 
@@ -129,39 +147,6 @@ def peek(sock: socket.socket, size: int) -> tuple[bytes, list[int]]:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return text, list(fds)
-
-
-class OwnEnds:
-    """Our own ends of the sessions, and how many each address of ours has."""
-
-    def __init__(self) -> None:
-        self._ends: set[Endpoint] = set()
-        self._counts: dict[str, int] = {}
-        self.each = 0
-        """How many an address may have where it is asked for; 0: no limit."""
-
-    def __contains__(self, end: object) -> bool:
-        return end in self._ends
-
-    def add(self, end: Endpoint) -> None:
-        """A session has it now."""
-        if end not in self._ends:
-            self._ends.add(end)
-            self._counts[end[0]] = self._counts.get(end[0], 0) + 1
-
-    def discard(self, end: Endpoint) -> None:
-        """None has it any more."""
-        if end in self._ends:
-            self._ends.remove(end)
-            left = self._counts[end[0]] - 1
-            if left:
-                self._counts[end[0]] = left
-            else:
-                del self._counts[end[0]]
-
-    def is_full(self, address: str) -> bool:
-        """Has that address as many as it may?"""
-        return bool(self.each) and self._counts.get(address, 0) >= self.each
 
 
 class RestingPorts:
@@ -224,6 +209,20 @@ class Pool:
         """The slot's socket towards a server of that family."""
         return self._sockets[family][slot]
 
+    def replace(self, family: int, slot: int, sock: socket.socket) -> None:
+        """Another socket for the slot, whose own keeps a port."""
+        row = self._sockets[family]
+        row[slot].close()
+        row[slot] = sock
+
+    def kept(self, slot: int) -> list[int]:
+        """The families whose socket of the slot keeps a port."""
+        return [
+            family
+            for family, row in self._sockets.items()
+            if slot < len(row) and sockets.keeps_port(row[slot])
+        ]
+
     def size(self, family: socket.AddressFamily) -> int:
         """How many sessions that family can have."""
         return len(self._sockets[family])
@@ -237,7 +236,7 @@ class Pool:
 
         def attach(source: str) -> None:
             if source or sources.unbind:
-                sock.bind(sockets.whole((source or _anywhere(sock), 0)))
+                sock.bind(sockets.whole((source or anywhere(sock), 0)))
             sock.connect(server)
 
         return self._from(sock, sources, attach)
@@ -274,7 +273,7 @@ class Pool:
         the peer. Where that has no end soon, somebody shoots at the port, and we do without."""
         for tries in range(1, _MOST_TRIES + 1):
             attach()
-            own = _name(sock)
+            own = name_of(sock)
             empty = sockets.discard(sock, sockets.MOST_EARLY) < sockets.MOST_EARLY
             resting = own[1] in self._resting
             if empty and not resting:
@@ -305,11 +304,11 @@ class Pool:
             nonlocal chosen
             if not source:
                 if sources.unbind:
-                    sock.bind((_anywhere(sock), 0))
+                    sock.bind((anywhere(sock), 0))
                 sock.connect(server)
-                chosen, _ = _name(sock)
+                chosen, _ = name_of(sock)
                 sockets.disconnect(sock)
-            sock.bind(sockets.whole((source or _anywhere(sock), 0)))
+            sock.bind(sockets.whole((source or anywhere(sock), 0)))
             chosen = source or chosen
 
         _, port = self._from(sock, sources, attach)
@@ -340,11 +339,13 @@ class Pool:
                 sock.close()
 
 
-def _anywhere(sock: socket.socket) -> str:
+def anywhere(sock: socket.socket) -> str:
+    """The address that stands for all of ours."""
     return "0.0.0.0" if sock.family == socket.AF_INET else "::"
 
 
-def _name(sock: socket.socket) -> Endpoint:
+def name_of(sock: socket.socket) -> Endpoint:
+    """Its own end."""
     name = sock.getsockname()
     return name[0], name[1]
 

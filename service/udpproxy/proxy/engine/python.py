@@ -15,10 +15,10 @@ from dataclasses import replace
 from typing import cast
 
 from udpproxy.config.model import Network
-from udpproxy.proxy.engine import sockets
-from udpproxy.proxy.engine.handing import Handing
+from udpproxy.proxy.engine import dscp, sockets
 from udpproxy.proxy.engine.interface import Arrival, ListenerSocket
 from udpproxy.proxy.engine.listened import Listening
+from udpproxy.proxy.engine.marking import LISTENER_BATCH, MOST_BURST, MOST_IN_VAIN, Marking
 from udpproxy.proxy.engine.relayed import Relayed, came
 from udpproxy.proxy.session import layout, proxy_header
 from udpproxy.proxy.session.limits import (
@@ -28,28 +28,21 @@ from udpproxy.proxy.session.limits import (
     judge_download,
     judge_upload,
 )
-from udpproxy.proxy.session.peers import Reply, judge
 from udpproxy.proxy.session.reasons import Reason
 
 _LARGEST = sockets.LARGEST
 _write_carried = layout.CARRIED.pack_into
 
-_LISTENER_BATCH = range(64)
-"""Datagrams read from a listener before the servers get their turn."""
-
-_MOST_IN_VAIN = 8
-"""Of these that became no session: strangers cost most, and known sessions must not wait."""
-
 _SENDS = range(8)
 """A datagram is sent again so often, after errors of others."""
 
-_MOST_BURST = 32
 _PATIENCE = 16
 """A session that had nothing more is read singly for so many turns."""
 
 
-class PythonEngine(Handing):
-    """The datagrams; Lifecycle, Continuity and Handing have the lives of sessions."""
+class PythonEngine(Marking):
+    """The datagrams; Lifecycle, Continuity and Handing have the lives of sessions, Mirroring and
+    Marking what some of them want besides."""
 
     name = "python"
 
@@ -79,21 +72,20 @@ class PythonEngine(Handing):
             self._reactor.remove_reader(listening.given.socket.fileno())
         self._listen(listening)
 
-    def _listen(self, listening: Listening) -> None:
-        if listening.given.absent:
-            return
+    def _client_reader(self, listening: Listening) -> Callable[[], None]:
         read = self._from_wildcard if listening.wildcard else self._from_clients
+        if listening.given.tells_dscp:
+            read = self._from_marked
         if listening.header_from is not None:
             read = self._from_proxies
-        sock = listening.given.socket
-        self._reactor.add_reader(sock.fileno(), functools.partial(read, listening))
+        return functools.partial(read, listening)
 
     def _from_clients(self, listening: Listening) -> None:
         receive = listening.receive
         get = cast("Callable[[Hashable], Relayed | None]", listening.sessions.get)
         memory = self._table.memory
         now, vain = time.monotonic_ns(), 0
-        for _ in _LISTENER_BATCH:
+        for _ in LISTENER_BATCH:
             try:
                 data, client = receive(_LARGEST)
             except BlockingIOError:
@@ -106,7 +98,7 @@ class PythonEngine(Handing):
                 session = self._open(listening, client, client, now, data, listening.arrival)
                 if session is None:
                     vain += 1
-                    if vain < _MOST_IN_VAIN:
+                    if vain < MOST_IN_VAIN:
                         continue
                     return
             if session.careful_up:
@@ -125,7 +117,7 @@ class PythonEngine(Handing):
         sock = listening.given.socket
         get = cast("Callable[[Hashable], Relayed | None]", listening.sessions.get)
         now, vain = time.monotonic_ns(), 0
-        for _ in _LISTENER_BATCH:
+        for _ in LISTENER_BATCH:
             try:
                 data, control, client = sockets.receive_with_destination(sock)
             except BlockingIOError:
@@ -141,14 +133,14 @@ class PythonEngine(Handing):
                 session = self._open(listening, key, client, now, data, arrival)
             if session is not None:
                 self._upload(session, data, now)
-            elif (vain := vain + 1) >= _MOST_IN_VAIN:
+            elif (vain := vain + 1) >= MOST_IN_VAIN:
                 return
 
     def _from_proxies(self, listening: Listening) -> None:
         """Each datagram says whose it is."""
         sock = listening.given.socket
         now, vain = time.monotonic_ns(), 0
-        for _ in _LISTENER_BATCH:
+        for _ in LISTENER_BATCH:
             try:
                 data, control, sender = sockets.receive_with_destination(sock)
             except BlockingIOError:
@@ -159,7 +151,7 @@ class PythonEngine(Handing):
             session = self._behind_header(listening, data, control, sender, now)
             if session is not None:
                 self._upload(*session, now)
-            elif (vain := vain + 1) >= _MOST_IN_VAIN:
+            elif (vain := vain + 1) >= MOST_IN_VAIN:
                 return
 
     def _behind_header(
@@ -175,6 +167,8 @@ class PythonEngine(Handing):
         arrival, client = listening.arrival, sender
         if listening.wildcard:
             arrival = Arrival(*sockets.addressed_to(control), listening.given.port)
+        if listening.given.tells_dscp:
+            arrival = replace(arrival, tos=dscp.told(control))
         if header is not None and header.client and header.addressed:
             addressed, port = header.addressed
             arrival = replace(arrival, addressed=addressed, port=port, via=sender)
@@ -186,6 +180,8 @@ class PythonEngine(Handing):
             return None
         data = data[header.size :]
         session = session or self._open(listening, key, client, now, data, arrival)
+        if session:
+            session.keep(arrival.tos)
         return (session, data) if session else None
 
     def _upload(self, session: Relayed, data: bytes, now: int) -> None:
@@ -213,6 +209,7 @@ class PythonEngine(Handing):
             if not self._sent_after_all(session, data, problem, now):
                 return
         self._count_upload(session, size, now)
+        self._copy(session, data)
         if verdict is Verdict.PASS_LAST and session.one_way:
             self._close(session, Reason.UPLOAD_DATAGRAMS)
         elif verdict is Verdict.PASS_LAST:
@@ -255,6 +252,7 @@ class PythonEngine(Handing):
             if again is None:
                 return True
             problem = again
+        self._copy(session, data)
         self._lost(session, "send to a server", problem)
         return False
 
@@ -264,19 +262,22 @@ class PythonEngine(Handing):
         self._count_icmp(session, *icmp)
         if icmp[0] and session.verdict.close_on_unreachable:
             self._count_upload(session, len(data), now)
+            self._copy(session, data)
             self._unreachable(session)
             return False
         return True
 
     def _reopen(self, session: Relayed, data: bytes, now: int) -> None:
         """The session ends before this datagram, which is the first of another."""
-        record = self._table.read(session.slot)
+        record, tos = self._table.read(session.slot), session.tos
         self._unreachable(session)
         if record is None:
             return
         client, arrival = came(record)
+        arrival = replace(arrival, tos=tos)
         another = self._open(session.listener, session.key, client, now, data, arrival)
         if another is not None:
+            another.keep(tos)
             self._upload(another, data, now)
 
     def _start(self, session: Relayed, *, keyed: bool = True) -> None:
@@ -286,6 +287,8 @@ class PythonEngine(Handing):
 
     def _reader(self, session: Relayed) -> Callable[[], None]:
         read = self._from_server if session.plain else self._from_anybody
+        if session.tells:
+            read = self._from_marked_server
         return functools.partial(read, session)
 
     def _from_server(self, session: Relayed) -> None:
@@ -313,12 +316,12 @@ class PythonEngine(Handing):
             _write_carried(self._table.memory, session.download_at, now, count, volume)
         if session.patience:
             session.patience -= 1
-        elif session.burst < _MOST_BURST:
+        elif session.burst < MOST_BURST:
             session.burst *= 2
 
     def _from_anybody(self, session: Relayed) -> None:
         now = time.monotonic_ns()
-        for turn in range(_MOST_BURST):
+        for turn in range(MOST_BURST):
             try:
                 data, sender = session.sock.recvfrom(_LARGEST)
             except BlockingIOError as nothing:
@@ -329,13 +332,7 @@ class PythonEngine(Handing):
             except OSError as problem:
                 self._receive_failed(session, problem)
                 return
-            endpoint = sockets.sender_of(sender)
-            reply = judge(session.rule, session.peer, endpoint, sockets.pack(sender[0]))
-            if reply is Reply.IGNORE:
-                self._words[session.at + layout.STRAY] += 1
-                self._host.strayed(session.id, session.verdict.rule, endpoint)
-                continue
-            if reply is Reply.PIN and not self._pin(session, endpoint):
+            if not self._admits(session, sender):
                 continue
             if not self._download(session, data, now):
                 return

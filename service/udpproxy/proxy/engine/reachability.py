@@ -25,6 +25,8 @@ class Reachability(Lifecycle):
         self._words[session.at + layout.ICMP] += count
         if count and not session.unreachable:
             session.unreachable = True
+            if session.member:
+                self._members[session.member].errors += 1
             session.be_careful(watched=self._watched)
             self._host.unreachable(session.slot, session.id, session.verdict.rule, number)
 
@@ -32,6 +34,7 @@ class Reachability(Lifecycle):
         """The first reply of all, or since ICMP errors came."""
         told = session.unreachable or self._awaiting
         session.unreachable = False
+        self._members.answers(session.member)
         if not session.answered:
             session.answered = True
             self._book.answered(session)

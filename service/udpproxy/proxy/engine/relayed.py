@@ -6,8 +6,9 @@ import socket
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 
-from udpproxy.proxy.config.model import SessionType
-from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.config.model import CLIENTS_PORT, SessionType
+from udpproxy.proxy.engine import dscp, sockets
+from udpproxy.proxy.engine.ends import Claim
 from udpproxy.proxy.engine.interface import Arrival, Verdict
 from udpproxy.proxy.engine.listened import Listening
 from udpproxy.proxy.engine.sockets import Ancillary, answer_from
@@ -34,6 +35,7 @@ class Relayed(Session):
         "burst",
         "careful_down",
         "careful_up",
+        "claim",
         "control",
         "download_at",
         "download_bytes",
@@ -42,11 +44,13 @@ class Relayed(Session):
         "handed",
         "header",
         "listener",
+        "member",
         "meter",
         "one_way",
         "own",
         "patience",
         "peer",
+        "pktinfo",
         "plain",
         "receive",
         "reply",
@@ -55,6 +59,9 @@ class Relayed(Session):
         "send",
         "sock",
         "strips",
+        "tells",
+        "tos",
+        "tos_down",
         "unreachable",
         "upload_at",
         "upload_bytes",
@@ -79,6 +86,7 @@ class Relayed(Session):
         verdict: Verdict,
         rule: PeerRule,
         sock: socket.socket,
+        member: int = 0,
     ) -> None:
         """`address` is who gets the replies, `ends` the client and the address that it wrote to."""
         super().__init__(
@@ -97,12 +105,20 @@ class Relayed(Session):
         self.uploads = self.upload_bytes = self.downloads = self.download_bytes = 0
         self.listener = listener
         self.address = address
-        self.control: Ancillary = answer_from(local, interface) if listener.wildcard else []
+        self.pktinfo: Ancillary = answer_from(local, interface) if listener.wildcard else []
+        self.control = self.pktinfo
+        # The DSCP of what goes to the server, which the socket gives it, and to the client; and
+        # whether the socket tells that of what comes.
+        self.tos = self.tos_down = 0
+        self.tells = False
         self.reply = listener.reply
         self.plain = rule.type in CONNECTED
+        self.member = member
         self.one_way = rule.type is SessionType.ONE_WAY
         self.rule = rule
         self.own: Endpoint = ("", 0)
+        self.claim: Claim | None = None
+        """On its end of ours, where its socket keeps the port."""
         self.ends = ends
         self.header = b""
         self.meter: Meter | None = None
@@ -149,7 +165,13 @@ class Relayed(Session):
     def be_careful(self, *, watched: bool) -> None:
         """Which directions need a look at each datagram; the others take the short way."""
         self.careful_up = (
-            watched or self.handed or self.awaited or self.budget.counts_upload or bool(self.header)
+            watched
+            or self.handed
+            or self.awaited
+            or self.budget.counts_upload
+            or bool(self.header)
+            or bool(self.verdict.mirrors)
+            or self.verdict.keeps_dscp
         )
         self.careful_down = (
             watched
@@ -158,21 +180,83 @@ class Relayed(Session):
             or self.strips
             or self.budget.counts_download
             or bool(self.control)
+            or bool(self.verdict.tos)
+            or self.verdict.keeps_dscp
             or not self.answered
             or self.unreachable
         )
 
     def sources(self) -> list[str]:
         """Our addresses towards the server that the rule names, in order."""
-        server = self.rule.server
-        size, scope = len(sockets.pack(server[0])), sockets.scope_of(server)
-        found = [source or self.ends[0][0] for source in self.verdict.sources]
-        return [sockets.server_of((one, 0), scope)[0] for one in found if len(one) == size]
+        return named_sources(self.verdict, self.ends[0][0], self.rule.server)
+
+    @property
+    def fixed_port(self) -> int:
+        """The port towards the server that the rule names; 0: none, or it is the client's, who has
+        none."""
+        return port_of(self.verdict, self.ends[0])
+
+    def source(self) -> bytes:
+        """Our end towards the server, packed, where that is one that the rule names."""
+        address = self.own[0]
+        return sockets.pack(address) if address and address in self.sources() else b""
+
+    def see_socket(self) -> None:
+        """Whoever was before us has left it so."""
+        self.tos, self.tells = dscp.tos_of(self.sock), dscp.tells(self.sock)
+
+    def mark_by_rule(self) -> bool:
+        """DSCP as the rule has it. True: datagrams of the server are to be read in another way."""
+        keeps = self.verdict.keeps_dscp
+        changed = keeps != self.tells
+        if changed:
+            dscp.tell(self.sock, on=keeps)
+            self.tells = keeps
+        if not keeps:
+            self._mark(self.verdict.tos)
+            self.answer_with(self.verdict.tos)
+        return changed
+
+    def unmark(self) -> None:
+        """The socket is as it was made."""
+        self._mark(0)
+        if self.tells:
+            dscp.tell(self.sock, on=False)
+            self.tells = False
+
+    def keep(self, tos: int) -> None:
+        """What comes next from the client has that."""
+        if self.verdict.keeps_dscp:
+            self._mark(tos)
+
+    def _mark(self, tos: int) -> None:
+        if tos != self.tos:
+            dscp.set_tos(self.sock, tos)
+            self.tos = tos
+
+    def answer_with(self, tos: int) -> None:
+        """What goes to the client has that from now on."""
+        if tos != self.tos_down:
+            self.tos_down = tos
+            family = sockets.family_of(self.listener.given.address.packed)
+            self.control = [*self.pktinfo, *dscp.with_tos(family, tos)]
 
     def pin(self, peer: Endpoint) -> None:
         """From now on this is the server."""
         self.peer = peer
         self._point()
+
+
+def named_sources(verdict: Verdict, client: bytes, server: Endpoint) -> list[str]:
+    """Our addresses towards the server that the rule names, in order."""
+    size, scope = len(sockets.pack(server[0])), sockets.scope_of(server)
+    found = [source or client for source in verdict.sources]
+    return [sockets.server_of((one, 0), scope)[0] for one in found if len(one) == size]
+
+
+def port_of(verdict: Verdict, client: proxy_header.Endpoint) -> int:
+    """The same of the port."""
+    return client[1] if verdict.source_port == CLIENTS_PORT else verdict.source_port
 
 
 def sender_of(record: Record) -> tuple[str, int]:

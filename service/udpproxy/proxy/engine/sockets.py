@@ -41,10 +41,13 @@ _MEMINFO = struct.Struct("=9I")
 _ORIGIN_AT, _LOCAL = 4, 1  # of struct sock_extended_err (linux/errqueue.h)
 _PKTINFO4 = struct.Struct("=I4s4s")
 _PKTINFO6 = struct.Struct("=16sI")
-_CONTROL_SPACE = 64
+_CONTROL_SPACE = 128
 _MOST_ERRORS = 64
+_LOOPBACK6 = socket.inet_pton(socket.AF_INET6, "::1")
 MOST_EARLY = 64  # datagrams that are at a new port before we are
 _SMALLEST = 256  # bytes of a receive buffer: no datagram takes less, with its struct sk_buff
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+_NOTHING = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0))  # a filter: return 0
 _UNSPEC = ctypes.create_string_buffer(28)  # sockaddr_in6 long, family AF_UNSPEC (0)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -208,7 +211,11 @@ def discard(sock: socket.socket, most: int) -> int:
 
 
 def reset(sock: socket.socket) -> None:
-    """As the pool made it: no port, no peer, nothing waiting, no option left on."""
+    """As the pool made it: no port, no peer, nothing waiting, no option left on; or at least
+    nobody's, where it keeps its port."""
+    if keeps_port(sock):
+        park(sock)
+        return
     disconnect(sock)
     report_errors(sock, on=False)
     allow_broadcast(sock, on=False)
@@ -216,9 +223,46 @@ def reset(sock: socket.socket) -> None:
     drain(sock)
 
 
+def keeps_port(sock: socket.socket) -> bool:
+    """Was it bound to a port by its number? See fixed.py."""
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR))
+
+
+def share_port(sock: socket.socket, *, on: bool) -> None:
+    """Others may be bound to the same port, and the same address."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, on)
+
+
+def deafen(sock: socket.socket, *, on: bool) -> None:
+    """Nothing comes in, whoever sends it."""
+    program = struct.pack("@HP", 1, ctypes.addressof(_NOTHING))
+    option = _SO_ATTACH_FILTER if on else _SO_DETACH_FILTER
+    with contextlib.suppress(FileNotFoundError):  # there is no filter
+        sock.setsockopt(socket.SOL_SOCKET, option, program)
+
+
+def park(sock: socket.socket) -> None:
+    """Its session has ended, and another may have the same end of ours before the socket is gone.
+    So it hears itself alone, and nobody writes by it."""
+    own = sock.getsockname()
+    try:
+        sock.connect(own)
+    except OSError:  # the address is gone
+        disconnect(sock)
+        loopback = "127.0.0.1" if sock.family == socket.AF_INET else "::1"
+        with contextlib.suppress(OSError):
+            sock.connect((loopback, own[1]))
+    drain(sock)
+
+
 def allow_broadcast(sock: socket.socket, *, on: bool) -> None:
     """SO_BROADCAST: without it sending to a broadcast address is refused."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, on)
+
+
+def is_loopback(packed: bytes) -> bool:
+    """Of IPv4 there are many such."""
+    return packed[0] == 127 if len(packed) == 4 else packed == _LOOPBACK6
 
 
 def addressed_to(control: Ancillary) -> tuple[bytes, bytes, int]:

@@ -13,7 +13,8 @@ from udpproxy.process.verbs import Verb
 from udpproxy.process.wire import Plain
 from udpproxy.proxy.config import here
 from udpproxy.proxy.config.model import SEGMENTATION, Config
-from udpproxy.proxy.config.names import needed
+from udpproxy.proxy.config.names import looks_up, names
+from udpproxy.proxy.parent.servers import Servers
 from udpproxy.proxy.parent.sessions import Sessions
 from udpproxy.proxy.policy import explain
 from udpproxy.proxy.policy.rules import NameView
@@ -29,11 +30,17 @@ class ProxyCommands:
     """`segmentation` is what every REG that comes is told."""
 
     def __init__(
-        self, instance: Instance, sessions: Sessions, known: NameView, config: Callable[[], Config]
+        self,
+        instance: Instance,
+        sessions: Sessions,
+        servers: Servers,
+        known: NameView,
+        config: Callable[[], Config],
     ) -> None:
         """`known`: what the configuration's names are."""
         self._instance = instance
         self._sessions = sessions
+        self._servers = servers
         self._known = known
         self._config = config
         self.segmentation = config().segmentation
@@ -47,6 +54,17 @@ class ProxyCommands:
                 return await self._kill_all(_filters(arguments))
             case "kill":
                 await self._kill(arguments.get("session"))
+                return None
+            case "servers":
+                return await self._list_servers()
+            case "drain" | "undrain":
+                reg = self._instance.peers.get(_REG)
+                self._servers.drain(
+                    str(arguments.get("server", "")),
+                    reg.link if reg else None,
+                    f"command {verb.name}",
+                    on=verb.name == "drain",
+                )
                 return None
             case "resolve-now":
                 return await self._resolve_now()
@@ -79,6 +97,10 @@ class ProxyCommands:
             ended += answer
         return {"sessions-ended": ended}
 
+    async def _list_servers(self) -> Plain:
+        answer = await self._instance.ask(_REG, "servers", {})
+        return sound(_REG, "servers", (list,), answer)
+
     async def _segment(self, mode: str) -> None:
         """From now on, whatever the file says; InvalidArgument for other words than its own."""
         if mode not in SEGMENTATION:
@@ -90,11 +112,10 @@ class ProxyCommands:
         """Clients' names are forgotten, those of the configuration looked up again."""
         if self._instance.options.mode is Mode.SINGLE:
             raise InvalidArgument("a single process looks names up once, at start and reload")
-        helpers = needed(self._config())
-        if not helpers:
+        if not looks_up(self._config()):
             raise InvalidArgument("the configuration has no names to resolve")
         await self._ask_reg("resolve-now", {})
-        if "acr" not in helpers:
+        if not names(self._config()):
             return None
         answer = await self._instance.ask("acr", "resolve-now", {})
         return sound("acr", "resolve-now", (dict, type(None)), answer)

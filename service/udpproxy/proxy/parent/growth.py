@@ -64,8 +64,7 @@ class Growth:
             self._resources.grow(min(grown + pool.BATCH, self._wanted))
         except OSError as problem:
             if self._problem is None:
-                why = problem.strerror or problem
-                self._instance.logs.say(messages.SOCKETS_LACK, grown, why)
+                self._instance.logs.say(messages.SOCKETS_LACK, grown, pool.why(problem))
             self._problem = problem
             self._tell_lack(problem)
             self._go_on(soon=False)

@@ -85,7 +85,7 @@ def listening_sockets(
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 # Until all are there and divide the clients, one would get what is another's, and
                 # a known client a second session.
-                steering.attach(sock, _SO_ATTACH_FILTER, _DROP)
+                deafen(sock)
             with _side_by_side([sock, *beside] if beside else []):
                 sock.bind(sockets.whole((str(address), port)))
         if workers > 1:
@@ -135,11 +135,16 @@ def refuse_all(sock: socket.socket) -> None:
     """The kernel drops what arrives from now on; nothing else can be done with sockets that
     another process reads."""
     try:
-        steering.attach(sock, _SO_ATTACH_FILTER, _DROP)
+        deafen(sock)
     except OSError:
         # Somebody has locked it: connected to itself it hears nobody else either.
         with contextlib.suppress(OSError):
             sock.connect(sock.getsockname())
+
+
+def deafen(sock: socket.socket) -> None:
+    """It hears nothing from now on; OSError where somebody has locked its filter."""
+    steering.attach(sock, _SO_ATTACH_FILTER, _DROP)
 
 
 def enlarge(sock: socket.socket) -> None:

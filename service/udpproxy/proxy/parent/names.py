@@ -20,7 +20,7 @@ from udpproxy.process import messages, wire
 from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs, RateLimit
 from udpproxy.proxy.config.model import Config
-from udpproxy.proxy.config.names import names, needed
+from udpproxy.proxy.config.names import looks_up, names
 from udpproxy.proxy.parent.resources import Resources
 from udpproxy.proxy.policy.rules import Unresolved
 from udpproxy.resolver import resolved, system
@@ -34,7 +34,7 @@ _REST = 1.0
 
 def check_name_servers(config: Config) -> None:
     """UnitError where the configuration has names and nobody can be asked for them."""
-    if needed(config):
+    if looks_up(config):
         system.complete(config.resolver)
 
 

@@ -16,10 +16,11 @@ from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs, RateLimit
 from udpproxy.proxy.config import firewall
 from udpproxy.proxy.config.model import Config, Place
-from udpproxy.proxy.engine import pool, sockets
+from udpproxy.proxy.engine import dscp, pool, sockets
 from udpproxy.proxy.parent import steering
 from udpproxy.proxy.parent.listeners import Listeners
 from udpproxy.proxy.parent.listening import links
+from udpproxy.proxy.parent.mirrors import Mirrors
 from udpproxy.proxy.parent.network import own_addresses, takes_marked
 from udpproxy.proxy.parent.socket_pool import SocketPool
 from udpproxy.proxy.parent.store import Store
@@ -53,7 +54,7 @@ def joins(config: Config) -> dict[Place, tuple[Address, ...]]:
 
 def families(config: Config) -> list[socket.AddressFamily]:
     """Towards servers of which families there may be sessions."""
-    hosts = [rule.server.host for rule in config.rules if rule.accept and rule.server]
+    hosts = [server.host for rule in config.rules for server in rule.servers]
     versions = {host.version for host in hosts if not isinstance(host, Name)}
     if any(isinstance(host, Name) for host in hosts):
         # It can come to have addresses of either, as far as this host knows both.
@@ -61,7 +62,7 @@ def families(config: Config) -> list[socket.AddressFamily]:
         if sockets.has_ipv6():
             versions.add(6)
     both = {4: socket.AF_INET, 6: socket.AF_INET6}
-    if any(rule.accept and rule.server is None for rule in config.rules):
+    if any(rule.to_addressed for rule in config.rules):
         # To wherever the client wrote.
         taken = [one for listen in config.listen if listen.transparent for one in listen.addresses]
         versions |= {address.version for address in taken}
@@ -81,7 +82,10 @@ def needs_foreign(config: Config) -> bool:
 def descriptors_needed(config: Config) -> int:
     """By REG, when all its sessions have come; those in carriers count as ours, too."""
     listening = len(places(config)) * config.workers
-    return config.max_sessions * len(families(config)) + listening + _SPARE
+    # Others are there before the ones that keep a port are gone.
+    fresh = any(rule.source_port for rule in config.rules if rule.accept) * 2 * pool.BATCH
+    copying = len(config.receivers())
+    return config.max_sessions * len(families(config)) + listening + copying + fresh + _SPARE
 
 
 def check_descriptors(config: Config, limit: int) -> None:
@@ -113,6 +117,7 @@ class Resources:
         self.left_over: list[Record] = []
         """The same of those whose listener did not come back from the store."""
         self._rows = SocketPool(logs, store)
+        self.mirrors = Mirrors()
         self._memory: TableMemory | None = None
         try:
             wanted = dict.fromkeys(places(config))
@@ -134,6 +139,7 @@ class Resources:
             whole = -(-needed // pool.BATCH) * pool.BATCH
             self._fill(config, min(whole, capacity))
             self.table.grow(self._least())
+            self.fill_mirrors(config)
             self.listeners.store()
             self.set_text(config, text, origin)
         except BaseException:
@@ -154,6 +160,7 @@ class Resources:
         if deaf:
             for sock in self._rows.sockets(set(deaf)):
                 sockets.reset(sock)
+                dscp.reset(sock)
             self._missing("listeners", f"{len(deaf)} sessions end here")
         moved = sum(
             slot >= sizes.get(sockets.family_of(record.server[0]), slot + 1)
@@ -179,6 +186,11 @@ class Resources:
         return self._memory.table
 
     @property
+    def pool(self) -> SocketPool:
+        """The sockets towards servers."""
+        return self._rows
+
+    @property
     def stored(self) -> int:
         """How many descriptors systemd is to have of us."""
         return 1 + self._rows.count + self.listeners.shelves
@@ -197,7 +209,8 @@ class Resources:
         self.generation = generation(text)
         self._text, self._origin = text, origin
         self._ports, self._ports_each = config.ports, config.ports_each
-        hosts = [rule.server.host for rule in config.rules if rule.accept and rule.server]
+        hosts = [server.host for rule in config.rules for server in rule.servers]
+        hosts += config.receivers()
         zones = [host.scope_id for host in hosts if isinstance(host, IPv6Address)]
         self._zones = {zone for zone in zones if zone}
         """Interfaces that servers are at."""
@@ -226,12 +239,17 @@ class Resources:
         """Another configuration, whose listeners are bound and whose pool is filled."""
         self.set_text(config, text, origin)
         self._families = families(config)
+        self.mirrors.keep(config.receivers())
         self.listeners.unbind(removed)
         self.listeners.replace(joins(config))
 
     def drop_pool(self, added: list[socket.AddressFamily]) -> None:
         """Sockets of fill_pool() that nobody needs after all."""
         self._rows.drop(added)
+
+    def fill_mirrors(self, config: Config) -> list[bytes]:
+        """Sockets that copies leave from; for which receivers they are new."""
+        return self.mirrors.fill(config, foreign=writes_as_client(config))
 
     def fill_pool(self, config: Config) -> list[socket.AddressFamily]:
         """Sockets of every family for the slots that have some; which families are new."""
@@ -269,6 +287,7 @@ class Resources:
         assert self._memory
         self.send_text(link)  # first, for these alone can fail
         self.send_own(link)
+        self.mirrors.renew()
         self.listeners.mend()
         table = self._memory.table
         table.resize(table.capacity)
@@ -283,6 +302,7 @@ class Resources:
     def send_difference(self, link: Link) -> list[int]:
         """What is bound and REG does not have; the numbers of what it has and is to let go."""
         self._rows.lend(link, anew=False)
+        self.mirrors.lend(link)
         bound = {one.number: place for place, one in self.listeners.by_place.items()}
         added = [place for number, place in bound.items() if number not in self._with_reg]
         removed = self._with_reg - bound.keys()
@@ -368,6 +388,7 @@ class Resources:
         """Nothing of ours stays open; the store's duplicates are systemd's."""
         self.listeners.close()
         self._rows.close()
+        self.mirrors.close()
         if self._memory:
             self._memory.close()
 

@@ -23,6 +23,7 @@ from udpproxy.process.logs import Logs
 from udpproxy.process.notify import Notifier
 from udpproxy.process.verbs import Verb
 from udpproxy.process.wire import Plain
+from udpproxy.proxy.config import check
 from udpproxy.proxy.config.model import Config
 from udpproxy.proxy.config.names import needed
 from udpproxy.proxy.identity import IDENTITY
@@ -33,7 +34,9 @@ from udpproxy.proxy.parent.names import HELPERS, NameRegistry, client_look_up
 from udpproxy.proxy.parent.network import Change as NetworkChange
 from udpproxy.proxy.parent.network import Network
 from udpproxy.proxy.parent.records import Records
+from udpproxy.proxy.parent.replacing import Replacement
 from udpproxy.proxy.parent.resources import Resources, descriptors_needed
+from udpproxy.proxy.parent.servers import Servers
 from udpproxy.proxy.parent.sessions import Sessions
 from udpproxy.proxy.parent.store import Store
 from udpproxy.proxy.parent.taking_over import Change, Moved, hand_over
@@ -54,6 +57,7 @@ _TOTALS = {
         "refused-no-port",
         "refused-ports-kept",
         "refused-own-socket",
+        "refused-no-server",
         "refused-rate",
     ),
     "UploadDatagrams": ("upload-datagrams",),
@@ -78,15 +82,23 @@ class ProxyService(Service[Config]):
         self._mode = instance.options.mode
         self._path = path
         store = Store(self._logs, instance.notifier) if self._mode is Mode.UNITS else None
-        self._resources = Resources(self._logs, config, text, str(path), store)
+        # First: what nobody takes of the store the resources give back.
+        self._servers = Servers(instance, store, lambda: self.config)
+        try:
+            self._resources = Resources(self._logs, config, text, str(path), store)
+        except BaseException:
+            self._servers.close()
+            raise
         try:
             self._make()
         except BaseException:
+            self._servers.close()
             self._resources.close()
             raise
 
     def _make(self) -> None:
         self._growth = Growth(self._instance, self._resources)
+        self._replacement = Replacement(self._instance, self._resources)
         self._naming = NameRegistry(self._logs, self._resources)
         self._sessions = Sessions(self._resources, lambda: self.config)
         self._records = Records(self._logs)
@@ -98,9 +110,7 @@ class ProxyService(Service[Config]):
             self._records,
             lambda: self._instance.peers,
         )
-        self._commands = ProxyCommands(
-            self._instance, self._sessions, self._naming.found, lambda: self.config
-        )
+        self._commands = self._make_commands()
         self._ways = Ways(
             asyncio.get_running_loop(),
             lambda: self._resources.table,
@@ -117,9 +127,24 @@ class ProxyService(Service[Config]):
         self._moved = Moved()
         if self._mode is Mode.SINGLE:
             self._logs.say(messages.SINGLE)
+            self._warn_of_probes()
             self._naming.look_up_all(self.config)
         self._records.write(self._sessions.lost_over_a_restart())
         self._resources.warn_of_routes(self.config)
+
+    def _make_commands(self) -> ProxyCommands:
+        return ProxyCommands(
+            self._instance,
+            self._sessions,
+            self._servers,
+            self._naming.found,
+            lambda: self.config,
+        )
+
+    def _warn_of_probes(self) -> None:
+        """Single mode; what the file says of it is warned of as other warnings are."""
+        if not self.config.singleproc and (lacks := check.unprobed(self.config)):
+            self._logs.say(messages.CONFIG_WARNING, lacks)
 
     def _hear_of_the_network(self) -> Network | None:
         try:
@@ -156,9 +181,11 @@ class ProxyService(Service[Config]):
     def hand_over(self, child: ChildConnection) -> None:
         """Table, sockets, configuration, names."""
         if child.role == REG.name:
+            self._replacement.forget()
             self._resources.send_all(child.link)
             self._inheritance.handed_over()
             self._naming.resume(child.link)
+            self._servers.resume(child.link)
             words: dict[str, Plain] = {
                 "level": self._logs.level,
                 "segmentation": self._commands.segmentation,
@@ -175,13 +202,17 @@ class ProxyService(Service[Config]):
             self._engine = wire.cut(str(news.get("engine")))
 
     def heard(self, child: ChildConnection, news: wire.Tell) -> None:
-        """Names from ACR; from REG that it goes, misses a resolver or will want sockets."""
+        """Names from ACR; from REG that it goes, misses a resolver or wants sockets."""
         if news.what == "names" and child.role == "acr":
             self._naming.heard(news.args.get("found"), self.config)
         elif news.what == "channel" and child.role == REG.name:
             self._naming.channel_lost(str(news.args.get("role")), self._instance.peers)
+        elif news.what == "server" and child.role == REG.name:
+            self._servers.heard(news)
         elif news.what == "scarce" and child.role == REG.name:
             self._growth.ask()
+        elif news.what == "spent" and child.role == REG.name:
+            self._replacement.ask(news.args.get("sockets"))
         elif news.what in ("leaving", "failing") and child.role == REG.name:
             self._inheritance.told(news.what)
 
@@ -229,11 +260,12 @@ class ProxyService(Service[Config]):
         old, self.config = self.config, self._change.config
         self._change.commit(self._path)
         self._change = None
+        self._servers.keep()
         self._resources.warn_of_routes(self.config)
+        if self._mode is Mode.SINGLE:
+            self._warn_of_probes()
         if old.segmentation != self.config.segmentation:
-            self._commands = ProxyCommands(
-                self._instance, self._sessions, self._naming.found, lambda: self.config
-            )
+            self._commands = self._make_commands()
         level = self.config.log.level
         self._level = level if level != old.log.level else None
 
@@ -290,7 +322,11 @@ class ProxyService(Service[Config]):
 
     def details(self) -> Figures:
         """Words on names that made no sense."""
-        return {"names-ignored": self._naming.refused}
+        figures: Figures = {"names-ignored": self._naming.refused}
+        if self.config.groups:
+            figures["servers-down"] = len(self._servers.down)
+            figures["servers-drained"] = len(self._servers.drained)
+        return figures
 
     def totals(self) -> dict[str, int]:
         """What all sessions have carried, those that live too."""
@@ -322,8 +358,8 @@ class ProxyService(Service[Config]):
 
     @property
     def stored(self) -> int:
-        """Table, sockets, listeners."""
-        return self._resources.stored
+        """Table, sockets, listeners, and what is known of servers."""
+        return self._resources.stored + self._servers.stored
 
     # The end.
 
@@ -339,6 +375,7 @@ class ProxyService(Service[Config]):
         """Records of all sessions that end with us, or may."""
         if not kept:
             self._records.write(self._sessions.last_records(Reason.TERMINATED))
+            self._servers.give_back()
             self._resources.give_back()
         elif in_doubt:
             self._records.note(self._sessions.as_they_are())
@@ -349,6 +386,8 @@ class ProxyService(Service[Config]):
             self._network.close()
         self._ways.close()
         self._growth.close()
+        self._servers.close()
+        self._replacement.close()
         self._resources.close()
 
     def farewell(self) -> str:

@@ -6,10 +6,12 @@ come, and are cut off there; what is in between never moves, for sessions live i
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 import socket
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from udpproxy.errors import NoRight, UnitError
 from udpproxy.process import messages, wire
@@ -27,6 +29,10 @@ class SocketBatch:
 
     socket: socket.socket
     count: int
+    version: int = 0
+    """Of what was stored last; never given twice in one place."""
+    stored: set[int] = field(default_factory=lambda: {0})
+    """Versions that the store may have."""
 
 
 class SocketPool:
@@ -41,7 +47,9 @@ class SocketPool:
         self._lent: dict[Family, int] = {}
         """How many carriers of each row the present REG was lent."""
         for family, row in (store.take_carriers() if store else {}).items():
-            self._rows[family] = [SocketBatch(sock, count) for sock, count in row]
+            self._rows[family] = [
+                SocketBatch(sock, count, version, {version}) for sock, count, version in row
+            ]
 
     def families(self) -> list[Family]:
         """Those that there are sockets for."""
@@ -61,7 +69,7 @@ class SocketPool:
                 raise UnitError(
                     "descriptors",
                     f"only {made} of {slots} sockets towards servers could be made "
-                    f"({problem.strerror or problem}): lower max-sessions or raise the limit "
+                    f"({pool.why(problem)}): lower max-sessions or raise the limit "
                     "of descriptors",
                 ) from None
         return new
@@ -111,8 +119,7 @@ class SocketPool:
         while row and sum(carrier.count for carrier in row[:-1]) >= capacity:
             carrier = row.pop()
             carrier.socket.close()
-            if self._store:
-                self._store.drop_carrier(family, len(row), carrier.count)
+            self._drop(family, len(row), carrier)
         if not row:
             del self._rows[family]
 
@@ -162,9 +169,8 @@ class SocketPool:
     def give_back(self) -> None:
         """The store has none any more."""
         for family, row in self._rows.items():
-            for place, carrier in enumerate(row if self._store else ()):
-                assert self._store
-                self._store.drop_carrier(family, place, carrier.count)
+            for place, carrier in enumerate(row):
+                self._drop(family, place, carrier)
 
     def close(self) -> None:
         """Ours only: what the store has stays there."""
@@ -180,7 +186,7 @@ class SocketPool:
             carrier = pool.make_carrier(family, count, foreign=self._foreign)
             try:
                 if self._store:
-                    self._store.keep_carrier(family, len(row), count, carrier, wait=wait)
+                    self._store.keep_carrier(family, len(row), count, 0, carrier, wait=wait)
             except OSError:
                 carrier.close()
                 raise
@@ -190,9 +196,16 @@ class SocketPool:
     def renew(self) -> None:
         """Other sockets for every slot: no session is left. OSError where the system has no more:
         those that are missing are made before they are lent."""
+        each = [(*where, one) for where, one in self._each()]
+        for _, _, carrier in each:
+            carrier.socket.close()  # whatever becomes of the new ones
+        for family, place, carrier in each:
+            self._remake(family, place, carrier)
+
+    def _each(self) -> Iterator[tuple[tuple[Family, int], SocketBatch]]:
         for family, row in self._rows.items():
             for place, carrier in enumerate(row):
-                self._remake(family, place, carrier)
+                yield (family, place), carrier
 
     def _mend(self, family: Family, first: int) -> None:
         """A child that went mad may have read a carrier instead of peeking."""
@@ -202,8 +215,96 @@ class SocketPool:
                 self._remake(family, place, carrier)
 
     def _remake(self, family: Family, place: int, carrier: SocketBatch) -> None:
+        anew = pool.make_carrier(family, carrier.count, foreign=self._foreign)
+        self._put(family, place, carrier, anew, wait=True)
+
+    def _put(
+        self,
+        family: Family,
+        place: int,
+        carrier: SocketBatch,
+        anew: socket.socket,
+        *,
+        wait: bool,
+    ) -> None:
+        """In its place: the store has the new one before it loses the old one, so that whatever
+        ends us in between, the sockets are there. OSError, and nothing has changed, where it does
+        not listen."""
+        version = carrier.version + 1
+        try:
+            if self._store:
+                carrier.stored.add(version)  # whatever becomes of it
+                count = carrier.count
+                self._store.keep_carrier(family, place, count, version, anew, wait=wait)
+        except OSError:
+            anew.close()
+            raise
+        finally:
+            carrier.version = version
         carrier.socket.close()
-        carrier.socket = pool.make_carrier(family, carrier.count, foreign=self._foreign)
-        if self._store:
-            self._store.drop_carrier(family, place, carrier.count)
-            self._store.keep_carrier(family, place, carrier.count, carrier.socket)
+        carrier.socket = anew
+        with contextlib.suppress(OSError):  # the next time, or the next parent: it takes the later
+            self._drop(family, place, carrier, but=version, wait=wait)
+
+    def _drop(
+        self,
+        family: Family,
+        place: int,
+        carrier: SocketBatch,
+        *,
+        but: int | None = None,
+        wait: bool = True,
+    ) -> None:
+        """From the store: all versions, `but` that one."""
+        for version in sorted(carrier.stored - {but}):
+            if self._store:
+                self._store.drop_carrier(family, place, carrier.count, version, wait=wait)
+            carrier.stored.discard(version)
+
+    def places(self, slots: dict[int, set[int]]) -> dict[tuple[Family, int], set[int]] | None:
+        """The carriers of these slots' sockets, by family, and where there; None: there is no such
+        socket."""
+        found: dict[tuple[Family, int], set[int]] = {}
+        for family, some in slots.items():
+            known = next((one for one in self._rows if one == family), None)
+            if known is None:
+                return None
+            ends = [0, *itertools.accumulate(one.count for one in self._rows[known])]
+            for slot in some:
+                if not 0 <= slot < ends[-1]:
+                    return None
+                place = bisect.bisect_right(ends, slot) - 1
+                found.setdefault((known, place), set()).add(slot - ends[place])
+        return found
+
+    def replace(
+        self, family: Family, place: int, wanted: Container[int]
+    ) -> list[tuple[int, socket.socket]]:
+        """Other sockets in these places of a carrier, whose rest stays: the new ones, by slot.
+        OSError where the system has no more, or its store does not listen: then nothing has
+        changed."""
+        row = self._rows.get(family, [])
+        if place >= len(row):
+            return []  # a smaller table needs it no more
+        carrier = row[place]
+        batch = pool.peek_carrier(carrier.socket)
+        fresh: list[tuple[int, socket.socket]] = []
+        first = sum(one.count for one in row[:place])
+        try:
+            for at, old in enumerate(batch):
+                if at in wanted:
+                    sock = batch[at] = pool.make_socket(family, foreign=self._foreign)
+                    fresh.append((first + at, sock))
+                    old.close()
+            if fresh:
+                self._put(family, place, carrier, pool.pack_carrier(batch), wait=False)
+        except OSError:
+            for _, sock in fresh:
+                sock.close()
+            raise
+        finally:
+            new = {sock for _, sock in fresh}
+            for sock in batch:
+                if sock not in new:
+                    sock.close()
+        return fresh

@@ -1,9 +1,11 @@
 """What the proxy has in systemd's store.
 
-Names: `table`, `listeners-PLACE-VERSION` (a shelf, see shelves.py), `carrier-FAMILY-PLACE-COUNT`
-(the family's number, the carrier's place in its row, how many sockets it holds); by an older
-version, `listener-NUMBER` (`listener-NUMBER-WORKER` for workers after the first). What the new
-configuration does not claim is given back, and so is what is not what its name says.
+Names: `table`, `servers` (which servers of groups are down or drained, see servers.py),
+`listeners-PLACE-VERSION` (a shelf, see shelves.py), `carrier-FAMILY-PLACE-COUNT-VERSION` (the
+family's number, the carrier's place in its row, how many sockets it holds; the first version has no
+number); by an older version, `listener-NUMBER` (`listener-NUMBER-WORKER` for workers after the
+first). What the new configuration does not claim is given back, and so is what is not what its name
+says.
 """
 
 from __future__ import annotations
@@ -24,12 +26,12 @@ from udpproxy.process.notify import Notifier
 from udpproxy.proxy.engine import pool, sockets
 from udpproxy.proxy.parent.shelf import unpack
 
-TABLE = "table"
+TABLE, SERVERS = "table", "servers"
 _LISTENER = re.compile(r"listener-([0-9]{1,9})(?:-([0-9]{1,4}))?")
 _SHELF = re.compile(r"listeners-([0-9]{1,5})-([0-9]{1,18})")
 _KIND = (39, socket.SO_TYPE, 38)
 """SO_DOMAIN, SO_TYPE, SO_PROTOCOL."""
-_CARRIER = re.compile(r"carrier-([0-9]{1,4})-([0-9]{1,9})-([0-9]{1,9})")
+_CARRIER = re.compile(r"carrier-([0-9]{1,4})-([0-9]{1,9})-([0-9]{1,9})(?:-([0-9]{1,18}))?")
 
 
 class Store(DescriptorStore):
@@ -78,20 +80,22 @@ class Store(DescriptorStore):
                 places.setdefault(int(match[1]), {})[int(match[2] or 0)] = sock
         return {number: [row[at] for at in sorted(row)] for number, row in places.items()}
 
-    def take_carriers(self) -> dict[socket.AddressFamily, list[tuple[socket.socket, int]]]:
-        """The rows with the carriers' counts, in order; a row ends where a place is missing, and
-        what is beyond is thrown out at once: others will be stored under these names."""
-        places: dict[socket.AddressFamily, dict[int, tuple[str, int]]] = {}
+    def take_carriers(self) -> dict[socket.AddressFamily, list[tuple[socket.socket, int, int]]]:
+        """The rows with the carriers' counts and versions, in order, of each place the latest; a
+        row ends where a place is missing, and what is beyond is thrown out at once: others will be
+        stored under these names."""
+        places: dict[socket.AddressFamily, dict[int, tuple[int, str, int]]] = {}
         for name in self.names():
             if match := _CARRIER.fullmatch(name):
-                family, place, count = map(int, match.groups())
-                places.setdefault(socket.AddressFamily(family), {})[place] = name, count
-        rows: dict[socket.AddressFamily, list[tuple[socket.socket, int]]] = {}
+                family, place, count, version = (int(word or 0) for word in match.groups())
+                row_of = places.setdefault(socket.AddressFamily(family), {})
+                row_of[place] = max(row_of.get(place, (-1, "", 0)), (version, name, count))
+        rows: dict[socket.AddressFamily, list[tuple[socket.socket, int, int]]] = {}
         for family, row in places.items():
             rows[family] = []
             while len(rows[family]) in row:
-                name, count = row[len(rows[family])]
-                rows[family].append((socket.socket(fileno=self._taken(name)), count))
+                version, name, count = row[len(rows[family])]
+                rows[family].append((socket.socket(fileno=self._taken(name)), count, version))
         beyond = {name for name in self.names() if _CARRIER.fullmatch(name)}
         for name in beyond:
             os.close(self._taken(name))
@@ -106,6 +110,18 @@ class Store(DescriptorStore):
         """It is of no use to this version."""
         self.drop(TABLE)
 
+    def take_servers(self) -> int | None:
+        """The descriptor of what is known of servers."""
+        return self.take(SERVERS)
+
+    def keep_servers(self, fd: int) -> None:
+        """From now on it survives us."""
+        self.keep(SERVERS, fd)
+
+    def drop_servers(self) -> None:
+        """The next one begins anew."""
+        self.drop(SERVERS)
+
     def keep_shelf(self, place: int, version: int, shelf: socket.socket) -> None:
         """From now on it survives us."""
         self.keep(f"listeners-{place}-{version}", shelf.fileno())
@@ -119,16 +135,25 @@ class Store(DescriptorStore):
         family: socket.AddressFamily,
         place: int,
         count: int,
+        version: int,
         sock: socket.socket,
         *,
         wait: bool = True,
     ) -> None:
         """From now on it survives us."""
-        self.keep(f"carrier-{int(family)}-{place}-{count}", sock.fileno(), wait=wait)
+        self.keep(_carrier(family, place, count, version), sock.fileno(), wait=wait)
 
-    def drop_carrier(self, family: socket.AddressFamily, place: int, count: int) -> None:
-        """Its sockets are not needed any more."""
-        self.drop(f"carrier-{int(family)}-{place}-{count}")
+    def drop_carrier(
+        self,
+        family: socket.AddressFamily,
+        place: int,
+        count: int,
+        version: int,
+        *,
+        wait: bool = True,
+    ) -> None:
+        """There is a later version, or its sockets are not needed any more."""
+        self.drop(_carrier(family, place, count, version), wait=wait)
 
     def drop_rest(self, more: Iterable[str] = ()) -> None:
         """Also what is stored in another way by now."""
@@ -138,6 +163,12 @@ class Store(DescriptorStore):
         found = self.take(name)
         assert found is not None
         return found
+
+
+def _carrier(family: int, place: int, count: int, version: int) -> str:
+    """Its name."""
+    name = f"carrier-{int(family)}-{place}-{count}"
+    return f"{name}-{version}" if version else name
 
 
 def _mistake(name: str, fd: int) -> str:
@@ -150,7 +181,7 @@ def _mistake(name: str, fd: int) -> str:
     # Whatever kind it is of: only questions are asked of it.
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=os.dup(fd)) as sock:
         if carrier:
-            family, _, count = map(int, carrier.groups())
+            family, _, count = map(int, carrier.groups()[:3])
             return _mistake_of_carrier(sock, family, count)
         if shelf:
             return _mistake_of_shelf(sock)

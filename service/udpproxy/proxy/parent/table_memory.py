@@ -14,7 +14,7 @@ import os
 
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs
-from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine import dscp, sockets
 from udpproxy.proxy.parent.socket_pool import SocketPool
 from udpproxy.proxy.parent.store import Store
 from udpproxy.proxy.session import former, table
@@ -152,6 +152,7 @@ class TableMemory:
                 self.table.free(slot)
         for sock in self._rows.sockets(beyond):
             sockets.reset(sock)
+            dscp.reset(sock)
         self.table.resize(capacity)
         if beyond:
             for family in self._rows.families():

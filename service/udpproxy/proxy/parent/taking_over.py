@@ -48,8 +48,10 @@ class Change:
             self._naming.look_up_all(new)
         families = self._resources.fill_pool(new)
         self._undo.callback(self._resources.drop_pool, families)
-        needed = self._resources.room_needed(new, families)
-        if families and room is not None and room < needed:
+        mirrors = self._resources.fill_mirrors(new)
+        self._undo.callback(self._resources.mirrors.drop, mirrors)
+        needed = len(mirrors) + (self._resources.room_needed(new, families) if families else 0)
+        if needed and room is not None and room < needed:
             raise UnitError(
                 "descriptors",
                 f"reg can open {room} more and needs {needed}: raise the limit of descriptors of "

@@ -12,8 +12,15 @@ from udpproxy.config import addresses
 from udpproxy.config.model import Address, Name
 from udpproxy.errors import InvalidArgument
 from udpproxy.proxy.config import show as shown
-from udpproxy.proxy.config.model import Config, Listen, Rule
-from udpproxy.proxy.policy.rules import NameView, Places, Policy, Question, server_for
+from udpproxy.proxy.config.model import CLIENTS_PORT, KEEP, Config, Listen, Rule, Server
+from udpproxy.proxy.policy.rules import (
+    NameView,
+    Places,
+    Policy,
+    Question,
+    endpoint_of,
+    mirrors_for,
+)
 
 T = TypeVar("T")
 
@@ -21,6 +28,9 @@ _HEADERS = {
     "v2": "v2, each datagram begins with the client and the address it wrote to",
     "spp": "spp, each datagram begins with the client and the address it wrote to",
 }
+
+
+_DSCP = "keep, of each datagram, both ways"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,9 @@ class Explanation:
     limits: str = ""
     extension: str = ""
     header: str = ""
+    source_port: str = ""
+    mirrors: str = ""
+    dscp: str = ""
 
     def lines(self) -> list[str]:
         """The deciding ACL first: programs read that line alone."""
@@ -56,6 +69,9 @@ class Explanation:
             "limits": self.limits,
             "extension": self.extension,
             "proxy-protocol": self.header,
+            "source-port": self.source_port,
+            "mirror-to": self.mirrors,
+            "dscp": self.dscp,
         }
         return {name: value for name, value in parts.items() if value}
 
@@ -81,16 +97,41 @@ def explanation(config: Config, question: Question, at: datetime, known: NameVie
         shown.words(rule.limits),
         str(rule.extension or ""),
         _HEADERS.get(rule.header, ""),
+        _source_port(rule),
+        _mirrors(rule, question),
+        _DSCP if rule.dscp == KEEP else str(rule.dscp or ""),
     )
 
 
+def _source_port(rule: Rule) -> str:
+    if rule.source_port == CLIENTS_PORT:
+        return "the client's"
+    return str(rule.source_port or "")
+
+
 def _server(rule: Rule, question: Question, known: NameView) -> str:
-    found = server_for(rule, question, known)
-    host = rule.server.host if rule.server else None
-    name = host.text if isinstance(host, Name) else ""
+    if rule.to_addressed:
+        return addresses.endpoint(question.addressed, question.port)
+    each = [_endpoint_of(server, question, known) for server in rule.servers]
+    if rule.group is None:
+        return each[0]
+    standby = each[len(rule.group.members) :]
+    shown = ", ".join(each[: len(rule.group.members)])
+    if standby:
+        shown += f"; while none of them is up {', '.join(standby)}"
+    return f"@{rule.group.name}, one of {shown} (balance {rule.group.balance})"
+
+
+def _endpoint_of(server: Server, question: Question, known: NameView) -> str:
+    found = endpoint_of(server, question, known)
+    name = server.host.text if isinstance(server.host, Name) else ""
     if found is None:
         return f"{name}, which is not resolved"
     return addresses.endpoint(*found) + (f" ({name})" if name else "")
+
+
+def _mirrors(rule: Rule, question: Question) -> str:
+    return ", ".join(addresses.endpoint(*where) for where in mirrors_for(rule, question.port))
 
 
 def question(
@@ -157,10 +198,9 @@ def _must_not_matter(rules: tuple[Rule, ...], what: str, *, by_address: bool) ->
         if by_address:
             looks = any(item.host is not None for item in items)
         else:
+            servers = [*((rule.server,) if rule.server else ()), *rule.mirrors]
             looks = any(item.ports is not None for item in items) or (
-                rule.accept
-                and rule.server is not None
-                and (rule.server.ports is None or len(rule.server.ports) > 1)
+                any(server.ports is None or len(server.ports) > 1 for server in servers)
             )
         if looks:
             raise InvalidArgument(

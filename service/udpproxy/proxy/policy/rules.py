@@ -15,7 +15,7 @@ from typing import Protocol
 
 from udpproxy.config.addresses import is_one_host
 from udpproxy.config.model import Address, Name, Network, Ports
-from udpproxy.proxy.config.model import Config, Destination, Pattern, Rule
+from udpproxy.proxy.config.model import Config, Destination, Pattern, Rule, Server
 from udpproxy.proxy.policy import times
 from udpproxy.proxy.policy.hosts import NetSet
 
@@ -124,7 +124,7 @@ class Places:
     """Which of its listener's ports a port is, for servers that have as many."""
 
     def __init__(self, config: Config) -> None:
-        servers = [rule.server for rule in config.rules if rule.accept and rule.server]
+        servers = [server for rule in config.rules for server in rule.servers]
         wanted = any(server.ports and len(server.ports) > 1 for server in servers)
         self._listens = config.listen if wanted else ()
 
@@ -143,22 +143,40 @@ class Places:
 def server_for(
     rule: Rule, question: Question, known: NameView, versions: tuple[int, ...] = (4, 6)
 ) -> tuple[Address, int] | None:
-    """Where a session of this ACL goes; None: its server's name is not resolved. The client's own
-    family is wanted first; `versions` are those that there are sockets for."""
+    """Where a session of this ACL goes, the first place of several; None: its server's name is not
+    resolved. The client's own family is wanted first; `versions` are those that there are sockets
+    for."""
     if not rule.accept:
         raise ValueError(f"{rule.name} has no server: it denies")
-    if rule.server is None:
+    if rule.to_addressed:
         return question.addressed, question.port
-    port = rule.server.port(question.port, question.place)
-    if not isinstance(rule.server.host, Name):
-        return rule.server.host, port
+    found = (endpoint_of(server, question, known, versions) for server in rule.servers)
+    return next(filter(None, found), None)
+
+
+def endpoint_of(
+    server: Server, question: Question, known: NameView, versions: tuple[int, ...] = (4, 6)
+) -> tuple[Address, int] | None:
+    """The same, of one server."""
+    port = server.port(question.port, question.place)
+    if not isinstance(server.host, Name):
+        return server.host, port
     found = [
         address
-        for address in known.addresses(rule.server.host.text)
+        for address in known.addresses(server.host.text)
         if address.version in versions and is_one_host(address)
     ]
     found.sort(key=lambda address: address.version != question.client.version)
     return (found[0], port) if found else None
+
+
+def mirrors_for(rule: Rule, port: int) -> tuple[tuple[Address, int], ...]:
+    """Who gets copies of what a client sends that wrote to that port."""
+    return tuple(
+        (mirror.host, mirror.port(port, 0))
+        for mirror in rule.mirrors
+        if not isinstance(mirror.host, Name)
+    )
 
 
 _NAME = "name"

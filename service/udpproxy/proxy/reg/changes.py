@@ -15,7 +15,7 @@ from udpproxy.process import messages
 from udpproxy.process.logs import Logs, RateLimit
 from udpproxy.process.loop import Reactor
 from udpproxy.proxy.config.model import Rule
-from udpproxy.proxy.config.names import names, rules_with, server_name
+from udpproxy.proxy.config.names import names, rules_with, server_names
 from udpproxy.proxy.engine.interface import Engine
 from udpproxy.proxy.policy.rules import NameView
 from udpproxy.proxy.reg.host import RelayHost
@@ -112,7 +112,7 @@ class NamedSessions:
     def _sweep(self, change: NameChange) -> Iterator[None]:
         counts = _Counts()
         rules = self._host.verdicts.config.rules
-        numbers = {number for number, rule in enumerate(rules) if server_name(rule) == change.name}
+        numbers = {number for number, rule in enumerate(rules) if change.name in server_names(rule)}
         slots = self._table.of_rules(numbers) if numbers else []
         for start in range(0, len(slots), _PART):
             for slot in slots[start : start + _PART]:
@@ -129,7 +129,7 @@ class NamedSessions:
             return
         rule = verdicts.config.rules[record.rule_number]
         addresses = self._known.addresses(name)
-        if server_name(rule) != name or ip_address(record.server[0]) in addresses:
+        if verdicts.server_name(record, rule) != name or ip_address(record.server[0]) in addresses:
             return
         counts.numbers[self._treat(record, rule, gone=not addresses)] += 1
 
@@ -138,9 +138,9 @@ class NamedSessions:
         if rule.resolve_policy == "close":
             self._engine.kill(record.id, Reason.UNRESOLVED if gone else Reason.POLICY)
             return "close"
-        server = self._host.verdicts.server(rule, self._host.verdicts.question(record))
+        server = self._host.verdicts.followed(record, rule)
         if rule.resolve_policy == "follow" and server is not None:
-            self._engine.redirect(record.id, server)
+            self._engine.redirect(record.id, server, record.member)
             return "follow"
         return "pin"
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Callable
 
-from udpproxy.errors import UnitError
+from udpproxy.errors import LinkError, UnitError
 from udpproxy.process import messages, wire
 from udpproxy.process.logs import Logs
 from udpproxy.process.loop import Reactor
@@ -14,6 +15,8 @@ from udpproxy.proxy.reg.received import ReceivedDescriptors
 
 _RETRY = 1.0
 """Seconds until what was lent is taken again where we had no descriptors for it."""
+_MOST_TOLD = 4000
+"""Spent sockets in a message."""
 
 
 class Growth:
@@ -36,6 +39,30 @@ class Growth:
     def scarce(self) -> None:
         """The engine will soon have used what it has."""
         self._tell(wire.Tell("scarce"))
+
+    def spent(self, sockets: list[tuple[int, int]]) -> None:
+        """Families and slots whose sockets sessions have used up."""
+        for at in range(0, len(sockets), _MOST_TOLD):
+            part: list[wire.Plain] = [
+                [int(one), slot] for one, slot in sockets[at : at + _MOST_TOLD]
+            ]
+            self._tell(wire.Tell("spent", {"sockets": part}))
+
+    def fresh(self, items: list[wire.Plain], descriptors: list[int]) -> None:
+        """Others in their places."""
+        made = [socket.socket(fileno=fd) for fd in descriptors]
+        if self.engine is None:
+            for sock in made:
+                sock.close()
+            return
+        fresh = []
+        for item, sock in zip(items, made, strict=True):
+            match item:
+                case [int(family), int(slot)]:
+                    fresh.append((family, slot, sock))
+                case _:
+                    raise LinkError("lent a fresh socket of an unknown form")
+        self.engine.replace(fresh)
 
     def came(self, slots: int) -> None:
         """The carriers that were lent last make it so many slots with sockets."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from udpproxy.process import messages
 from udpproxy.process.logs import Logs, RateLimit
@@ -44,6 +44,10 @@ _PRESSURE_ON, _PRESSURE_OFF = 0.90, 0.75
 Keep = Callable[[PendingName, ListenerSocket, tuple[str, int], Arrival, bytes], None]
 
 
+Target = tuple[tuple[str, int], int]
+"""A server, and its number in its group."""
+
+
 class RelayHost:
     """See engine.interface.Host. `verdicts` changes with a reload; `keep` takes the datagrams
     that wait for a name."""
@@ -65,7 +69,11 @@ class RelayHost:
         self._pressed = False
         self.more: Callable[[], object] = lambda: None
         """Asks for sockets for more slots."""
-        self.followers: dict[int, tuple[str, int]] = {}
+        self.spend: Callable[[list[tuple[int, int]]], object] = lambda sockets: None
+        """Asks for others in the place of these, by family and slot."""
+        self.choose: Callable[[Verdict, Record], Target | None] = lambda verdict, record: None
+        """Which server of its group a session gets."""
+        self._followers: dict[int, tuple[Record, tuple[str, int]]] = {}
         """Sessions, by number, and the servers that they have yet to go on to."""
         self.led = dict.fromkeys(("close", "follow", "keep"), 0)
         """How many sessions of rules that lead elsewhere end, follow or stay."""
@@ -184,13 +192,25 @@ class RelayHost:
             return ""
         self.led[rule.reload_policy] += 1
         if rule.reload_policy == "follow":
-            self.followers[record.id] = server
+            self._followers[record.id] = record, server
         return rule.reload_policy
 
-    def take_followers(self, most: int) -> list[tuple[int, tuple[str, int]]]:
-        """So many of them, who are on their way now."""
-        first = list(itertools.islice(self.followers, most))
-        return [(number, self.followers.pop(number)) for number in first]
+    def target(self, record: Record) -> Target | None:
+        """Which server of its group the session would get now; None: its rule has no group."""
+        verdict = self.verdicts.afresh(record)
+        return self.choose(verdict, record) if verdict and verdict.candidates else None
+
+    @property
+    def has_followers(self) -> bool:
+        """Are there sessions that are still to go on to another server?"""
+        return bool(self._followers)
+
+    def take_followers(self, most: int) -> Iterator[tuple[int, Target]]:
+        """So many of them, and where to. One after the other: each counts for its server before
+        the next one's is chosen."""
+        for number in list(itertools.islice(self._followers, most)):
+            record, server = self._followers.pop(number)
+            yield number, self.target(record) or (server, 0)
 
     def handed(
         self, verdict: Verdict, slot: int, number: int, direction: str, payload: bytes
@@ -198,22 +218,24 @@ class RelayHost:
         """A datagram that an extension treats."""
         return self.extensions.handed(verdict, slot, number, direction, payload)
 
-    def opened(self, number: int, verdict: Verdict, client: tuple[str, int]) -> None:
+    def opened(
+        self, number: int, rule: str, client: tuple[str, int], server: tuple[str, int]
+    ) -> None:
         """A session was opened."""
         if not self._logs.seen(messages.OPENED):
             return
-        held = self._chatter.allow(("opened", verdict.rule), pressed=self._pressed)
+        held = self._chatter.allow(("opened", rule), pressed=self._pressed)
         if held is not None:
             self._logs.say(
                 messages.OPENED,
                 number,
                 f"{client[0]} port {client[1]}",
-                verdict.rule,
-                f"{verdict.server[0]} port {verdict.server[1]}",
+                rule,
+                f"{server[0]} port {server[1]}",
                 held,
                 SESSION=number,
                 CLIENT_ADDR=client[0],
-                RULE=verdict.rule,
+                RULE=rule,
             )
 
     def ended(self, record: Record, rule: str, reason: Reason) -> None:
@@ -327,6 +349,16 @@ class RelayHost:
             whose = f", session {number} from {client} to {server}"
         self._logs.say(messages.CARRY_FAILED, what, why, whose, held)
 
+    def not_copied(
+        self, rule: str, receiver: tuple[str, int], problem: OSError, count: int = 1
+    ) -> None:
+        """Copies were lost to the system: one line a second for each receiver of a rule."""
+        held = self._rate_limit.allow(("copy", rule, receiver), count)
+        if held is not None:
+            where = session_record.endpoint_text(sockets.pack(receiver[0]), receiver[1])
+            why = problem.strerror or str(problem)
+            self._logs.say(messages.NOT_COPIED, where, rule, why, held, RULE=rule)
+
     def unsegmented(self, sessions: int) -> None:
         """A device cannot cut runs of datagrams: for a while all go singly."""
         self._logs.say(messages.UNSEGMENTED, sessions, SEGMENTATION_REST // 60_000_000_000)
@@ -334,6 +366,10 @@ class RelayHost:
     def scarce(self) -> None:
         """Few slots with sockets are left."""
         self.more()
+
+    def spent(self, sockets: list[tuple[int, int]]) -> None:
+        """These keep a port that sessions have had."""
+        self.spend(sockets)
 
     def datagram(self, number: int, direction: str, payload: memoryview) -> None:
         """At level full only."""
@@ -344,4 +380,7 @@ class RelayHost:
 def _why_not_opened(problem: OSError) -> str:
     if problem.errno == errno.EAGAIN:
         return "the system has no port for it (net.ipv4.ip_local_port_range)"
-    return f"the system cannot open it: {problem.strerror}"
+    why = f"the system cannot open it: {problem.strerror}"
+    if problem.errno == errno.EACCES:
+        why += " (source-port below net.ipv4.ip_unprivileged_port_start, or the route forbids it)"
+    return why

@@ -23,19 +23,23 @@ from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs, RateLimit
 from udpproxy.process.loop import Reactor, Timer
 from udpproxy.proxy.config.model import Config
-from udpproxy.proxy.config.names import names
+from udpproxy.proxy.config.names import names, probed
 from udpproxy.proxy.engine.interface import Arrival, ListenerSocket, PendingName
 from udpproxy.proxy.reg.asking import Asking
 from udpproxy.proxy.reg.changes import NamedSessions
+from udpproxy.proxy.reg.members import key_of
 from udpproxy.proxy.reg.name_cache import NameCache, NameChange
 from udpproxy.proxy.reg.pending import PendingSession, PendingSessions
-from udpproxy.resolver import resolved
+from udpproxy.resolver import outcomes, resolved
 from udpproxy.resolver.bounds import total
 from udpproxy.resolver.resolved import ClientNames, Resolved
 from udpproxy.resolver.result import Failure
 
 Blocking = Callable[[Address], ClientNames | Failure]
 """A client's names; the caller waits."""
+
+Probed = Callable[[str, str, bool, str], object]
+"""Group, server, whether it is well, and why not."""
 
 NO_ANSWER = 5.0
 """Seconds for which a client whose look-up gave no answer is taken to have no name."""
@@ -67,6 +71,8 @@ class NameWaits:
         self._reactor = reactor
         self._logs = logs
         self.sessions: NamedSessions | None = None
+        self.probed: Probed = lambda group, server, good, why: None
+        """Hears of each probe of a server that ACR sent."""
         self._asking = Asking(
             reactor,
             logs,
@@ -86,6 +92,7 @@ class NameWaits:
         """Servers' names that APR could not resolve just now."""
         self._ended = self._ignored = 0
         self._wanted: frozenset[str] = frozenset()
+        self._probed: frozenset[tuple[str, str]] = frozenset()
         self._news: dict[str, Resolved] = {}
         """Told by ACR and not yet seen to: the last word on each name."""
         self._busy = False
@@ -98,6 +105,9 @@ class NameWaits:
         self._late = total(config.resolver) + _SLACK
         self._resting.clear()
         self._wanted = frozenset(names(config))
+        self._probed = frozenset(
+            key_of(group, server) for group in probed(config) for server in group.servers
+        )
         self.known.keep(self._wanted)
 
     def connect(self, role: str, descriptor: int) -> None:
@@ -201,6 +211,12 @@ class NameWaits:
                 self._news |= heard.words
                 if not self._busy:
                     self._hear()
+            case wire.Tell("probed", {"results": results}):
+                told = outcomes.read(results, self._probed)
+                if told.refused:
+                    self._ignore("acr", told.why, told.refused)
+                for each in told.found:
+                    self.probed(each.group, each.server, each.good, each.why)
             case _:
                 # The way stays: nobody would make a new one as long as both sides live.
                 self._ignore("acr", f"not from ACR: {type(message).__name__}")

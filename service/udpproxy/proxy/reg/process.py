@@ -6,7 +6,7 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from udpproxy.errors import InvalidArgument, LinkError, UnitError
 from udpproxy.process import messages, wire
@@ -25,7 +25,10 @@ from udpproxy.proxy.reg import engines
 from udpproxy.proxy.reg.changes import NamedSessions
 from udpproxy.proxy.reg.extensions import Extensions
 from udpproxy.proxy.reg.growth import Growth
+from udpproxy.proxy.reg.health import Health
 from udpproxy.proxy.reg.host import RelayHost
+from udpproxy.proxy.reg.members import Key, MemberNumbers
+from udpproxy.proxy.reg.moves import Moves
 from udpproxy.proxy.reg.name_waits import Blocking, NameWaits
 from udpproxy.proxy.reg.received import ReceivedDescriptors
 from udpproxy.proxy.reg.rerouting import reconnect
@@ -39,6 +42,14 @@ _RETRY = 1.0
 """Seconds until the relay is tried again where the system lacked something."""
 _PART = 128
 """Sessions that follow in one go."""
+
+
+def _keys(servers: list[wire.Plain]) -> Iterator[tuple[Key, str]]:
+    """Servers of groups, and what there is to say of each."""
+    for one in servers:
+        match one:
+            case [str(group), str(server), str(why)]:
+                yield (group, server), why
 
 
 def room() -> int:
@@ -77,6 +88,10 @@ class Reg:
         """The engine's figures: with many sessions datagrams wait for them."""
         self._naming = NameWaits(reactor, logs, blocking, lost=self._channel_lost)
         self._alive_at = 0.0
+        self._numbers = MemberNumbers()
+        self._moves: Moves | None = None
+        self._health = Health(logs, self._server_changed, self._move)
+        self._naming.probed = self._health.probed
         self._followed = 0
         """The log level that the engine knows of."""
         self._lines_lost = 0
@@ -124,6 +139,7 @@ class Reg:
             if self._host:
                 figures.update(self._host.extensions.figures())
                 figures.update(self._host.servers.figures())
+                figures.update(self._health.figures())
         return figures
 
     def leave(self, why: str) -> None:
@@ -141,6 +157,16 @@ class Reg:
         """The parent makes another, should its end have been no child's end."""
         self._link.send(wire.Tell("channel", {"role": role}))
 
+    def _server_changed(self, key: Key, down: bool, why: str) -> None:  # noqa: FBT001
+        """The parent tells others, and the next REG."""
+        group, server = key
+        words: dict[str, wire.Plain] = {"group": group, "server": server, "down": down, "why": why}
+        self._link.send(wire.Tell("server", words))
+
+    def _move(self, member: int, how: str) -> None:
+        if self._moves:
+            self._moves.begin(member, how)
+
     def _lost(self, link: Link, reason: str) -> None:
         self.close()
         self._left(reason)
@@ -151,6 +177,8 @@ class Reg:
 
     def _stop(self, engine: Engine, host: RelayHost) -> None:
         self._engine = self._growth.engine = None
+        if self._moves:
+            self._moves.close()
         engine.close()
         host.finish()
 
@@ -165,6 +193,8 @@ class Reg:
                 self._naming.connect(role, descriptors[0])
             case wire.Lend("absent", items) if not descriptors:
                 self._lent.take("absent", items, [])
+            case wire.Lend("fresh", items) if len(items) == len(descriptors):
+                self._growth.fresh(items, descriptors)
             case wire.Lend(what, items) if len(items) == len(descriptors):
                 self._lent.take(what, items, descriptors)
             case wire.Tell("known", {"found": found}):
@@ -173,6 +203,10 @@ class Reg:
                 self._linked(links)
             case wire.Tell("slots", {"count": int(slots)}):
                 self._growth.came(slots)
+            case wire.Tell("servers", {"down": list(down), "drained": list(drained)}):
+                self._health.resume(dict(_keys(down)), {key for key, _ in _keys(drained)})
+            case wire.Tell("drained", {"servers": list(servers)}):
+                self._health.drain({key for key, _ in _keys(servers)})
             case wire.Tell("lack", {"errno": int(problem)}):
                 self._growth.lack(problem)
             case wire.Tell(
@@ -211,6 +245,8 @@ class Reg:
                 return self._end(places)
             case "room", _:
                 return room()
+            case "servers", _:
+                return [dict(row) for row in self._health.rows()]
             case "segmentation", {"mode": str(mode)}:
                 if not self._engine or not self._engine.segment(on=mode == "auto"):
                     raise InvalidArgument("the Python engine sends every datagram singly")
@@ -256,8 +292,17 @@ class Reg:
 
     def _judging(self, config: Config, generation: int, before: Verdicts | None = None) -> Verdicts:
         lent = self._lent
+        self._numbers.configure(config)
+        self._health.configure(config, self._numbers)
         return Verdicts(
-            config, generation, self._naming.known, lent.versions, lent.links, lent.own, before
+            config,
+            generation,
+            self._naming.known,
+            lent.versions,
+            lent.links,
+            lent.own,
+            self._numbers,
+            before,
         )
 
     def _begin(self, segmentation: str) -> None:
@@ -285,7 +330,10 @@ class Reg:
             return
         table.words[STARTS] = (table.words[STARTS] + 1) % (1 << 63)
         self._engine = self._growth.engine = engine
-        host.more = self._growth.scarce
+        host.more, host.spend = self._growth.scarce, self._growth.spent
+        host.choose = engine.choose
+        self._moves = Moves(self._reactor, table, engine, host)
+        self._health.begin(engine)
         host.servers.await_answers = lambda on: engine.await_answers(on=on)
         engine.segment(on=segmentation == "auto")
         engine.limit_ports(config.ports, config.ports_each)
@@ -298,6 +346,7 @@ class Reg:
             self._reactor, self._logs, table, engine, host, self._naming.known
         )
         self._take_listeners()
+        engine.take_mirrors(self._lent.mirrors)
         adopted = engine.adopt()
         self._follow()
         if adopted:
@@ -349,8 +398,14 @@ class Reg:
             self._host.senders.remove(number)
         for listener in self._host.senders.configure(config):
             self._engine.expect_headers(listener.number, listener.header_from)
+            self._engine.tell_dscp(listener.number, on=listener.tells_dscp)
         self._take_listeners()
+        self._engine.take_mirrors(self._lent.mirrors)
         ended += self._engine.reconsider()
+        unused = self._lent.unused_mirrors()
+        self._engine.take_mirrors(self._lent.mirrors)
+        for sock in unused:
+            sock.close()
         self._host.extensions.retire()
         self._naming.reconsider()
         if before.config.segmentation != config.segmentation:  # else a command's word holds
@@ -365,8 +420,8 @@ class Reg:
         assert self._engine
         assert self._host
         for number, server in self._host.take_followers(_PART):
-            self._engine.redirect(number, server)
-        if self._host.followers:
+            self._engine.redirect(number, *server)
+        if self._host.has_followers:
             self._reactor.call_later(0, self._follow)
 
     def _tick(self) -> None:
@@ -374,6 +429,7 @@ class Reg:
             return
         now = time.monotonic_ns()
         due = self._engine.work(now)
+        self._health.look()
         if self._host:
             self._host.load(self._engine.sessions)
         patience = _IDLE_TICK if due is None else max(0.0, (due - now) / 1e9)

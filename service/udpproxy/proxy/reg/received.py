@@ -37,6 +37,8 @@ class ReceivedDescriptors:
         """Interfaces that servers are at, and their numbers."""
         self.own: set[bytes] = set()
         """This host's addresses, packed; none where nobody needs to know."""
+        self.mirrors: dict[bytes, socket.socket] = {}
+        """What copies leave from, by the packed address of who gets them."""
         self._versions: set[int] = set()
 
     @property
@@ -53,11 +55,18 @@ class ReceivedDescriptors:
             case _:
                 raise LinkError("told of interfaces in an unknown form")
 
+    def unused_mirrors(self) -> list[socket.socket]:
+        """Those of hosts that get no copies any more, for the caller to close."""
+        wanted = self.config[0].receivers() if self.config else ()
+        hosts = {host.packed for host in wanted}
+        return [self.mirrors.pop(host) for host in list(self.mirrors) if host not in hosts]
+
     def close(self) -> None:
         """Nothing is kept: the parent has all of it."""
         lent = [sock for one in self.listeners for sock in one.sockets]
-        for sock in (*self.carriers, *lent):
+        for sock in (*self.carriers, *lent, *self.mirrors.values()):
             sock.close()
+        self.mirrors.clear()
         self.carriers.clear()
         self.listeners.clear()
         self.table = None
@@ -92,6 +101,9 @@ class ReceivedDescriptors:
             case "carriers", _:
                 self._versions |= {_VERSIONS[int(str(family))] for family in items}
                 self.carriers += [socket.socket(fileno=fd) for fd in descriptors]
+            case "mirrors", _:
+                for host, fd in zip(items, descriptors, strict=True):
+                    self.mirrors[bytes.fromhex(str(host))] = socket.socket(fileno=fd)
             case "absent", [where]:
                 self.listeners.append(_listener(where, None))
             case "listeners", _:

@@ -1,4 +1,5 @@
-"""Which listeners expect PROXY headers, and from whom, as the configuration has it."""
+"""Which listeners expect PROXY headers, and from whom, and which are to tell the DSCP of what comes
+in, as the configuration has it."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from udpproxy.config.model import Network
-from udpproxy.proxy.config.model import Config, Place
+from udpproxy.proxy.config.check import may_serve
+from udpproxy.proxy.config.model import KEEP, Config, Place
 from udpproxy.proxy.engine.interface import ListenerSocket
 from udpproxy.proxy.session.layout import Record
 
@@ -23,13 +25,17 @@ class HeaderSenders:
         self._config: Config | None = None
         self._headed: dict[Place, tuple[Network, ...]] = {}
         """Of that configuration, by place."""
+        self._marked: frozenset[Place] = frozenset()
+        """The same of those where rules keep the DSCP."""
 
     def enter(self, lent: ListenerSocket, config: Config) -> ListenerSocket:
         """A new listener with what the file says of it."""
         if config is not self._config:  # once for all of them, which may be thousands
             self._config, self._headed = config, config.headed()
+            self._marked = keeping_dscp(config)
         header_from = self._headed.get(lent.place, ())
-        listener = self._listeners[lent.number] = replace(lent, header_from=header_from)
+        listener = replace(lent, header_from=header_from, tells_dscp=lent.place in self._marked)
+        self._listeners[lent.number] = listener
         return listener
 
     def remove(self, number: int) -> None:
@@ -40,7 +46,8 @@ class HeaderSenders:
         """Another configuration: the listeners of which it says something else."""
         for before in list(self._listeners.values()):
             after = self.enter(before, config)
-            if after.header_from != before.header_from:
+            told = before.header_from, before.tells_dscp
+            if (after.header_from, after.tells_dscp) != told:
                 yield after
 
     def allow(self, record: Record) -> bool:
@@ -56,6 +63,17 @@ class HeaderSenders:
         known = self._listeners.get(listener.number, listener)
         address = ip_address(sender.partition("%")[0]).packed
         return NO_HEADER if _is_in(address, known.header_from) else STRANGER
+
+
+def keeping_dscp(config: Config) -> frozenset[Place]:
+    """Where datagrams come in whose DSCP a rule may keep."""
+    rules = [rule for rule in config.rules if rule.accept and rule.dscp == KEEP]
+    return frozenset(
+        place
+        for listen in config.listen
+        if any(may_serve(rule, listen) for rule in rules)
+        for place in listen.places()
+    )
 
 
 def _is_in(packed: bytes, networks: tuple[Network, ...]) -> bool:

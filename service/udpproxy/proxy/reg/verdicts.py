@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import IPv6Address, ip_address
 
 from udpproxy.config.addresses import is_one_host
 from udpproxy.config.model import Address, Name
-from udpproxy.proxy.config.model import Config, Rule
-from udpproxy.proxy.config.names import server_name
-from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.config.model import KEEP, Config, Rule, Server
+from udpproxy.proxy.config.names import server_names
+from udpproxy.proxy.engine import dscp, sockets
 from udpproxy.proxy.engine.interface import ListenerSocket, PendingName, Verdict
 from udpproxy.proxy.policy.rules import (
     Choice,
@@ -25,8 +26,12 @@ from udpproxy.proxy.policy.rules import (
     Policy,
     Question,
     Unresolved,
+    endpoint_of,
+    mirrors_for,
     server_for,
 )
+from udpproxy.proxy.reg.members import MemberNumbers, key_of
+from udpproxy.proxy.session.balance import Candidate, identity
 from udpproxy.proxy.session.layout import Record
 from udpproxy.proxy.session.limits import budget
 from udpproxy.proxy.session.peers import network_bounds
@@ -52,16 +57,19 @@ class Verdicts:
         versions: tuple[int, ...],
         links: Mapping[str, int],
         own: Collection[bytes],
+        numbers: MemberNumbers,
         before: Verdicts | None = None,
     ) -> None:
         """`versions` of IP that there are sockets for; `links`: the interfaces that servers are
-        at, and their numbers, as they are at each moment; `before`: what ruled until now."""
+        at, and their numbers, as they are at each moment; `numbers` are those of groups' servers;
+        `before`: what ruled until now."""
         self.generation = generation
         self.config = config
         self._known = known
         self._versions = versions
         self._links = links
         self._own = own
+        self._member_numbers = numbers
         self._transparent = {
             (ports, address.version)
             for listen in config.listen
@@ -121,22 +129,91 @@ class Verdicts:
     def again(self, record: Record) -> Verdict | None:
         """For a session that exists: nothing is asked while its configuration is the same, and
         its server stays what it is."""
-        server = sockets.server_of(record.server, record.server_scope)
         if self.has_rule(record):
-            rule = self.config.rules[record.rule_number]
-            return self._verdict(rule, server) if rule.accept else None
-        found = self._choose_again(record, self.question(record))
-        return self._verdict(found, server) if found and found.accept else None
+            found: Rule | None = self.config.rules[record.rule_number]
+        else:
+            found = self._choose_again(record, self.question(record))
+        if found is None or not found.accept:
+            return None
+        server = sockets.server_of(record.server, record.server_scope)
+        verdict = self._verdict(found, server, record.addressed_port)
+        return replace(verdict, member=self.member(record, found))
+
+    def member(self, record: Record, rule: Rule) -> int:
+        """The number of the session's server in the rule's group; 0: it is none of it."""
+        if rule.group is None:
+            return 0
+        asked = self.question(record)
+        for server in rule.group.servers:
+            addresses = (
+                {found.packed for found in self._known.addresses(server.host.text)}
+                if isinstance(server.host, Name)
+                else {server.host.packed}
+            )
+            same_port = server.port(asked.port, asked.place) == record.server[1]
+            if same_port and record.server[0] in addresses:
+                return self._member_numbers[key_of(rule.group, server)]
+        return 0
+
+    def server_name(self, record: Record, rule: Rule) -> str | None:
+        """The name that the session's server has in the file; None: an address."""
+        server = self._server_of(record, rule)
+        return server.host.text if server and isinstance(server.host, Name) else None
+
+    def followed(self, record: Record, rule: Rule) -> tuple[str, int] | None:
+        """Where the session's server is by now; None: its name is not resolved."""
+        server, asked = self._server_of(record, rule), self.question(record)
+        if server is None:
+            return self.server(rule, asked)
+        found = endpoint_of(server, asked, self._known, self._versions)
+        return self._endpoint(*found) if found else None
+
+    def _server_of(self, record: Record, rule: Rule) -> Server | None:
+        """As the file has it: the rule's only one, or of its group by the number."""
+        if rule.group is None:
+            return rule.server
+        for server in rule.group.servers:
+            if self._member_numbers[key_of(rule.group, server)] == record.member:
+                return server
+        return None
+
+    def candidates(self, rule: Rule, asked: Question) -> tuple[Candidate, ...]:
+        """The servers of the rule's group that have an address by now."""
+        group, found = rule.group, []
+        for place, server in enumerate(group.servers if group else ()):
+            assert group
+            where = endpoint_of(server, asked, self._known, self._versions)
+            number = self._member_numbers[key_of(group, server)]
+            if where and number:
+                standby = place >= len(group.members)
+                weight = 1 if standby else group.weights[place]
+                drawn = identity(str(server))
+                one = Candidate(self._endpoint(*where), drawn, weight, number, standby)
+                found.append(one)
+        return tuple(found)
+
+    def afresh(self, record: Record) -> Verdict | None:
+        """What a new session of the client would be told by the session's rule; None: it is no rule
+        any more, or no server is resolved."""
+        asked = self.question(record)
+        if self.has_rule(record):
+            rule: Rule | None = self.config.rules[record.rule_number]
+        else:
+            rule = self._choose_again(record, asked)
+        server = self.server(rule, asked) if rule and rule.accept else None
+        return self._verdict(rule, server, asked.port, asked) if rule and server else None
 
     def elsewhere(self, record: Record, rule: Rule) -> tuple[str, int] | None:
         """Where the rule sends sessions now, if the file has another server in it than when this
         one began; None: that is not so, or the new server's name is not resolved."""
         generation, rules = self._before
         if generation == record.generation and record.rule_number < len(rules):
-            if rules[record.rule_number].server == rule.server:
+            if rules[record.rule_number].servers == rule.servers:
                 return None  # what a name stands for is resolve-policy's business
-        elif rule.server is None or isinstance(rule.server.host, Name):
+        elif rule.to_addressed or server_names(rule):
             return None  # nobody knows what it was
+        if self.member(record, rule):
+            return None  # still one of them
         server = self.server(rule, self.question(record))
         same = sockets.server_of(record.server, record.server_scope)
         return server if server != same else None
@@ -209,8 +286,8 @@ class Verdicts:
             return self._wait("client", str(asked.client), rule, asked)
         server = self.server(rule, asked)
         if server is None:
-            return self._wait("server", server_name(rule) or "", rule, asked)
-        return self._verdict(rule, server)
+            return self._wait("server", server_names(rule)[0], rule, asked)
+        return self._verdict(rule, server, asked.port, asked)
 
     def _wait(self, kind: str, name: str, rule: Rule, asked: Question) -> PendingName:
         return PendingName(
@@ -220,10 +297,16 @@ class Verdicts:
             generation=self.generation,
             rule=rule.name,
             type=rule.type,
-            port=rule.server.port(asked.port, asked.place) if rule.server else asked.port,
+            port=rule.servers[0].port(asked.port, asked.place) if rule.servers else asked.port,
         )
 
-    def _verdict(self, rule: Rule, server: tuple[str, int]) -> Verdict:
+    def _verdict(
+        self, rule: Rule, server: tuple[str, int], port: int, asked: Question | None = None
+    ) -> Verdict:
+        """`port`: the one that the client wrote to; `asked`: of a new session, which may go to any
+        server of a group."""
+        candidates = self.candidates(rule, asked) if asked else ()
+        servers = [one.server[0] for one in candidates] or [server[0]]
         number = self._numbers[rule.name]
         network = rule.broadcast_network
         return Verdict(
@@ -237,13 +320,19 @@ class Verdicts:
             sources=tuple(
                 source.packed if source else b""
                 for source in rule.sources
-                if source is None or self._can_be(source, server[0])
+                if source is None or any(self._can_be(source, one) for one in servers)
             ),
             fallback=rule.fallback,
+            source_port=rule.source_port,
             network=network_bounds(network) if network else None,
             close_on_unreachable=rule.unreachable_close,
             handed=rule.extension is not None,
             header=rule.header,
+            candidates=candidates,
+            balance=rule.group.balance if rule.group and candidates else "",
+            mirrors=tuple(self._endpoint(*where) for where in mirrors_for(rule, port)),
+            tos=0 if rule.dscp == KEEP else dscp.byte_of(int(rule.dscp)),
+            keeps_dscp=rule.dscp == KEEP,
         )
 
 

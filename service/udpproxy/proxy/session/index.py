@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Container, Hashable, Iterator
 
 from udpproxy.proxy.session.limits import NEVER, Budget, deadline, expired, is_to_try
 from udpproxy.proxy.session.reasons import Reason
@@ -72,6 +72,8 @@ class SessionIndex:
         self._slots = 0
         self._capacity = self._most = capacity
         self._told = self._lacking = False
+        self._spent = 0
+        """Slots that wait for other sockets."""
         self._per_client = per_client
         self._evict = evict
         self._last = last
@@ -105,8 +107,8 @@ class SessionIndex:
 
     def scarce(self) -> bool:
         """Are sockets for more slots wanted? True once until extend()."""
-        few = max(FEW, self._slots // 4)
-        if self._told or len(self._free) >= few or self._slots >= min(self._capacity, self._most):
+        free = len(self._free) + self._spent
+        if self._told or free >= self.few or self._slots >= min(self._capacity, self._most):
             return False
         self._told = True
         return True
@@ -122,15 +124,22 @@ class SessionIndex:
             return "refused-per-client"
         if self._free and len(self._by_id) < self._most:
             return None
-        if not self._free and not self._lacking and self._slots < min(self._capacity, self._most):
+        if not self._free and not self._lacking and self._will_be_more():
             return SOON
         if self._evict and self._unanswered:
             return next(iter(self._unanswered.values()))
         return self.full
 
+    def _will_be_more(self) -> bool:
+        if self._spent and len(self._by_id) < self._most:
+            return True
+        return self._slots < min(self._capacity, self._most)
+
     @property
     def full(self) -> str:
         """The counter that says why there is no room."""
+        if not self._free and self._spent and len(self._by_id) < self._most:
+            return "refused-no-port"
         if self._free or self._slots >= self._most < self._capacity:
             return "refused-ports-kept"
         return "refused-table-full" if self._slots >= self._capacity else "refused-no-port"
@@ -139,13 +148,35 @@ class SessionIndex:
         """A free slot; room() has said that there is one."""
         return self._free.pop()
 
-    def give_back(self, slot: int) -> None:
-        """A slot that was taken but got no session."""
-        self._free.append(slot)
+    def give_back(self, slot: int, *, spent: bool = False) -> None:
+        """A slot that was taken but got no session; `spent`: it waits for other sockets now."""
+        if spent:
+            self._spent += 1
+        else:
+            self._free.append(slot)
 
-    def reserve(self, slots: set[int]) -> None:
-        """Take just these slots: sessions found in the table live there."""
-        self._free = [slot for slot in self._free if slot not in slots]
+    def replaced(self, slot: int) -> None:
+        """A spent slot has other sockets."""
+        self._spent -= 1
+        self._free.append(slot)
+        self._lacking = False
+
+    @property
+    def is_low(self) -> bool:
+        """Are so few slots free that those that are spent will be missed?"""
+        return len(self._free) < max(1, self._slots // 8)
+
+    @property
+    def few(self) -> int:
+        """So many slots are few, beside those that there are."""
+        return max(FEW, self._slots // 4)
+
+    def reserve(self, slots: set[int], spent: Container[int] = ()) -> None:
+        """Take just these slots: sessions found in the table live there. `spent` of the others wait
+        for other sockets."""
+        others = [slot for slot in self._free if slot not in slots]
+        self._free = [slot for slot in others if slot not in spent]
+        self._spent = len(others) - len(self._free)
 
     def open(self, session: Session, *, answered: bool = False, keyed: bool = True) -> None:
         """Enter a session; `keyed` False: its upload was closed before."""
@@ -170,8 +201,8 @@ class SessionIndex:
         """Its limits have changed, or its patience: a deadline may have come nearer."""
         self._plan(session)
 
-    def close(self, session: Session) -> None:
-        """Forget it; its heap entry is recognised as stale later."""
+    def close(self, session: Session, *, spent: bool = False) -> None:
+        """Forget it; its heap entry is recognised as stale later. `spent`: see give_back()."""
         self.close_upload(session)
         del self._by_id[session.id]
         self._unanswered.pop(session.id, None)
@@ -180,7 +211,7 @@ class SessionIndex:
             self._clients[session.client] = left
         else:
             del self._clients[session.client]
-        self._free.append(session.slot)
+        self.give_back(session.slot, spent=spent)
 
     def next_due(self) -> int | None:
         """The moment to call due() again at the latest."""

@@ -25,8 +25,9 @@ CARRIED = struct.Struct("=3Q")
 
 # Where single parts of the identity stand, in bytes from the record's start.
 STATE_AT, RULE_AT, LISTENER_AT, SOURCE_PORT_AT, PEER_PORT_AT, PINNED_AT = 16, 20, 32, 40, 42, 44
-PEER_AT, SOURCE_AT, ADDRESSED_PORT_AT = 112, 128, 168
+PEER_AT, SOURCE_AT, ADDRESSED_PORT_AT, MEMBER_AT = 112, 128, 168, 172
 RULE = struct.Struct("=IQ")
+MEMBER = struct.Struct("=I")
 ENDPOINT_PORT = struct.Struct("=H")
 ENDPOINT_ADDRESS = struct.Struct("=16s")
 

@@ -94,6 +94,12 @@ def make(kind: str, client: Endpoint, addressed: Endpoint, number: int) -> bytes
     return _simple(client, addressed) if kind == SIMPLE else b""
 
 
+def local(kind: str) -> bytes:
+    """What is to stand before a datagram of the proxy's own, such as a probe. Only version 2 has
+    that: with `spp` there is always a client, so nothing stands there."""
+    return _FIXED.pack(_SIGNATURE, _LOCAL, 0, 0) if kind == VERSION_2 else b""
+
+
 def _version_2(client: Endpoint, addressed: Endpoint, number: int) -> bytes:
     unique = b"%d" % number
     block = b"".join(

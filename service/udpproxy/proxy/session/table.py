@@ -11,6 +11,7 @@ another not read at all, and a record that makes no sense (sense.py) is none.
 from __future__ import annotations
 
 import itertools
+import secrets
 import struct
 from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
@@ -27,12 +28,13 @@ HEADER_SIZE = 16 * RECORD_SIZE
 _HEADER = struct.Struct("=8sIII4x")
 
 # Words of the header that change.
-GROWN, STARTS, NEXT_ID, STEERING, SOURCED = 3, 4, 5, 6, 8
+GROWN, STARTS, NEXT_ID, STEERING, SOURCED, PORTED, BALANCE, MARKED = 3, 4, 5, 6, 8, 9, 10, 12
 """GROWN: for how many slots, from the first on, there are or were sockets: whoever looks through
 the table ends there, for what is beyond was never used, and looking at it would take memory. Only
 the parent writes it. STEERING: the key by which clients are divided between workers
 (parent/steering.py). SOURCED: a socket towards servers may have been bound to an address
-(engine/pool.py)."""
+(engine/pool.py), PORTED: to a port (engine/fixed.py), MARKED: that one may give what leaves by it a
+DSCP (engine/dscp.py)."""
 _TOTALS_AT = 16
 
 TOTALS = (
@@ -58,9 +60,12 @@ TOTALS = (
     "refused-ports-kept",
     "bad-header",
     "too-long",
+    "refused-no-server",
     "refused-rate",
     "dropped-rate",
     "dropped-amplification",
+    "mirrored",
+    "mirror-errors",
 )
 """Counters of the instance, over all its sessions that have ended and all restarts of REG."""
 
@@ -124,6 +129,16 @@ class Table:
         """The number of slots up to the last one with a session."""
         return len(self._states().rstrip(b"\0"))
 
+    def balance_key(self) -> tuple[int, int]:
+        """By which clients are divided between the servers of a group."""
+        return self.words[BALANCE], self.words[BALANCE + 1]
+
+    def make_balance_key(self) -> None:
+        """Once, so that after a restart each client meets the same server."""
+        if not any(self.balance_key()):
+            for at in (BALANCE, BALANCE + 1):
+                self.words[at] = secrets.randbits(64)
+
     def at(self, slot: int) -> int:
         """The index in `words` of the slot's first word."""
         return HEADER_SIZE // 8 + slot * WORDS
@@ -133,6 +148,10 @@ class Table:
         number = self.words[NEXT_ID]
         self.words[NEXT_ID] = (number + 1) & _WORD
         return number
+
+    def next_id(self) -> int:
+        """The number that the next session will have."""
+        return self.words[NEXT_ID]
 
     def count(self, name: str, amount: int = 1) -> None:
         """Add to one of TOTALS."""
@@ -204,6 +223,12 @@ class Table:
         record = replace(found, server=server, source=source, peer=None, server_scope=scope)
         self._step(slot)
         layout.put_identity(self.memory, byte, record)
+        self._done(byte)
+
+    def set_member(self, slot: int, number: int) -> None:
+        """Its server has that number, 0: it is of no group."""
+        byte = self._step(slot)
+        layout.MEMBER.pack_into(self.memory, byte + layout.MEMBER_AT, number)
         self._done(byte)
 
     def set_addressed_port(self, slot: int, port: int) -> None:
@@ -348,6 +373,16 @@ class Table:
         """The slots of the live sessions of these ACLs, whatever their generation; cheap."""
         words = self._column(layout.STATE_AT // 8)
         return [slot for slot, word in enumerate(words) if word & 0xFF and word >> 32 in rules]
+
+    def of_member(self, number: int) -> list[int]:
+        """The slots of the live sessions of that server of a group; cheap."""
+        words = self._column(layout.MEMBER_AT // 8)
+        states = self._states()
+        return [
+            slot
+            for slot, word in enumerate(words)
+            if word >> 32 == number and states[slot] != State.FREE
+        ]
 
     def of_other_listeners(self, known: Container[int]) -> list[int]:
         """The slots of the live sessions of listeners that are not `known`; cheap."""

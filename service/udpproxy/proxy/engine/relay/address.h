@@ -37,6 +37,14 @@ static inline uint16_t port_of(const union address *address)
     return ntohs(is_v6(address) ? address->v6.sin6_port : address->v4.sin_port);
 }
 
+static inline void set_port(union address *address, uint16_t port)
+{
+    if (is_v6(address))
+        address->v6.sin6_port = htons(port);
+    else
+        address->v4.sin_port = htons(port);
+}
+
 static inline uint32_t scope_of(const union address *address)
 {
     return is_v6(address) ? address->v6.sin6_scope_id : 0;

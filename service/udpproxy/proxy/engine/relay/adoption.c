@@ -3,11 +3,14 @@
 
 #include "state.h"
 #include "address.h"
+#include "balance.h"
 #include "ports.h"
 #include "sockets.h"
+#include "fixed.h"
 #include "worker.h"
 #include "slots.h"
 #include "book.h"
+#include "dscp.h"
 #include "sessions.h"
 
 void relay_socket(struct relay *relay, int version, uint32_t slot, int fd)
@@ -47,14 +50,89 @@ void relay_lack(struct relay *relay, int problem)
     look_again(relay);
 }
 
+// ---- slots whose sockets keep a port ----
+
+// The host hears of those that there are, few as they may be: they have waited for a while.
+void relay_look_for_spent(struct relay *relay)
+{
+    pthread_mutex_lock(&relay->book);
+    if (relay->unsaid && !relay->awaited) {
+        relay->spent_due = true;
+        note_news(relay);
+        ring_host_locked(relay);
+    }
+    pthread_mutex_unlock(&relay->book);
+}
+
+// So many of them, which the host has then heard of.
+uint32_t relay_take_spent(struct relay *relay, uint32_t *slots, uint32_t most)
+{
+    uint32_t count = 0;
+    pthread_mutex_lock(&relay->book);
+    while (count < most && relay->unsaid)
+        slots[count++] = relay->spent[--relay->unsaid];
+    relay->awaited += count;
+    relay->spent_due = relay->unsaid > 0;
+    pthread_mutex_unlock(&relay->book);
+    return count;
+}
+
+int relay_kept(struct relay *relay, uint32_t slot, int version)
+{
+    return is_kept(relay->sessions + slot, version == 6);
+}
+
+// Another socket for such a slot; 0: there is nothing to be replaced.
+int relay_replace(struct relay *relay, int version, uint32_t slot, int fd)
+{
+    struct session *session = relay->sessions + slot;
+    bool v6 = version == 6;
+    pthread_mutex_lock(&relay->book);
+    bool wanted = slot < relay->grown && life_of(session) == UNUSED && is_kept(session, v6);
+    if (wanted) {
+        relay->sockets[v6][slot] = fd + 1;
+        session->kept &= v6 ? 1 : 2;
+        if (!session->kept) {
+            relay->awaited--;
+            free_slot(relay, slot);
+        }
+    }
+    pthread_mutex_unlock(&relay->book);
+    return wanted;
+}
+
+// All that came together have their places: what waits for a slot looks again.
+void relay_replaced(struct relay *relay)
+{
+    pthread_mutex_lock(&relay->book);
+    relay->lacking = 0;
+    look_for_spent(relay);
+    ring_host_locked(relay);
+    pthread_mutex_unlock(&relay->book);
+    look_again(relay);
+}
+
+// ---- sessions that are found in the table ----
+
+// Before us a rule may have named ports: their sockets have them still.
+static void find_kept(struct relay *relay, uint32_t slot)
+{
+    for (int family = 0; family < 2; family++)
+        if (socket_of(relay, family, slot) >= 0 && keeps_port(socket_of(relay, family, slot)))
+            relay->sessions[slot].kept |= 1 << family;
+}
+
 // All slots but these are free: sessions found in the table live there.
 void relay_reserve(struct relay *relay, const uint8_t *taken)
 {
     pthread_mutex_lock(&relay->book);
     relay->free_count = 0;
-    for (uint32_t slot = relay->grown; slot-- > 0;)
+    for (uint32_t slot = relay->grown; slot-- > 0;) {
+        if (relay->header[PORTED])
+            find_kept(relay, slot);
         if (!taken[slot])
-            relay->free[relay->free_count++] = slot;
+            free_slot(relay, slot);
+    }
     look_for_more(relay);
     ring_host_locked(relay);
     pthread_mutex_unlock(&relay->book);
@@ -64,8 +142,10 @@ void relay_reserve(struct relay *relay, const uint8_t *taken)
 void relay_clear(struct relay *relay, uint32_t slot)
 {
     for (int family = 0; family < 2; family++)
-        if (socket_of(relay, family, slot) >= 0)
-            reset_socket(socket_of(relay, family, slot), false);
+        if (socket_of(relay, family, slot) >= 0) {
+            reset_any(socket_of(relay, family, slot));
+            unmark_unknown(relay, socket_of(relay, family, slot), family);
+        }
     free_record(relay->sessions[slot].record);
 }
 
@@ -107,6 +187,7 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
     session->pinned = record->pinned;
     session->answered = record->downloads > 0;
     session->proxied = arrival.via != NULL;
+    see_socket(relay, session);
     session->hash = hash_arrival(relay, &arrival);
     begin_change(record);
     if (!memcmp(record->peer, nothing, sizeof nothing))
@@ -114,7 +195,13 @@ int relay_adopt(struct relay *relay, uint32_t slot, struct verdict *verdict)
     record->acl = verdict->acl;
     record->generation = verdict->generation;
     end_change(record);
+    join_member(relay, record, verdict->member);
     begin_session(worker, session);
+    if (is_kept(session, record->server_size == 16)) {
+        union address own;
+        make_address(&own, record->source, record->server_size, record->source_port, 0);
+        claim_port(relay, session, &own);
+    }
     if (record->state == OPEN)
         add_key(worker, session);
     pthread_mutex_lock(&relay->book);

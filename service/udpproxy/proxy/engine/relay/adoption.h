@@ -6,6 +6,11 @@
 
 void relay_socket(struct relay *relay, int version, uint32_t slot, int fd);
 void relay_extend(struct relay *relay, uint32_t slots);
+uint32_t relay_take_spent(struct relay *relay, uint32_t *slots, uint32_t most);
+int relay_kept(struct relay *relay, uint32_t slot, int version);
+void relay_look_for_spent(struct relay *relay);
+int relay_replace(struct relay *relay, int version, uint32_t slot, int fd);
+void relay_replaced(struct relay *relay);
 void relay_lack(struct relay *relay, int problem);
 void relay_reserve(struct relay *relay, const uint8_t *taken);
 void relay_clear(struct relay *relay, uint32_t slot);

@@ -12,11 +12,25 @@
 
 // ---- verdicts: made for Python, which fills them in; used by decisions and sessions ----
 
-struct verdict *relay_verdict(struct relay *relay)
+void free_verdict(struct verdict *verdict)
+{
+    if (verdict)
+        free(verdict->candidates);
+    free(verdict);
+}
+
+// NULL without memory. So many candidates are to be filled in as well.
+struct verdict *relay_verdict(struct relay *relay, uint32_t candidates)
 {
     struct verdict *verdict = calloc(1, sizeof *verdict);
     if (!verdict)
         return NULL;
+    verdict->candidates = candidates ? calloc(candidates, sizeof *verdict->candidates) : NULL;
+    verdict->candidate_count = (uint8_t)candidates;
+    if (candidates && !verdict->candidates) {
+        free(verdict);
+        return NULL;
+    }
     for (uint32_t i = relay->no_gap_before; i < relay->verdict_count; i++)
         if (!relay->verdicts[i]) {
             relay->no_gap_before = i + 1;
@@ -26,13 +40,19 @@ struct verdict *relay_verdict(struct relay *relay)
     struct verdict **more =
         realloc(relay->verdicts, (relay->verdict_count + 1) * sizeof *relay->verdicts);
     if (!more) {
-        free(verdict);
+        free_verdict(verdict);
         return NULL;
     }
     relay->verdicts = more;
     relay->no_gap_before = relay->verdict_count + 1;
     verdict->number = relay->verdict_count++;
     return relay->verdicts[verdict->number] = verdict;
+}
+
+// The socket that copies for its `at`-th receiver leave from, from now on; -1: none.
+void relay_copy_by(struct verdict *verdict, uint32_t at, int fd)
+{
+    __atomic_store_n(&verdict->mirrors[at].fd, fd, __ATOMIC_RELAXED);
 }
 
 // Frees those that nobody uses any more; their numbers, at most so many.
@@ -42,7 +62,7 @@ uint32_t relay_sweep(struct relay *relay, uint32_t *numbers, uint32_t most)
     pthread_mutex_lock(&relay->book);
     for (uint32_t i = 0; i < relay->verdict_count && count < most; i++)
         if (relay->verdicts[i] && !relay->verdicts[i]->uses) {
-            free(relay->verdicts[i]);
+            free_verdict(relay->verdicts[i]);
             relay->verdicts[i] = NULL;
             if (i < relay->no_gap_before)
                 relay->no_gap_before = i;
@@ -146,7 +166,7 @@ void relay_inject(struct relay *relay, uint32_t number, const union address *cli
     lock_worker(worker);
     worker->now = clock_now();
     struct session *session = find_session(worker, &arrival);
-    if (!session || !upload(worker, session, data, size))
+    if (!session || !upload(worker, session, &arrival, data, size))
         take_first(worker, &arrival, data, size, NULL);
     unlock_worker(worker);
 }

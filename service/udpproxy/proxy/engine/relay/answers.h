@@ -4,7 +4,9 @@
 
 #include "host.h"
 
-struct verdict *relay_verdict(struct relay *relay);
+void free_verdict(struct verdict *verdict);
+struct verdict *relay_verdict(struct relay *relay, uint32_t candidates);
+void relay_copy_by(struct verdict *verdict, uint32_t at, int fd);
 uint32_t relay_sweep(struct relay *relay, uint32_t *numbers, uint32_t most);
 void relay_answer(struct relay *relay, const struct question *question, struct verdict *verdict,
                   unsigned bits, uint64_t until);

@@ -49,6 +49,7 @@ struct arrival arrival_by(struct listener *listener, const union address *client
         .interface = way->interface,
         .port = way->port,
         .via = way->via.any.sa_family == AF_UNSPEC ? NULL : &way->via,
+        .tos = way->tos,
     };
 }
 
@@ -59,6 +60,7 @@ void way_of(const struct record *record, struct way *way)
     memcpy(way->local, record->local, sizeof way->local);
     way->interface = record->interface;
     way->port = record->addressed_port;
+    way->tos = 0;
     if (record->via_size)
         make_address(&way->via, record->via, record->via_size, record->via_port, record->scope);
     else

@@ -5,6 +5,7 @@
 #include "proxy_header.h"
 #include "book.h"
 #include "events.h"
+#include "dscp.h"
 #include "upload.h"
 #include "first.h"
 
@@ -71,6 +72,17 @@ static bool is_of_other_worker(const struct worker *worker, const struct arrival
            worker_of(relay, arrival->listener, sender_of(arrival)) != worker->number;
 }
 
+// As many as have the first one's DSCP, which the session gives to what it sends from now on; apart
+// from the others' way.
+__attribute__((noinline)) static int keep_run(struct session *session, const struct whereto *to, int run)
+{
+    int same = 1;
+    while (same < run && to[same].tos == to->tos)
+        same++;
+    keep_tos(session, to->tos);
+    return same;
+}
+
 // A datagram, or a run of one client's; how many that were.
 static int pass_on(struct worker *worker, struct listener *listener, int at, int count)
 {
@@ -84,6 +96,7 @@ static int pass_on(struct worker *worker, struct listener *listener, int at, int
         .interface = to->interface,
         .port = listener->port,
         .hash = to->hash,
+        .tos = to->tos,
     };
     struct session *session = find_session(worker, &arrival);
     const void *data = in->iov[at].iov_base;
@@ -96,11 +109,13 @@ static int pass_on(struct worker *worker, struct listener *listener, int at, int
     int run = 1;
     while (at + run < count && is_same_flow(listener, in, at, at + run))
         run++;
+    if (run > 1 && session->careful_up && session->verdict->keeps_dscp)
+        run = keep_run(session, to, run);
     struct iovec iov[BATCH];
     for (int i = 0; i < run; i++)
         iov[i] = (struct iovec){in->iov[at + i].iov_base, in->messages[at + i].msg_len};
     if (run == 1 || !within_limits(worker, session, iov, (uint32_t)run)) {
-        if (!upload(worker, session, data, size))
+        if (!upload(worker, session, &arrival, data, size))
             take_first(worker, &arrival, data, size, NULL);
         return 1;
     }
@@ -158,6 +173,7 @@ static void pass_on_proxied(struct worker *worker, struct listener *listener, in
         .local = to->local,
         .interface = to->interface,
         .port = listener->port,
+        .tos = listener->tells ? told_tos(&in->messages[at].msg_hdr) : 0,
     };
     bool read = read_header(data, size, &header);
     if (read && !header.local) {
@@ -179,19 +195,28 @@ static void pass_on_proxied(struct worker *worker, struct listener *listener, in
     }
     data += header.size;
     size -= header.size;
-    if (!session || !upload(worker, session, data, size))
+    if (!session || !upload(worker, session, &arrival, data, size))
         take_first(worker, &arrival, data, size, NULL);
+}
+
+// Only sessions that keep it look at the DSCP, and these are where it is told.
+__attribute__((noinline)) static void read_dscp(struct incoming *in, const struct listener *listener, int count)
+{
+    for (int at = 0; at < (listener->tells ? count : BATCH); at++)
+        in->to[at].tos = listener->tells ? told_tos(&in->messages[at].msg_hdr) : 0;
+    in->marked = listener->tells;
 }
 
 void read_clients(struct worker *worker, struct listener *listener)
 {
     struct incoming *in = &worker->in;
+    bool controlled = listener->wildcard || listener->tells;
     for (int batch = 0; batch < MOST_BATCHES && !listener->gone; batch++) {
         for (int i = 0; i < BATCH; i++) {
             struct msghdr *message = &in->messages[i].msg_hdr;
             message->msg_namelen = sizeof in->clients[i];
-            message->msg_control = listener->wildcard ? in->control[i] : NULL;
-            message->msg_controllen = listener->wildcard ? CONTROL : 0;
+            message->msg_control = controlled ? in->control[i] : NULL;
+            message->msg_controllen = controlled ? CONTROL : 0;
         }
         int count = recvmmsg(listener->fds[worker->number], in->messages, BATCH, MSG_DONTWAIT,
                              NULL);
@@ -205,6 +230,8 @@ void read_clients(struct worker *worker, struct listener *listener)
                 pass_on_proxied(worker, listener, at);
         } else {
             look_up_batch(worker, listener, count);
+            if (listener->tells || in->marked)
+                read_dscp(in, listener, count);
             for (int at = 0; at < count;)
                 at += pass_on(worker, listener, at, count);
         }

@@ -2,14 +2,18 @@
 #include "commands.h"
 
 #include "state.h"
+#include "balance.h"
 #include "ports.h"
 #include "sockets.h"
+#include "fixed.h"
 #include "worker.h"
 #include "slots.h"
 #include "book.h"
 #include "meters.h"
 #include "events.h"
+#include "dscp.h"
 #include "sessions.h"
+#include "moves.h"
 #include "servers.h"
 
 uint32_t relay_sessions(struct relay *relay)
@@ -34,6 +38,16 @@ void relay_limit_openings(struct relay *relay, const struct pace *pace)
 {
     pthread_mutex_lock(&relay->book);
     relay->all = *pace;
+    pthread_mutex_unlock(&relay->book);
+}
+
+// Copies leave from these ports, and from no others.
+void relay_copy_from(struct relay *relay, const uint16_t *ports, uint32_t count)
+{
+    pthread_mutex_lock(&relay->book);
+    memset(relay->copies, 0, sizeof relay->copies);
+    for (uint32_t i = 0; i < count; i++)
+        relay->copies[ports[i] / 8] |= (uint8_t)(1u << ports[i] % 8);
     pthread_mutex_unlock(&relay->book);
 }
 
@@ -94,7 +108,12 @@ int relay_judge_by(struct relay *relay, uint64_t id, uint32_t slot, struct verdi
         session->record->acl = verdict->acl;
         session->record->generation = verdict->generation;
         end_change(session->record);
+        if (session->record->member != verdict->member) {
+            leave_member(relay, session->record);
+            join_member(relay, session->record, verdict->member);
+        }
         be_careful(relay, session);
+        mark_by_rule(relay, session);
         wait_for_nothing(session);
         set_due(worker, session, worker->now);
         ring_worker(worker);
@@ -104,7 +123,7 @@ int relay_judge_by(struct relay *relay, uint64_t id, uint32_t slot, struct verdi
 }
 
 // The session goes on to another server; 0: there is none of that number.
-int relay_redirect(struct relay *relay, uint64_t id, const union address *server)
+int relay_redirect(struct relay *relay, uint64_t id, const union address *server, uint32_t member)
 {
     for (uint32_t slot = 0; slot < relay->grown; slot++) {
         struct session *session = relay->sessions + slot;
@@ -113,7 +132,7 @@ int relay_redirect(struct relay *relay, uint64_t id, const union address *server
         struct worker *worker = lock_worker_of(session, id);
         bool found = worker && life_of(session) == LIVE;
         if (found)
-            aim(worker, session, server);
+            aim(worker, session, server, member);
         if (worker)
             unlock_worker(worker);
         return found;
@@ -209,7 +228,11 @@ void relay_free_ended(struct relay *relay, const uint32_t *slots, uint32_t count
         pthread_mutex_lock(&relay->book);
         remove_port(relay, session); // it rests before anybody can have it
         pthread_mutex_unlock(&relay->book);
-        reset_socket(session->fd, session->plain);
+        unmark(session);
+        if (session->kept)
+            reset_any(session->fd);
+        else
+            reset_socket(session->fd, session->plain);
         pthread_mutex_lock(&relay->book);
         free_record(session->record);
         release_listener(session->listener);
@@ -218,6 +241,7 @@ void relay_free_ended(struct relay *relay, const uint32_t *slots, uint32_t count
         free_slot(relay, slots[i]);
         pthread_mutex_unlock(&relay->book);
     }
+    ring_host(relay); // their slots may be spent
     for (uint32_t i = 0; count && i < relay->worker_count; i++)
         ring_if_held(relay->workers + i);
 }

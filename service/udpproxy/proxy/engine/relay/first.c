@@ -89,6 +89,8 @@ enum room { ROOM, CLIENT_FULL, OVER_RATE, TABLE_FULL, PORTS_KEPT, NO_SOCKET, SOO
 // With the book locked.
 static enum room full(const struct relay *relay)
 {
+    if (!relay->free_count && waits_for_others(relay))
+        return NO_SOCKET;
     if (relay->free_count || (relay->grown >= relay->most && relay->most < relay->capacity))
         return PORTS_KEPT;
     return relay->grown < relay->capacity ? NO_SOCKET : TABLE_FULL;
@@ -253,7 +255,7 @@ bool take_first(struct worker *worker, const struct arrival *arrival, const void
     } else {
         struct session *session = open_session(worker, arrival, verdict, slot);
         if (session)
-            upload_paid(worker, session, data, size);
+            upload_paid(worker, session, arrival, data, size);
     }
     return false;
 }
@@ -269,7 +271,7 @@ void retry_held(struct worker *worker)
         next = held->next;
         struct session *session = find_session(worker, &arrival);
         bool done = held->listener->gone ||
-                    (session && upload(worker, session, held->data, held->size));
+                    (session && upload(worker, session, &arrival, held->data, held->size));
         if (done || !take_first(worker, &arrival, held->data, held->size, held))
             free_held(held);
     }

@@ -24,8 +24,9 @@ static void take_again(struct worker *worker, const struct session *session, con
     if (arrival.listener->gone)
         return;
     arrival.hash = hash_arrival(worker->relay, &arrival);
+    arrival.tos = session->tos;
     struct session *next = find_session(worker, &arrival);
-    if (!next || !upload(worker, next, data, size))
+    if (!next || !upload(worker, next, &arrival, data, size))
         take_first(worker, &arrival, data, size, NULL);
 }
 

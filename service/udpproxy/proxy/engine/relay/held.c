@@ -62,6 +62,7 @@ bool hold_datagram(struct worker *worker, const struct arrival *arrival, const v
     memcpy(held->way.local, arrival->local, arrival->listener->size);
     held->way.interface = arrival->interface;
     held->way.port = arrival->port;
+    held->way.tos = arrival->tos;
     if (arrival->via)
         held->way.via = *arrival->via;
     held->size = size;

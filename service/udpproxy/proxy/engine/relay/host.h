@@ -4,6 +4,7 @@
 
 #include "address.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct decision;
@@ -54,12 +55,50 @@ struct budget {
 // sessions; once none of them and no event uses it, the host's next sweep frees it (relay_sweep).
 //
 //   uses        book
+//   mirrors     see there
 //   the rest    the host's, until a decision or a session has it; never changes after that
-enum { MOST_SOURCES = 64 }; // as in config/rules.py
+enum { MOST_SOURCES = 64, MOST_MIRRORS = 8 }; // as in config/rules.py
 
 // Our address towards a server; size 0: the client's own.
 struct source {
     uint8_t size, packed[16];
+};
+
+// interface.Candidate: a server of a group; `identity` is what it draws its numbers with.
+struct candidate {
+    union address server;
+    uint64_t identity;
+    uint32_t weight, member;
+    bool standby;
+};
+
+enum {
+    MOST_CANDIDATES = 64, // as in config/groups.py
+    MOST_MEMBERS = 8192,  // as in session/balance.py
+};
+
+// In the order of model.BALANCES.
+enum balance { BY_CLIENT, BY_CLIENT_PORT, LEAST_SESSIONS, TWO_CHOICES };
+
+// How a server of a group does, as the host reads it.
+//
+//   all of it    atomic
+struct member {
+    uint8_t state, trial;
+    uint32_t sessions;
+    uint32_t errors, unanswered; // sessions since its last answer
+    uint64_t answered;           // first answers
+};
+// In the place of our port towards a server: the client's own.
+enum { CLIENTS_PORT = -1 };
+
+// Who gets copies, and the socket that they leave from, -1: none. `told` is the moment when the host
+// heard last of one that could not be sent, `untold` how many there were since. All but `to` atomic.
+struct mirror {
+    union address to;
+    int fd;
+    uint32_t untold;
+    uint64_t told;
 };
 
 struct verdict {
@@ -67,6 +106,9 @@ struct verdict {
     uint64_t generation;
     uint64_t rule; // the same as long as its name is
     uint32_t number, acl;
+    uint32_t member; // that `server` is, 0: of no group
+    uint8_t balance, candidate_count;
+    struct candidate *candidates; // one of them, in the place of `server`; freed with it
     uint32_t uses; // sessions, kept decisions and events
     union address server;
     uint8_t type, any_port, close_on_unreachable, handed, header;
@@ -74,6 +116,10 @@ struct verdict {
     // Tried in that order; `fallback`: where none is there, the one that the system chooses.
     uint8_t fallback, source_count;
     struct source sources[MOST_SOURCES];
+    int32_t source_port; // 0: the system chooses
+    // Of all datagrams, both ways, unless each keeps its own.
+    uint8_t tos, keeps_dscp, mirror_count;
+    struct mirror mirrors[MOST_MIRRORS];
 };
 
 enum kind {
@@ -88,6 +134,7 @@ enum kind {
     SERVER_SILENT,
     SERVER_UNREACHABLE,
     SERVER_ANSWERS,
+    NOT_COPIED,
 };
 
 enum what { FROM_CLIENTS, TO_SERVER, TO_CLIENT, FIX_PEER, FOLLOW_SERVER, PUT_HEADER };
@@ -98,6 +145,7 @@ struct way {
     uint32_t interface;
     uint16_t port;
     union address via;
+    uint8_t tos;
 };
 
 // From the first to the last address, both of so many bytes.
@@ -121,7 +169,7 @@ struct event {
     enum kind kind;
     uint32_t listener, verdict, counter, what, count, size, slot;
     int problem, upload;
-    union address who;
+    union address who, to; // `to`: OPENED
     uint8_t addressed_size, addressed[16];
     uint16_t port;
     uint8_t data[];
@@ -166,6 +214,7 @@ struct news {
     uint32_t ended; // slots
     uint32_t more;  // there is something left
     int scarce;     // sockets for more slots are wanted
+    int spent;      // and for those whose sockets keep a port (relay_take_spent)
 };
 
 typedef void (*seen)(void *context, uint64_t session, int upload, const void *data, uint32_t size);

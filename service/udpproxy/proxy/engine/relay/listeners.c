@@ -90,6 +90,16 @@ int relay_expect_headers(struct relay *relay, uint32_t number, const struct netw
     return 0;
 }
 
+// What comes in there tells its DSCP from now on, or no more: its sockets were made to.
+void relay_tell_dscp(struct relay *relay, uint32_t number, int on)
+{
+    struct listener *listener = listener_of(relay, number);
+    lock_all(relay);
+    if (listener)
+        listener->tells = on;
+    unlock_all(relay);
+}
+
 static struct listener *new_listener(const struct relay *relay, uint32_t number,
                                      const union address *bound)
 {

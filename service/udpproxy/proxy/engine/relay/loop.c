@@ -9,6 +9,7 @@
 #include "events.h"
 #include "replies.h"
 #include "sessions.h"
+#include "moves.h"
 #include "held.h"
 #include "first.h"
 #include "servers.h"

@@ -78,6 +78,7 @@ void relay_news(struct relay *relay, struct news *news, uint32_t *slots,
     news->questions = take_questions(relay, most->questions);
     news->scarce = relay->scarce;
     relay->scarce = false;
+    news->spent = relay->spent_due;
     news->ended = 0;
     while (news->ended < most->ended && may_tell_ended(relay)) {
         slots[news->ended++] = relay->ended;

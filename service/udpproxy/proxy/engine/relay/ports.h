@@ -6,6 +6,7 @@
 
 void add_port(struct relay *relay, struct session *session);
 void remove_port(struct relay *relay, struct session *session);
+bool claim_port(struct relay *relay, struct session *session, const union address *own);
 bool is_used_up(struct relay *relay, const union address *source);
 bool is_resting(const struct relay *relay, const union address *own);
 void rest_less(struct relay *relay);

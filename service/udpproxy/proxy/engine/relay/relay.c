@@ -87,18 +87,22 @@ static bool make_shared(struct relay *relay)
     relay->free = calloc(capacity, sizeof *relay->free);
     relay->ports = calloc(65536, sizeof *relay->ports);
     relay->given_back = calloc(65536, sizeof *relay->given_back);
+    relay->spent = calloc(capacity, sizeof *relay->spent);
+    relay->claims_mask = power_of_two(2 * capacity) - 1;
+    relay->claims = calloc((size_t)relay->claims_mask + 1, sizeof *relay->claims);
     relay->decisions = calloc(DECISION_BUCKETS, sizeof(struct decision *));
+    relay->members = map_memory(MOST_MEMBERS * sizeof *relay->members);
     relay->workers = calloc(relay->worker_count, sizeof *relay->workers);
     for (uint32_t i = 0; relay->workers && i < relay->worker_count; i++)
         relay->workers[i].epoll = relay->workers[i].bell = -1;
     relay->bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    bool tallied = make_tally(&relay->sources, capacity) &&
+    bool tallied = make_tally(&relay->sources, capacity) && make_tally(&relay->ends, 2 * capacity) &&
                    (!relay->per_client || make_tally(&relay->clients, capacity)) &&
                    make_meters(&relay->meters, capacity);
     for (int family = 0; family < 2; family++)
         relay->sockets[family] = calloc(capacity, sizeof(int));
-    return relay->sessions && relay->free && relay->ports && relay->given_back &&
-           relay->decisions && relay->workers && relay->bell >= 0 &&
+    return relay->sessions && relay->free && relay->spent && relay->claims && relay->ports && relay->given_back &&
+           relay->decisions && relay->members && relay->workers && relay->bell >= 0 &&
            tallied && relay->sockets[0] && relay->sockets[1];
 }
 
@@ -186,7 +190,7 @@ void relay_free(struct relay *relay)
     for (uint32_t i = 0; i < relay->listener_count; i++)
         free_listener(relay->listeners[i]);
     for (uint32_t i = 0; i < relay->verdict_count; i++)
-        free(relay->verdicts[i]);
+        free_verdict(relay->verdicts[i]);
     pthread_mutex_destroy(&relay->book);
     free(relay->listeners);
     free(relay->verdicts);
@@ -194,10 +198,15 @@ void relay_free(struct relay *relay)
     free(relay->decisions);
     free(relay->clients.cells);
     free(relay->sources.cells);
+    free(relay->ends.cells);
+    free(relay->claims);
+    free(relay->spent);
     free_meters(&relay->meters);
     free(relay->ports);
     free(relay->given_back);
     free(relay->free);
+    if (relay->members)
+        munmap(relay->members, MOST_MEMBERS * sizeof *relay->members);
     if (relay->sessions)
         munmap(relay->sessions, relay->capacity * sizeof *relay->sessions);
     free(relay->sockets[0]);

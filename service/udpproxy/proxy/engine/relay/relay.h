@@ -17,15 +17,20 @@
 //   tally        how many sessions there are, by an address
 //   ports        our own ports towards servers
 //   sockets      the sockets towards servers
+//   balance      which server of a group, and how they do
+//   fixed        those whose rule names their port
 //   worker       locks, clock, bells, which client is whose
 //   slots        which are free, and whether sockets are wanted for more
 //   book         which sessions there are, when they are due
 //   meters       what clients have used of their rates
 //   events       what the host is told
 //   decisions    what the host has decided
+//   dscp         the DSCP of datagrams, and what the sockets towards servers do with it
 //   segments     several datagrams in one piece
 //   replies      to clients
 //   sessions     their births and deaths
+//   moves        to another server, or by another way
+//   copies       of uploads, to others
 //   upload       to servers
 //   held         datagrams that wait
 //   first        datagrams without a session
@@ -51,6 +56,7 @@
 #include "running.h"
 #include "listeners.h"
 #include "adoption.h"
+#include "balance.h"
 #include "answers.h"
 #include "handed.h"
 #include "news.h"

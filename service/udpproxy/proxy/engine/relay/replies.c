@@ -2,10 +2,13 @@
 // for each listener. They are counted when they have left, so limits look at both.
 #include "replies.h"
 
+#include "balance.h"
+
 #include <netinet/ip.h>
 
 #include "book.h"
 #include "events.h"
+#include "dscp.h"
 #include "segments.h"
 
 #ifndef IPV6_PKTINFO
@@ -62,6 +65,8 @@ static inline void address_reply(struct msghdr *message, uint8_t *control, struc
     message->msg_namelen = length_of(whom);
     if (session->listener->wildcard)
         answer_from(message, control, session);
+    if (session->careful_down && session->tos_down)
+        add_tos(message, control, session->listener->size == 16, session->tos_down);
 }
 
 // The first reply of all, or since ICMP errors came.
@@ -69,6 +74,7 @@ static void note_first_reply(struct worker *worker, struct session *session)
 {
     bool told = session->unreachable || __atomic_load_n(&worker->relay->awaiting, __ATOMIC_RELAXED);
     session->unreachable = false;
+    note_answer(worker->relay, session->record);
     if (!session->answered) {
         session->answered = true;
         unlist_unanswered(worker, session);
@@ -178,6 +184,19 @@ void send_replies(struct worker *worker)
         send_down(worker, listener->fds[worker->number], who, iov, same);
     }
     out->count = out->used = 0;
+}
+
+// From now on replies have that; those that leave together have one.
+void answer_with(struct worker *worker, struct session *session, uint8_t tos)
+{
+    if (session->tos_down == tos)
+        return;
+    if (session->gathered) {
+        uint32_t used = worker->out.used;
+        send_replies(worker);
+        worker->out.used = used; // what was read with it is still to be judged
+    }
+    session->tos_down = tos;
 }
 
 void gather_reply(struct worker *worker, struct session *session, void *data, uint32_t size)

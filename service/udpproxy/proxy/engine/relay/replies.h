@@ -5,6 +5,7 @@
 #include "state.h"
 
 void gather_reply(struct worker *worker, struct session *session, void *data, uint32_t size);
+void answer_with(struct worker *worker, struct session *session, uint8_t tos);
 void send_replies(struct worker *worker);
 
 #endif

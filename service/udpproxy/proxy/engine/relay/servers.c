@@ -4,6 +4,7 @@
 #include "proxy_header.h"
 #include "sockets.h"
 #include "events.h"
+#include "dscp.h"
 #include "replies.h"
 #include "sessions.h"
 
@@ -220,6 +221,15 @@ static bool pin(struct worker *worker, struct session *session, const union addr
     return true;
 }
 
+// May he reply? The first who does may be its peer from now on.
+static bool admit(struct worker *worker, struct session *session, const union address *sender)
+{
+    enum reply reply = judge(session, sender);
+    if (reply == IGNORE)
+        tell_stray(worker, session, sender);
+    return reply == PASS || (reply == PIN && pin(worker, session, sender));
+}
+
 // False: nothing more can be had from it now.
 static bool read_anybody(struct worker *worker, struct session *session, bool first)
 {
@@ -234,13 +244,38 @@ static bool read_anybody(struct worker *worker, struct session *session, bool fi
             take_late_errors(worker, session);
         return false;
     }
-    enum reply reply = judge(session, &sender);
-    if (reply == IGNORE) {
-        tell_stray(worker, session, &sender);
+    if (!admit(worker, session, &sender))
         return true;
+    worker->out.used++;
+    return download(worker, session, data, (uint32_t)size);
+}
+
+// The same where datagrams tell their DSCP, whoever may reply; apart from the others' way.
+__attribute__((noinline)) static bool read_telling(struct worker *worker, struct session *session, bool first)
+{
+    _Alignas(struct cmsghdr) uint8_t control[CONTROL];
+    union address sender;
+    uint8_t *data = buffer(worker, worker->out.used);
+    struct iovec iov = {data, LARGEST};
+    struct msghdr message = {
+        .msg_name = &sender,
+        .msg_namelen = sizeof sender,
+        .msg_iov = &iov,
+        .msg_iovlen = 1,
+        .msg_control = control,
+        .msg_controllen = sizeof control,
+    };
+    ssize_t size = recvmsg(session->fd, &message, MSG_DONTWAIT);
+    if (size < 0) {
+        if (!would_block())
+            receive_failed(worker, session, errno);
+        else if (first && !session->plain)
+            take_late_errors(worker, session);
+        return false;
     }
-    if (reply == PIN && !pin(worker, session, &sender))
+    if (!session->plain && !admit(worker, session, &sender))
         return true;
+    answer_with(worker, session, told_tos(&message));
     worker->out.used++;
     return download(worker, session, data, (uint32_t)size);
 }
@@ -250,7 +285,14 @@ void read_server(struct worker *worker, struct session *session)
     if (worker->out.used > BATCH - BURST)
         send_replies(worker);
     uint32_t burst = burst_of(worker, session);
-    if (!session->plain) {
+    if (session->tells) {
+        for (uint32_t i = 0; i < burst; i++)
+            if (!read_telling(worker, session, i == 0)) {
+                if (i == 1)
+                    session->patience = PATIENCE;
+                return;
+            }
+    } else if (!session->plain) {
         for (uint32_t i = 0; i < burst; i++)
             if (!read_anybody(worker, session, i == 0)) {
                 if (i == 1)

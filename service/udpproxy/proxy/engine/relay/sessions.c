@@ -10,14 +10,17 @@
 #include <time.h>
 
 #include "address.h"
+#include "balance.h"
 #include "proxy_header.h"
 #include "ports.h"
 #include "sockets.h"
+#include "fixed.h"
 #include "worker.h"
 #include "slots.h"
 #include "book.h"
 #include "meters.h"
 #include "events.h"
+#include "dscp.h"
 #include "replies.h"
 
 static uint64_t wall_now(void)
@@ -33,10 +36,12 @@ void be_careful(struct relay *relay, struct session *session)
     bool watched = is_watched(relay);
     bool handed = session->verdict->handed, awaited = is_awaited(session);
     enum header_kind header = (enum header_kind)session->verdict->header;
-    session->careful_up = watched || handed || awaited || header != NO_HEADER ||
+    bool keeps = session->verdict->keeps_dscp, marked = keeps || session->verdict->tos;
+    session->careful_up = watched || handed || awaited || header != NO_HEADER || keeps ||
+                          session->verdict->mirror_count ||
                           budget->upload_datagrams < NEVER || budget->upload_bytes < NEVER ||
                           has_rate(session);
-    session->careful_down = watched || handed || awaited || header == SIMPLE ||
+    session->careful_down = watched || handed || awaited || header == SIMPLE || marked ||
                             budget->download_datagrams < NEVER || budget->download_bytes < NEVER ||
                             budget->amplification || session->record->type == ONE_WAY;
 }
@@ -103,10 +108,11 @@ void write_network(struct record *record, const struct verdict *verdict)
 }
 
 static void write_record(struct record *record, uint64_t id, const struct arrival *arrival,
-                         const struct verdict *verdict, uint64_t now)
+                         const struct verdict *verdict, const union address *server,
+                         uint64_t now)
 {
     const union address *client = arrival->client, *sender = sender_of(arrival);
-    unsigned size = packed_size(client), server_size = packed_size(&verdict->server);
+    unsigned size = packed_size(client), server_size = packed_size(server);
     begin_change(record);
     // Not the sequence number, which is odd now.
     memset((uint8_t *)record + sizeof record->sequence, 0,
@@ -121,7 +127,7 @@ static void write_record(struct record *record, uint64_t id, const struct arriva
     record->listener = arrival->listener->number;
     record->addressed_port = arrival->port;
     record->client_port = port_of(client);
-    record->server_port = port_of(&verdict->server);
+    record->server_port = port_of(server);
     memcpy(record->client, packed_of(client), size);
     memcpy(record->addressed, arrival->addressed, size);
     memcpy(record->local, arrival->local, arrival->listener->size);
@@ -130,11 +136,11 @@ static void write_record(struct record *record, uint64_t id, const struct arriva
         record->via_port = port_of(sender);
         memcpy(record->via, packed_of(sender), record->via_size);
     }
-    memcpy(record->server, packed_of(&verdict->server), server_size);
+    memcpy(record->server, packed_of(server), server_size);
     write_network(record, verdict);
     record->interface = arrival->interface;
     record->scope = scope_of(sender);
-    record->server_scope = scope_of(&verdict->server);
+    record->server_scope = scope_of(server);
     record->opened = now;
     record->opened_wall = wall_now();
     record->last_upload = now;
@@ -162,6 +168,7 @@ void begin_session(struct worker *worker, struct session *session)
     // The record's type, not the verdict's: a reload may have given the rule another.
     session->plain = session->record->type == NORMAL || session->record->type == ONE_WAY;
     be_careful(worker->relay, session);
+    mark_by_rule(worker->relay, session);
     wait_for_nothing(session);
     if (!session->answered)
         list_unanswered(worker, session);
@@ -172,19 +179,25 @@ void begin_session(struct worker *worker, struct session *session)
 
 static void tell_opened(struct relay *relay, const struct session *session)
 {
+    const struct record *record = session->record;
     struct event *event = add_event(relay, OPENED, 0);
     if (event) {
         event->session = session->id;
         name_verdict(event, session->verdict);
         event->who = session->client;
+        make_address(&event->to, record->server, record->server_size, record->server_port,
+                     record->server_scope);
     }
 }
 
 static struct session *refuse_session(struct worker *worker, const struct arrival *arrival,
-                                      struct session *session, int problem)
+                                      struct session *session, enum total counter,
+                                      int problem)
 {
     struct relay *relay = worker->relay;
-    if (session->fd >= 0)
+    if (session->fd >= 0 && keeps(relay, session))
+        leave_port(relay, session);
+    else if (session->fd >= 0)
         reset_socket(session->fd, false);
     free_record(session->record);
     release_listener(session->listener);
@@ -194,7 +207,7 @@ static struct session *refuse_session(struct worker *worker, const struct arriva
         uncount_client(relay, arrival->client);
     free_slot(relay, slot_of(relay, session));
     pthread_mutex_unlock(&relay->book);
-    tell_refused(worker, REFUSED_NO_PORT, arrival, problem);
+    tell_refused(worker, counter, arrival, problem);
     return NULL;
 }
 
@@ -213,18 +226,29 @@ struct session *open_session(struct worker *worker, const struct arrival *arriva
     use_listener(session->listener);
     session->client = *arrival->client;
     session->hash = arrival->hash;
-    session->pinned = session->answered = false;
+    session->pinned = session->answered = session->tells = false;
+    session->tos = session->tos_down = 0;
     session->proxied = arrival->via != NULL;
-    write_record(record, session->id, arrival, verdict, worker->now);
-    session->fd = socket_of(relay, is_v6(&verdict->server), slot);
+    session->fd = -1;
+    const union address *server = &verdict->server;
+    uint32_t member = verdict->member;
+    if (verdict->candidate_count) {
+        const struct candidate *one = choose_server(relay, verdict, arrival->client, id);
+        if (!one)
+            return refuse_session(worker, arrival, session, REFUSED_NO_SERVER, 0);
+        server = &one->server;
+        member = one->member;
+    }
+    write_record(record, session->id, arrival, verdict, server, worker->now);
+    session->fd = socket_of(relay, is_v6(server), slot);
     if (session->fd < 0)
-        return refuse_session(worker, arrival, session, EAFNOSUPPORT);
+        return refuse_session(worker, arrival, session, REFUSED_NO_PORT, EAFNOSUPPORT);
     // A slot has a socket for each family, and each of them counts on for ever.
     put(&record->drops_base, socket_drops(session->fd));
-    const struct origin origin = {verdict, &session->client};
-    if (attach(relay, session->fd, verdict->type, &origin, &verdict->server, &own) ||
+    if (attach_session(relay, session, server, &own) ||
         !poll_session(worker, session))
-        return refuse_session(worker, arrival, session, errno);
+        return refuse_session(worker, arrival, session, REFUSED_NO_PORT, errno);
+    join_member(relay, record, member);
     begin_change(record);
     record->source_port = port_of(&own);
     memcpy(record->source, packed_of(&own), packed_size(&own));
@@ -251,6 +275,13 @@ void close_session(struct worker *worker, struct session *session, enum reason r
     remove_key(worker, session);
     clear_due(worker, session);
     unlist_unanswered(worker, session);
+    if (keeps(relay, session))
+        leave_port(relay, session);
+    if (!session->answered && !session->unreachable && session->record->uploads &&
+        session->record->type != ONE_WAY &&
+        (reason == IDLE || reason == LIFETIME || reason == SILENT))
+        note_unanswered(relay, session->record);
+    leave_member(relay, session->record);
     set_life(session, ENDED);
     session->reason = (uint8_t)reason;
     session->next = NOBODY;
@@ -298,123 +329,6 @@ void count_icmp(struct worker *worker, struct session *session, uint32_t count, 
     if (!count || session->unreachable)
         return;
     session->unreachable = true;
+    note_error(worker->relay, session->record);
     tell_server(worker, session, SERVER_UNREACHABLE, problem);
-}
-
-// ---- another server, or another way to it ----
-
-uint32_t drops_of(const struct relay *relay, uint32_t slot)
-{
-    const struct session *session = relay->sessions + slot;
-    return socket_drops(session->fd) - (uint32_t)session->record->drops_base;
-}
-
-static void name_source(struct session *session, const union address *own)
-{
-    struct record *record = session->record;
-    begin_change(record);
-    record->source_port = own ? port_of(own) : 0;
-    memset(record->source, 0, sizeof record->source);
-    if (own)
-        memcpy(record->source, packed_of(own), packed_size(own));
-    end_change(record);
-}
-
-void aim(struct worker *worker, struct session *session, const union address *server)
-{
-    struct relay *relay = worker->relay;
-    struct record *record = session->record;
-    uint32_t slot = slot_of(relay, session), dropped = drops_of(relay, slot);
-    union address own;
-    if (socket_of(relay, is_v6(server), slot) < 0) {
-        tell_failed(worker, session, FOLLOW_SERVER, EAFNOSUPPORT);
-        close_session(worker, session, FAULT);
-        return;
-    }
-    if (session->gathered)
-        send_replies(worker);
-    pthread_mutex_lock(&relay->book);
-    remove_port(relay, session);
-    pthread_mutex_unlock(&relay->book);
-    // From here on whoever comes after a crash connects it there anew: it has no port.
-    begin_change(record);
-    record->server_size = (uint8_t)packed_size(server);
-    record->server_port = port_of(server);
-    record->source_port = 0;
-    memset(record->source, 0, sizeof record->source);
-    memset(record->server, 0, sizeof record->server);
-    if (record->pinned) {
-        record->peer_port = record->pinned = 0;
-        memset(record->peer, 0, sizeof record->peer);
-    }
-    memcpy(record->server, packed_of(server), packed_size(server));
-    record->server_scope = scope_of(server);
-    end_change(record);
-    reset_socket(session->fd, session->plain);
-    session->fd = socket_of(relay, is_v6(server), slot);
-    session->pinned = session->unreachable = false;
-    put(&record->drops_base, (uint32_t)(socket_drops(session->fd) - dropped));
-    const struct origin origin = {session->verdict, &session->client};
-    if (attach(relay, session->fd, record->type, &origin, server, &own) ||
-        !poll_session(worker, session)) {
-        tell_failed(worker, session, FOLLOW_SERVER, errno);
-        close_session(worker, session, FAULT);
-        return;
-    }
-    name_source(session, &own);
-    pthread_mutex_lock(&relay->book);
-    add_port(relay, session);
-    pthread_mutex_unlock(&relay->book);
-}
-
-// A peer of the server's link is on the same one.
-static uint32_t scope_for(const uint8_t *peer, const struct record *record)
-{
-    bool of_link = record->server_size == 16 && peer[0] == 0xfe && (peer[1] & 0xc0) == 0x80;
-    return of_link ? record->server_scope : 0;
-}
-
-// Another port, and whatever address there is; what waits in the socket is lost. False: the system
-// gives nothing, and `problem` says why; its next datagram tries again.
-bool connect_afresh(struct worker *worker, struct session *session, int *problem)
-{
-    struct relay *relay = worker->relay;
-    const struct record *record = session->record;
-    const struct origin origin = {session->verdict, &session->client};
-    union address server, own = {0};
-    int failed;
-    pthread_mutex_lock(&relay->book);
-    remove_port(relay, session);
-    pthread_mutex_unlock(&relay->book);
-    // Whoever comes after a crash in between connects it himself.
-    name_source(session, NULL);
-    if (session->pinned) {
-        make_address(&server, record->peer, record->server_size, record->peer_port,
-                     scope_for(record->peer, record));
-        failed = fix_peer_again(relay, session->fd, &origin, &server, &own);
-    } else {
-        make_address(&server, record->server, record->server_size, record->server_port,
-                     record->server_scope);
-        reset_socket(session->fd, session->plain);
-        failed = attach(relay, session->fd, record->type, &origin, &server, &own);
-    }
-    if (failed) {
-        *problem = errno;
-        return false;
-    }
-    name_source(session, &own);
-    pthread_mutex_lock(&relay->book);
-    add_port(relay, session);
-    pthread_mutex_unlock(&relay->book);
-    return true;
-}
-
-// Our end of the way to the server is of no use any more: the session goes on from what the system
-// gives now. False: as above, or a socket without a peer has chosen for each datagram anyway.
-bool reconnect(struct worker *worker, struct session *session, int *problem)
-{
-    if ((!session->plain && !session->pinned) || !connect_afresh(worker, session, problem))
-        return false;
-    tell_rerouted(worker, session);
-    return true;
 }

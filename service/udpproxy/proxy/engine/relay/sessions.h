@@ -19,9 +19,4 @@ bool close_unreachable(struct worker *worker, struct session *session);
 bool is_icmp(struct worker *worker, struct session *session, int problem);
 void count_icmp(struct worker *worker, struct session *session, uint32_t count, int problem);
 
-uint32_t drops_of(const struct relay *relay, uint32_t slot);
-void aim(struct worker *worker, struct session *session, const union address *server);
-bool connect_afresh(struct worker *worker, struct session *session, int *problem);
-bool reconnect(struct worker *worker, struct session *session, int *problem);
-
 #endif

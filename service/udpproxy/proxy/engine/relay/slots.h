@@ -12,5 +12,7 @@ uint32_t take_slot(struct relay *relay);
 void free_slot(struct relay *relay, uint32_t slot);
 void add_slots(struct relay *relay, uint32_t slots);
 void look_for_more(struct relay *relay);
+void look_for_spent(struct relay *relay);
+bool waits_for_others(const struct relay *relay);
 
 #endif

@@ -11,8 +11,7 @@
 #endif
 enum { MOST_ERRORS = 64, MOST_TRIES = 8, WAITING_WORD = 0, DROPS_WORD = 8, MEMINFO_WORDS = 9 };
 enum {
-    MOST_EARLY = 64, // datagrams that are at a new port before we are
-    SMALLEST = 256,  // bytes of a receive buffer: no datagram takes less, with its struct sk_buff
+    SMALLEST = 256, // bytes of a receive buffer: no datagram takes less, with its struct sk_buff
 };
 
 // connect(2) to AF_UNSPEC dissolves the association and gives the port back.
@@ -37,7 +36,7 @@ bool has_waiting(int fd)
 }
 
 // Throw away what waits, up to so many. False: there may be more.
-static bool discard(int fd, uint32_t most)
+bool discard(int fd, uint32_t most)
 {
     char byte;
     for (uint32_t i = 0; i < most; i++)
@@ -48,13 +47,13 @@ static bool discard(int fd, uint32_t most)
 }
 
 // All that waits by now, however much that is, and not what comes after it.
-static void drain(int fd)
+void drain(int fd)
 {
     if (!discard(fd, MOST_EARLY))
         discard(fd, meminfo(fd, WAITING_WORD) / SMALLEST);
 }
 
-static void report_errors(int fd, int on)
+void report_errors(int fd, int on)
 {
     int domain = 0;
     socklen_t size = sizeof domain;
@@ -65,18 +64,18 @@ static void report_errors(int fd, int on)
         setsockopt(fd, IPPROTO_IP, IP_RECVERR, &on, sizeof on);
 }
 
-static void allow_broadcast(int fd, int on)
+void allow_broadcast(int fd, int on)
 {
     setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &on, sizeof on);
 }
 
-static int name_of(int fd, union address *name)
+int name_of(int fd, union address *name)
 {
     socklen_t size = sizeof *name;
     return getsockname(fd, &name->any, &size);
 }
 
-static int associate(int fd, const union address *server)
+int associate(int fd, const union address *server)
 {
     return connect(fd, &server->any, length_of(server));
 }
@@ -148,6 +147,34 @@ static int get_port(struct relay *relay, int fd, const union address *server,
     }
 }
 
+// From which of our addresses the system would write to the server. The socket has no port, before
+// and after.
+int learn_own(struct relay *relay, int fd, const union address *server, union address *own)
+{
+    static const union address unbound; // of no family
+    const union address *source = relay->header[SOURCED] ? &unbound : NULL;
+    int failed = (source && bind_to(fd, server, source)) || associate(fd, server) || name_of(fd, own);
+    int problem = errno;
+    disconnect(fd);
+    errno = problem;
+    return failed ? -1 : 0;
+}
+
+// The address that the rule names at that place; false: it is not of the server's family.
+bool source_of(const struct origin *origin, unsigned number, const union address *server,
+               union address *source)
+{
+    const struct source *one = origin->verdict->sources + number;
+    bool clients = !one->size;
+    unsigned size = packed_size(server);
+    if ((clients ? packed_size(origin->client) : one->size) != size)
+        return false;
+    make_address(source, clients ? packed_of(origin->client) : one->packed, size, 0, 0);
+    if (is_v6(source) && IN6_IS_ADDR_LINKLOCAL(&source->v6.sin6_addr))
+        source->v6.sin6_scope_id = scope_of(server);
+    return true;
+}
+
 // By the first source that has a port. Where those that there are have none, the system would find
 // none either.
 static int attach_from(struct relay *relay, int fd, const struct origin *origin,
@@ -157,7 +184,6 @@ static int attach_from(struct relay *relay, int fd, const struct origin *origin,
 {
     static const union address unbound; // of no family
     const struct verdict *verdict = origin->verdict;
-    unsigned size = packed_size(server);
     bool used_up = false;
     if (verdict->source_count)
         __atomic_store_n(relay->header + SOURCED, 1, __ATOMIC_RELAXED);
@@ -166,14 +192,9 @@ static int attach_from(struct relay *relay, int fd, const struct origin *origin,
         disconnect(fd); // what has a port cannot be bound, and the last session may have left one
     errno = EADDRNOTAVAIL;
     for (unsigned i = 0; i < verdict->source_count; i++) {
-        const struct source *one = verdict->sources + i;
-        bool clients = !one->size;
         union address source;
-        if ((clients ? packed_size(origin->client) : one->size) != size)
+        if (!source_of(origin, i, server, &source))
             continue;
-        make_address(&source, clients ? packed_of(origin->client) : one->packed, size, 0, 0);
-        if (is_v6(&source) && IN6_IS_ADDR_LINKLOCAL(&source.v6.sin6_addr))
-            source.v6.sin6_scope_id = scope_of(server);
         if (is_used_up(relay, &source)) {
             used_up = true;
             errno = EAGAIN;

@@ -17,6 +17,19 @@ int fix_peer_again(struct relay *relay, int fd, const struct origin *origin,
                    const union address *peer, union address *own);
 int fix_peer(int fd, const union address *peer);
 
+bool source_of(const struct origin *origin, unsigned number, const union address *server,
+               union address *source);
+int learn_own(struct relay *relay, int fd, const union address *server, union address *own);
+int associate(int fd, const union address *server);
+int name_of(int fd, union address *name);
+void report_errors(int fd, int on);
+void allow_broadcast(int fd, int on);
+
+// Datagrams that are at a new port before we are.
+enum { MOST_EARLY = 64 };
+bool discard(int fd, uint32_t most);
+void drain(int fd);
+
 void disconnect(int fd);
 void reset_socket(int fd, bool plain);
 bool has_waiting(int fd);

@@ -28,7 +28,7 @@ enum {
     LARGEST = 65535, // no datagram is larger, so a receive of this size truncates nothing
     // Not a power of two: buffers must not share the same few lines of the cache.
     STRIDE = 65536 + 4096 + 192,
-    CONTROL = 64,
+    CONTROL = 128, // bytes of control messages: an address, a DSCP, the size of segments
     NOBODY = UINT32_MAX,
     WAITING = 4096, // a power of two
     LENGTHS = 129,  // of a decision's block, in bits
@@ -38,14 +38,14 @@ enum {
 // (relay_unlisten). What is gone stays in memory while sessions or datagrams that wait refer to it,
 // and is freed when its place is needed for another.
 //
-//   gone, fds, networks    written with all locks, read with any of them, or by the host
-//   uses                   atomic
-//   the rest               fixed
+//   gone, tells, fds, networks    written with all locks, read with any of them, or by the host
+//   uses                          atomic
+//   the rest                      fixed
 struct listener {
     uint32_t number, index;
     uint32_t uses; // sessions, until the host has heard of their end, and datagrams held
     uint16_t port;
-    bool wildcard, gone;
+    bool wildcard, gone, tells; // the DSCP of what comes in
     uint32_t sole; // the worker, plus 1, that has all of it; 0: all have their part
     uint8_t size, packed[16];
     sa_family_t family;
@@ -89,12 +89,17 @@ struct session {
     bool keyed : 1, singly : 1;
     bool unreachable : 1; // ICMP errors came, and no reply since
     bool tallied : 1;     // under its source address
+    uint8_t kept : 2;     // by family: the slot's socket has a port for good, see fixed.c
+    bool placed : 1;      // its port is noted, see ports.c
+    bool claimed : 1;     // as one that it may share
+    bool tells : 1;       // its socket tells the DSCP of what comes in
+    uint8_t tos, tos_down; // of what goes to the server, and to the client
+    uint16_t port;         // of ours
     uint32_t hash;
     uint32_t due_at;         // its place in the worker's heap, NOBODY: none
     uint32_t older, younger; // among those without an answer
     uint32_t next;           // ended
-    uint32_t same_port;      // of ours
-    uint16_t port;           // that one
+    uint32_t same_port;      // claimed: of the same hash
     uint32_t told_after;     // ended: so many events come first
 };
 
@@ -109,6 +114,7 @@ struct arrival {
     uint32_t interface, hash;
     uint16_t port;            // written to
     bool injected;            // the host kept it
+    uint8_t tos;              // its DSCP, where the listener tells that
     const union address *via; // who sent it; NULL: the client
 };
 
@@ -139,6 +145,7 @@ struct due {
 struct whereto {
     uint8_t addressed[16], local[16];
     uint32_t interface, hash;
+    uint8_t tos;
 };
 
 // What recvmmsg fills.
@@ -148,6 +155,7 @@ struct incoming {
     union address clients[BATCH];
     _Alignas(struct cmsghdr) uint8_t control[BATCH][CONTROL];
     struct whereto to[BATCH];
+    bool marked; // a `tos` is left of another listener
     uint8_t *buffers;
 };
 
@@ -232,8 +240,8 @@ struct decision {
 
 //   records, header, capacity, worker_count, per_client, prefix6, evict, sessions, workers, key,
 //   steering, bell                  fixed
-//   sockets                         host, before workers may have the slot (relay_extend); fixed
-//                                   after that
+//   sockets                         host, while workers may not have the slot: before relay_extend,
+//                                   or with the book while it is spent
 //   seen, context                   host, before there are threads; fixed after that
 //   grown                           written by the host with the book; read with it, or by the host
 //   listeners, listener_count       written with all locks, read with any of them, or by the host
@@ -268,14 +276,21 @@ struct relay {
     uint32_t most;  // sessions at a time: the host has other uses for ports
     bool wants_more, scarce; // sockets: asked for; the host has not heard of it yet
     int lacking;    // why there are no more for now
+    // Slots whose sockets keep a port: these the host has yet to hear of, and it has heard of so many
+    // more, which wait for other sockets.
+    uint32_t *spent, unsaid, awaited;
+    bool spent_due; // the host is to hear now
     uint32_t ended, ended_last, ended_count;
     uint32_t *ports; // our own: the first session of each
     uint32_t *given_back, given_back_count, rest; // ports, see ports.c
-    struct tally clients, sources;
+    uint32_t *claims, claims_mask; // ends of ours that may be shared, by hash: the first session
+    struct tally clients, sources, ends;
+    struct member *members; // by number; each atomic
     struct meters meters;
     struct pace all; // of sessions that open
     uint64_t all_paid;
     uint32_t each; // sessions of a source address; 0: no limit
+    uint8_t copies[65536 / 8]; // by bit: ports that copies leave from
     struct decision **decisions;
     uint32_t decision_count, lengths[LENGTHS], answers;
     struct verdict **verdicts;

@@ -11,7 +11,8 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { RECORD_SIZE = 320, HEADER_SIZE = 16 * RECORD_SIZE, NEXT_ID = 5, STEERING = 6, SOURCED = 8, TOTALS_AT = 16 };
+enum { RECORD_SIZE = 320, HEADER_SIZE = 16 * RECORD_SIZE };
+enum { NEXT_ID = 5, STEERING = 6, SOURCED = 8, PORTED = 9, BALANCE = 10, MARKED = 12, TOTALS_AT = 16 }; // words
 
 // In the order of TOTALS.
 enum total {
@@ -37,9 +38,12 @@ enum total {
     REFUSED_PORTS_KEPT,
     BAD_HEADER,
     TOO_LONG,
+    REFUSED_NO_SERVER,
     REFUSED_RATE,
     DROPPED_RATE,
     DROPPED_AMPLIFICATION,
+    MIRRORED,
+    MIRROR_ERRORS,
     TOTALS
 };
 

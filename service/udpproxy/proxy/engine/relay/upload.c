@@ -7,8 +7,11 @@
 #include "book.h"
 #include "meters.h"
 #include "events.h"
+#include "dscp.h"
 #include "segments.h"
 #include "sessions.h"
+#include "moves.h"
+#include "copies.h"
 
 enum { MOST_SENDS = 8 }; // of a datagram again, after errors of others
 
@@ -83,7 +86,11 @@ static enum outcome after_failed_send(struct worker *worker, struct session *ses
         if (send_up(session, iov) >= 0) {
             count_up(worker, session, 1, iov->iov_len);
             count_icmp(worker, session, untold, told);
-            return untold && close_unreachable(worker, session) ? GONE : SENT;
+            if (!untold || !session->verdict->close_on_unreachable)
+                return SENT;
+            send_copies(worker, session, iov); // for it has been sent
+            close_unreachable(worker, session);
+            return GONE;
         }
         problem = errno;
     }
@@ -109,11 +116,14 @@ static enum outcome upload_one(struct worker *worker, struct session *session,
 
 // One datagram of a client, whose rate allows it. False: the session is gone, and this is the first
 // of another.
-bool upload_paid(struct worker *worker, struct session *session, const void *data, uint32_t size)
+bool upload_paid(struct worker *worker, struct session *session, const struct arrival *arrival,
+                 const void *data, uint32_t size)
 {
     struct iovec iov = {(void *)data, size};
     if (!session->careful_up)
         return upload_one(worker, session, &iov) != UNSENT;
+    if (session->verdict->keeps_dscp)
+        keep_tos(session, arrival->tos);
     if (session->verdict->handed) {
         put(&session->record->last_upload, worker->now);
         tell_handed(worker, session, true, data, size);
@@ -124,22 +134,24 @@ bool upload_paid(struct worker *worker, struct session *session, const void *dat
 
 // Apart, so that those that need no look do not pay for one.
 __attribute__((noinline)) static bool upload_carefully(struct worker *worker,
-                                                       struct session *session, const void *data,
-                                                       uint32_t size)
+                                                       struct session *session,
+                                                       const struct arrival *arrival,
+                                                       const void *data, uint32_t size)
 {
     if (!has_rate(session) || may_send(worker, session, 1))
-        return upload_paid(worker, session, data, size);
+        return upload_paid(worker, session, arrival, data, size);
     count_dropped(worker, session, DROPPED_RATE);
     return true;
 }
 
 // One datagram of a client. False: as upload_paid().
-bool upload(struct worker *worker, struct session *session, const void *data, uint32_t size)
+bool upload(struct worker *worker, struct session *session, const struct arrival *arrival,
+            const void *data, uint32_t size)
 {
     struct iovec iov = {(void *)data, size};
     if (!session->careful_up)
         return upload_one(worker, session, &iov) != UNSENT;
-    return upload_carefully(worker, session, data, size);
+    return upload_carefully(worker, session, arrival, data, size);
 }
 
 // With its header it is no datagram any more; then that is counted and told.
@@ -170,6 +182,8 @@ bool pass_up(struct worker *worker, struct session *session, const void *data, u
     if (is_watched(worker->relay))
         tell_seen(worker, session, true, data, size);
     enum outcome outcome = upload_one(worker, session, &iov);
+    if (outcome < GONE && session->verdict->mirror_count)
+        send_copies(worker, session, &iov);
     if (outcome == SENT && last && record->type == ONE_WAY) {
         // Nobody may answer: it has nothing to wait for.
         close_session(worker, session, ALL_UPLOAD_DATAGRAMS);
@@ -219,6 +233,7 @@ bool within_limits(struct worker *worker, const struct session *session,
     const struct record *record = session->record;
     return !session->careful_up ||
            (!is_watched(worker->relay) && !session->verdict->handed && !has_header(session) &&
+            !session->verdict->mirror_count &&
             record->uploads + count < budget->upload_datagrams &&
             record->upload_bytes + bytes_of(iov, count) <= budget->upload_bytes &&
             (!has_rate(session) || may_send(worker, session, count)));

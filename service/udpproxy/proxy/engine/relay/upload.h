@@ -4,8 +4,10 @@
 
 #include "state.h"
 
-bool upload_paid(struct worker *worker, struct session *session, const void *data, uint32_t size);
-bool upload(struct worker *worker, struct session *session, const void *data, uint32_t size);
+bool upload_paid(struct worker *worker, struct session *session, const struct arrival *arrival,
+                 const void *data, uint32_t size);
+bool upload(struct worker *worker, struct session *session, const struct arrival *arrival,
+            const void *data, uint32_t size);
 bool pass_up(struct worker *worker, struct session *session, const void *data, uint32_t size);
 bool within_limits(struct worker *worker, const struct session *session,
                    const struct iovec *iov, uint32_t count);
