@@ -22,10 +22,7 @@ static union address numbered(uint32_t number)
 static bool opens(uint32_t number, uint64_t now)
 {
     const union address client = numbered(number);
-    bool may = may_open(relay, &client, verdict, now);
-    if (may)
-        pay_opening(relay, &client, verdict, now);
-    return may;
+    return may_open(relay, &client, verdict, now) && pay_opening(relay, &client, verdict, now);
 }
 
 static void make(void)
@@ -87,7 +84,7 @@ static void rules_and_prefixes(void)
     for (int i = 0; i < 2; i++)
         make_address(clients + i, packed[i], 16, 1000, 0);
     check(may_open(relay, clients, verdict, NOW), "nobody may open");
-    pay_opening(relay, clients, verdict, NOW);
+    check(pay_opening(relay, clients, verdict, NOW), "nobody may pay");
     check(!may_open(relay, clients + 1, verdict, NOW), "a /64 is evaded");
     verdict->rule = 6;
     check(may_open(relay, clients + 1, verdict, NOW), "another rule counts as well");

@@ -184,9 +184,8 @@ static enum room room_for(struct worker *worker, const union address *client,
 }
 
 static uint32_t take_place(struct relay *relay, const union address *client,
-                           struct verdict *verdict, uint64_t now)
+                           struct verdict *verdict)
 {
-    pay_opening(relay, client, verdict, now);
     uint32_t slot = take_slot(relay);
     verdict->uses++;
     if (relay->per_client)
@@ -236,9 +235,9 @@ bool take_first(struct worker *worker, const struct arrival *arrival, const void
         pthread_mutex_unlock(&relay->book);
         return hold_datagram(worker, arrival, data, size, asked, held);
     }
-    uint32_t slot = NOBODY;
-    if (verdict && room == ROOM)
-        slot = take_place(relay, arrival->client, verdict, worker->now);
+    if (verdict && room == ROOM && !pay_opening(relay, arrival->client, verdict, worker->now))
+        room = OVER_RATE;
+    uint32_t slot = verdict && room == ROOM ? take_place(relay, arrival->client, verdict) : NOBODY;
     if (!verdict && !asked)
         tell_denied(relay, decision, arrival);
     if (decision->once && room != SOON && room != EVICT)
@@ -256,7 +255,7 @@ bool take_first(struct worker *worker, const struct arrival *arrival, const void
     } else {
         struct session *session = open_session(worker, arrival, verdict, slot);
         if (session)
-            upload(worker, session, arrival, data, size);
+            upload_paid(worker, session, arrival, data, size);
     }
     return false;
 }

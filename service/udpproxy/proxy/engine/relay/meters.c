@@ -146,16 +146,35 @@ bool may_open(struct relay *relay, const union address *client, const struct ver
            allows(&budget->datagrams, __atomic_load_n(&meter->sent, __ATOMIC_RELAXED), now);
 }
 
-// may_open() has said so.
-void pay_opening(struct relay *relay, const union address *client, const struct verdict *verdict,
+// So many datagrams, all or none; with whatever lock, for other workers have the same meter.
+static bool spend(struct meter *meter, const struct pace *pace, uint64_t now, uint32_t count)
+{
+    uint64_t paid = __atomic_load_n(&meter->sent, __ATOMIC_RELAXED), after;
+    do {
+        after = pay(pace, paid, now, count);
+        if (after > now + pace->slack)
+            return false;
+    } while (!__atomic_compare_exchange_n(&meter->sent, &paid, after, true, __ATOMIC_RELAXED,
+                                          __ATOMIC_RELAXED));
+    return true;
+}
+
+// The session and its first datagram, as may_open() has said. False: another worker has just passed
+// on what was left.
+bool pay_opening(struct relay *relay, const union address *client, const struct verdict *verdict,
                  uint64_t now)
 {
-    const struct pace *pace = &verdict->budget.new_sessions;
-    struct meter *meter = pace->interval ? take_meter(relay, client, verdict, now) : NULL;
-    if (meter)
-        meter->opened = pay(pace, meter->opened, now, 1);
+    const struct pace *opening = &verdict->budget.new_sessions, *sending = &verdict->budget.datagrams;
+    struct meter *meter = NULL;
+    if (opening->interval || sending->interval)
+        meter = take_meter(relay, client, verdict, now);
+    if (meter && sending->interval && !spend(meter, sending, now, 1))
+        return false;
+    if (meter && opening->interval)
+        meter->opened = pay(opening, meter->opened, now, 1);
     if (relay->all.interval)
         relay->all_paid = pay(&relay->all, relay->all_paid, now, 1);
+    return true;
 }
 
 // The session has ended, or other rules hold for it.
@@ -191,14 +210,5 @@ bool may_send(struct worker *worker, const struct session *session, uint32_t cou
 {
     const struct pace *pace = &session->verdict->budget.datagrams;
     struct meter *meter = meter_of(worker, session);
-    if (!meter)
-        return false;
-    uint64_t paid = __atomic_load_n(&meter->sent, __ATOMIC_RELAXED), now = worker->now, after;
-    do {
-        after = pay(pace, paid, now, count);
-        if (after > now + pace->slack)
-            return false;
-    } while (!__atomic_compare_exchange_n(&meter->sent, &paid, after, true, __ATOMIC_RELAXED,
-                                          __ATOMIC_RELAXED));
-    return true;
+    return meter && spend(meter, pace, worker->now, count);
 }

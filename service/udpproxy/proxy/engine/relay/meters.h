@@ -11,7 +11,7 @@ void free_meters(struct meters *meters);
 bool may_come(const struct relay *relay, uint64_t now);
 bool may_open(struct relay *relay, const union address *client, const struct verdict *verdict,
               uint64_t now);
-void pay_opening(struct relay *relay, const union address *client, const struct verdict *verdict,
+bool pay_opening(struct relay *relay, const union address *client, const struct verdict *verdict,
                  uint64_t now);
 void release_meter(struct relay *relay, uint32_t slot);
 

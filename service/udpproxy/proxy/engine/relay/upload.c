@@ -114,16 +114,14 @@ static enum outcome upload_one(struct worker *worker, struct session *session,
     return SENT;
 }
 
-// Apart, so that those that need no look do not pay for one.
-__attribute__((noinline)) static bool upload_carefully(struct worker *worker,
-                                                       struct session *session,
-                                                       const struct arrival *arrival,
-                                                       const void *data, uint32_t size)
+// One datagram of a client, whose rate allows it. False: the session is gone, and this is the first
+// of another.
+bool upload_paid(struct worker *worker, struct session *session, const struct arrival *arrival,
+                 const void *data, uint32_t size)
 {
-    if (has_rate(session) && !may_send(worker, session, 1)) {
-        count_dropped(worker, session, DROPPED_RATE);
-        return true;
-    }
+    struct iovec iov = {(void *)data, size};
+    if (!session->careful_up)
+        return upload_one(worker, session, &iov) != UNSENT;
     if (session->verdict->keeps_dscp)
         keep_tos(session, arrival->tos);
     if (session->verdict->handed) {
@@ -134,7 +132,19 @@ __attribute__((noinline)) static bool upload_carefully(struct worker *worker,
     return pass_up(worker, session, data, size);
 }
 
-// One datagram of a client. False: the session is gone, and this is the first of another.
+// Apart, so that those that need no look do not pay for one.
+__attribute__((noinline)) static bool upload_carefully(struct worker *worker,
+                                                       struct session *session,
+                                                       const struct arrival *arrival,
+                                                       const void *data, uint32_t size)
+{
+    if (!has_rate(session) || may_send(worker, session, 1))
+        return upload_paid(worker, session, arrival, data, size);
+    count_dropped(worker, session, DROPPED_RATE);
+    return true;
+}
+
+// One datagram of a client. False: as upload_paid().
 bool upload(struct worker *worker, struct session *session, const struct arrival *arrival,
             const void *data, uint32_t size)
 {

@@ -4,6 +4,8 @@
 
 #include "state.h"
 
+bool upload_paid(struct worker *worker, struct session *session, const struct arrival *arrival,
+                 const void *data, uint32_t size);
 bool upload(struct worker *worker, struct session *session, const struct arrival *arrival,
             const void *data, uint32_t size);
 bool pass_up(struct worker *worker, struct session *session, const void *data, uint32_t size);
