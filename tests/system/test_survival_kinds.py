@@ -62,7 +62,7 @@ interface = "dmz"
 port = 5402
 [[listen]]
 address = "10.9.0.1"
-port = [5403, "5404-5405"]
+port = [5403, "5404-5405", 5410]
 [[listen]]
 address = "fe80::9:1%dmz"
 port = 5406
@@ -96,6 +96,11 @@ to = [":5402", ":5404-5405"]
 plug-to = "10.8.0.7:7000"
 source-address = ["10.8.0.2", "no-fallback"]
 [[session-acl]]
+name = "from the client's port"
+to = [":5410"]
+plug-to = "10.8.0.7:7000"
+source-port = "client"
+[[session-acl]]
 name = "others"
 plug-to = "10.8.0.7:7000"
 """
@@ -124,6 +129,7 @@ KINDS = [
     Kind("interface, IPv6", 5402, 20_200, "fd09::1", "fd09::5"),
     Kind("one of a list, client's source", 5403, 20_300),
     Kind("one of a range, given source", 5405, 20_400),
+    Kind("one of a list, client's port", 5410, 20_900),
     Kind("link-local with a zone", 5406, 20_500, "fe80::9:1%eth0", "fe80::9:5%eth0"),
     Kind("multicast", 5407, 20_600, "239.9.0.1"),
     Kind("redirected, client's source", 5408, 20_700, "10.8.0.7"),
