@@ -9,7 +9,7 @@ BIN = .venv/bin
 BUILD_PACKAGES = python3-venv python3-dev gcc libc6-dev python3-systemd python3-dbus-next python3-sdnotify
 RUN_PACKAGES = $(BUILD_PACKAGES) dnsmasq-base bind9-dnsutils procps
 TEST_PACKAGES = $(RUN_PACKAGES) tftp-hpa tftpd-hpa rsyslog bsdutils logrotate iproute2 nftables man-db groff \
-	dnsdist pdns-recursor keepalived snmp snmpd
+	dnsdist pdns-recursor keepalived snmp snmpd unbound dnsperf
 
 DEB_PACKAGES = build-essential debhelper dh-python pybuild-plugin-pyproject python3-all-dev cython3 \
 	python3-setuptools python3-pytest python3-hypothesis python3-dnspython fakeroot
