@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from ipaddress import ip_address
 
 import pytest
@@ -13,6 +14,8 @@ from udpproxy.proxy.config.load import parse
 from udpproxy.proxy.config.model import Config, Group, Health, Probe, Server
 from udpproxy.proxy.config.names import names
 from udpproxy.proxy.config.show import render
+from udpproxy.proxy.policy import explain
+from udpproxy.proxy.policy.rules import Question, Unresolved
 
 HEAD = 'max-sessions = 10\n[[listen]]\naddress = "127.0.0.1"\nport = 5353\n'
 RULE = '[[session-acl]]\nname = "one"\nplug-to = "@dns"\n'
@@ -130,6 +133,11 @@ def test_what_is_shown_reads_back(balance: str, probe: Probe | None, *, defaults
             "one of send, dns and ntp",
         ),
         (
+            'name = "dns"\nmembers = ["192.0.2.1:53"]\n'
+            'health = { probe = { ntp = true, expect = "text:a" } }\n',
+            "is only used with send",
+        ),
+        (
             'name = "dns"\nmembers = ["192.0.2.1:53"]\nhealth = { probe = { send = "text:" } }\n',
             "expected 1 to 1200 bytes, found 0",
         ),
@@ -190,3 +198,16 @@ def test_too_many() -> None:
     members = ", ".join(f'"192.0.2.1:{port}"' for port in range(1, 65))
     groups = (f'[[servers]]\nname = "{n}"\nmembers = [{members}]\n' for n in range(63))
     assert any("4032 servers in all groups" in line for line in mistakes("".join(groups), ""))
+
+
+@pytest.mark.parametrize(
+    ("standby", "told"),
+    [
+        ("", "@dns, one of 192.0.2.1:53, [2001:db8::1]:53, ns.test, which is not resolved "),
+        ('standby = ["192.0.2.9"]\n', "; while none of them is up 192.0.2.9:5353 (balance client)"),
+    ],
+)
+def test_what_explain_says(standby: str, told: str) -> None:
+    asked = Question(ip_address("192.0.2.200"), ip_address("127.0.0.1"), 5353)
+    found = explain.explanation(config(GROUP + standby), asked, datetime.now(), Unresolved())
+    assert told in found.server

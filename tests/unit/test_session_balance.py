@@ -17,7 +17,9 @@ from udpproxy.proxy.session.balance import (
     Members,
     identity,
 )
+from udpproxy.proxy.session.layout import Record, State
 from udpproxy.proxy.session.siphash import siphash
+from udpproxy.proxy.session.table import Table, size
 
 KEY = (0x0706050403020100, 0x0F0E0D0C0B0A0908)
 CLIENTS = [(ip_address(0x0A000000 + 37 * number).packed, 1024) for number in range(10_000)]
@@ -137,3 +139,34 @@ def test_siphash() -> None:
     assert siphash(KEY, []) == 0xABAC0158050FC4DC
     assert siphash(KEY, words[:1]) == 0x369095118D299A8E
     assert siphash(KEY, words) == 0xCC4FDD1A7D908B66
+
+
+def test_nobodys_sessions_are_not_counted() -> None:
+    members = Members()
+    members.join(0)
+    members.answers(0)
+    members.leave(0)
+    assert members[0].sessions == members[0].answered == 0
+    members.join(1)
+    members.leave(1)
+    assert members[1].sessions == 0
+
+
+def test_the_table_knows_whose_a_session_is() -> None:
+    memory = memoryview(bytearray(size(4)))
+    table = Table(memory, 4, fresh=True)
+    table.make_balance_key()
+    key = table.balance_key()
+    assert any(key)
+    table.make_balance_key()
+    assert table.balance_key() == key
+    table.grow(4)
+    for slot, member in ((0, 7), (2, 7), (3, 9)):
+        client = ip_address("192.0.2.1").packed, 1024
+        record = Record(id=table.next_id(), state=State.OPEN, client=client, member=member)
+        assert table.new_id() == record.id
+        table.write(slot, record)
+    table.set_member(2, 9)
+    assert (table.of_member(7), table.of_member(9)) == ([0], [2, 3])
+    table.free(3)
+    assert table.of_member(9) == [2]
