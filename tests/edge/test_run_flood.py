@@ -21,6 +21,7 @@ from flood import Flood, Known, build
 from host import free_port
 from namespaces import Network
 from proxy import Proxy, Row, config, until
+from router import redirect, routed
 
 pytestmark = pytest.mark.alone
 
@@ -33,7 +34,7 @@ _WHERE = (
     "sessions-waiting-dropped",
 )  # fmt: skip
 """Where a datagram that did not go on is counted."""
-_KNOWN, _LISTEN = "10.71.0.9", "10.71.0.1"
+_KNOWN, _LISTEN, _STRANGERS = "10.71.0.9", "10.71.0.1", "10.71.128.0/17"
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,22 @@ plug-to = "127.0.0.1:6001"
 [resolver]
 servers = ["127.0.0.1:9"]
 {more}
+"""
+
+
+TRANSPARENT = f"""
+max-sessions = {_SLOTS}
+engine = "{{engine}}"
+overflow = "{{overflow}}"
+[limits]
+idle = "60s"
+[[listen]]
+transparent = true
+port = "5060-5061"
+[[session-acl]]
+name = "out"
+from = ["10.1.0.0/24"]
+transparent = true
 """
 
 
@@ -160,37 +177,42 @@ def _flooded(
     rate: int = 60_000,
     seconds: float = SECONDS,
     way: str = "veth",
+    port: int = 5000,
 ) -> Outcome:
     device = hardware = ""
-    target, sources, host = (_LISTEN, 5000), "10.71.128.0/17", "away"
+    target, sources, host = (_LISTEN, port), _STRANGERS, "away"
     if way == "loopback":
         target, sources, host = ("127.0.0.1", 5000), "127.64.0.0/10", "proxy"
     elif way == "veth6":
         target, sources = ("fd71::1", 5000), "fd71::10:0/112"
         device, hardware = "eth0", network.hardware("proxy")
+    flood = Flood(
+        program, target, sources, rate=rate, seconds=seconds, prefix=network.prefix(host),
+        device=device, hardware=hardware,
+    )  # fmt: skip
     with _served(network), Proxy(directory, text, prefix=network.prefix("proxy")) as proxy:
         known = network.on("proxy", lambda: Known((_LISTEN, 5000), address=_KNOWN))
-        known.begin()
-        before = proxy.reg_pid
-        with known:
-            words = network.prefix(host)
-            with Flood(
-                program, target, sources, rate=rate, seconds=seconds, prefix=words,
-                device=device, hardware=hardware,
-            ) as flood:  # fmt: skip
-                time.sleep(seconds / 2)
-                halfway = _memory(before)
-                sent = flood.result(seconds + 60)["sent"]
-                memory = halfway, _memory(before)
-            time.sleep(0.5)
-            until(lambda: proxy.info("reg").get("sessions-waiting") == 0)
-            settled(proxy)
-        after = proxy.reg_pid
-        info = until(lambda: proxy.info())
-        reg = proxy.info("reg")
-        log = proxy.log
-        size = proxy.stderr.stat().st_size
-    return Outcome(sent, known, before, after, info, reg, log, size, memory)
+        return _under(proxy, known, flood, seconds)
+
+
+def _under(proxy: Proxy, known: Known, flood: Flood, seconds: float) -> Outcome:
+    """What became of all."""
+    known.begin()
+    before = proxy.reg_pid
+    with known:
+        with flood:
+            time.sleep(seconds / 2)
+            halfway = _memory(before)
+            sent = flood.result(seconds + 60)["sent"]
+            memory = halfway, _memory(before)
+        time.sleep(0.5)
+        until(lambda: proxy.info("reg").get("sessions-waiting") == 0)
+        settled(proxy)
+    after = proxy.reg_pid
+    info = until(lambda: proxy.info())
+    reg = proxy.info("reg")
+    size = proxy.stderr.stat().st_size
+    return Outcome(sent, known, before, after, info, reg, proxy.log, size, memory)
 
 
 @pytest.mark.parametrize("engine", NAMES)
@@ -265,6 +287,59 @@ def test_a_flood_of_clients_with_rates(
     if way == "veth6" or done.sent > 2 << 15:  # else no address comes twice
         assert done.reg["refused-rate"] > 0
     assert done.memory[1] < done.memory[0] * 1.5 + 32_768
+    assert done.bytes < 100_000 * max(1.0, SECONDS / 60)
+    assert done.unaccounted() == 0
+
+
+@pytest.mark.parametrize("balancer", [_KNOWN, _STRANGERS])
+@pytest.mark.parametrize("engine", NAMES)
+def test_a_flood_without_headers_opens_nothing(
+    engine: str, balancer: str, network: Network, program: Path, tmp_path: Path
+) -> None:
+    """Where a load balancer is to say who its clients are: of strangers, and of the balancer."""
+    rate = 60_000 if engine == "native" else 20_000
+    more = f"""[[listen]]
+address = "{_LISTEN}"
+port = 5001
+proxy-protocol = "v2"
+proxy-protocol-from = ["{balancer}"]
+"""
+    text = _text(engine, more, pattern=False)
+    done = _flooded(network, program, tmp_path, text, rate=rate, port=5001)
+    done.print_row(f"{engine}, no headers, {rate}/s")
+    assert done.after == done.before
+    assert done.known.lost <= done.known.sent // 50
+    assert done.reg["sessions-opened"] == done.known.clients
+    assert done.reg["bad-header"] > 0
+    assert done.bytes < 100_000 * max(1.0, SECONDS / 60)
+    assert done.unaccounted() == 0
+
+
+@pytest.mark.parametrize("overflow", ["refuse", "evict-idlest"])
+@pytest.mark.parametrize("engine", NAMES)
+def test_a_flood_of_what_the_firewall_redirects(
+    engine: str, overflow: str, program: Path, tmp_path: Path
+) -> None:
+    """To a server that is another host."""
+    rate = 60_000 if engine == "native" else 20_000
+    text = TRANSPARENT.format(engine=engine, overflow=overflow)
+    with contextlib.ExitStack() as stack:
+        network = stack.enter_context(routed())
+        stack.enter_context(network.on("server", lambda: udp("10.2.0.2", 5061)))
+        stack.enter_context(network.on("server", lambda: Echo("10.2.0.2", 5060, forgets=True)))
+        proxy = Proxy(tmp_path, text, prefix=network.prefix("router"))
+        redirect(network, "router", proxy.file)
+        stack.enter_context(proxy)
+        known = network.on("client", lambda: Known(("10.2.0.2", 5060), address="10.1.0.5"))
+        flood = Flood(
+            program, ("10.2.0.2", 5061), "10.1.0.128/25", rate=rate, seconds=SECONDS,
+            prefix=network.prefix("client"),
+        )  # fmt: skip
+        done = _under(proxy, known, flood, SECONDS)
+    done.print_row(f"{engine}, redirected, {overflow}, {rate}/s")
+    assert done.after == done.before
+    assert done.known.lost <= done.known.sent // 50
+    assert done.reg["sessions-opened"] >= _SLOTS
     assert done.bytes < 100_000 * max(1.0, SECONDS / 60)
     assert done.unaccounted() == 0
 

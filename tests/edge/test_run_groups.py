@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import socket
 import subprocess
@@ -328,7 +329,8 @@ MANY = 10_000
 
 @pytest.mark.parametrize("balance", BALANCES)
 def test_shares_of_ten_thousand_clients(stage: Stage, balance: str) -> None:
-    """Each an address of its own; within 5 % of the weights, 3 to 2 to 1."""
+    """Each an address of its own; by weight, 3 to 2 to 1, as far as chance goes: the keys of the
+    hashes are other ones each time. For one with given keys see unit/test_session_balance.py."""
     proxy = stage.proxy
     text = stage.text(balance=balance).replace("[servers.health]\n", "")
     limits = "[limits]\nupload-datagrams = 1\ndownload-datagrams = 1\n"
@@ -342,7 +344,9 @@ def test_shares_of_ten_thousand_clients(stage: Stage, balance: str) -> None:
         received = [len(server.received) for server in stage.servers]
         assert sum(received) == MANY
         for count, weight in zip(received, (3, 2, 1), strict=True):
-            assert abs(count - MANY * weight / 6) <= 0.05 * MANY * weight / 6, received
+            share = weight / 6
+            deviation = math.sqrt(MANY * share * (1 - share))
+            assert abs(count - MANY * share) <= 5 * deviation, received
         assert proxy.stop() == 0
 
 

@@ -254,7 +254,8 @@ def test_thousands_of_servers_and_names(tmp_path: Path, zone: NameServer, state:
             slowest = 0.0
             while time.monotonic() < begun + 10:
                 before = time.monotonic()
-                proxy.info("acr")
+                for process in ("acr", "reg"):
+                    proxy.info(process)
                 slowest = max(slowest, time.monotonic() - before)
                 time.sleep(0.2)
             took = time.monotonic() - begun

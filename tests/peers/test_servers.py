@@ -14,10 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from host import free_port, tool
+from field.network import Host
+from host import tool
+from namespaces import Network
 from proxy import Proxy, until
 
 SECONDS, RATE = 9, 1000
+PORT, PORTS = 5353, (5301, 5302)
+HOST = "here"
 UNBOUND = """server:
     interface: 127.0.0.1@{port}
     port: {port}
@@ -57,6 +61,7 @@ limits = {{ idle = "3s", upload-datagrams = 1, download-datagrams = 1 }}
 class Server:
     """One unbound, which may be started again."""
 
+    network: Network
     directory: Path
     port: int
     process: subprocess.Popen[bytes] | None = None
@@ -66,7 +71,8 @@ class Server:
         self.directory.mkdir(exist_ok=True)
         file = self.directory / "unbound.conf"
         file.write_text(UNBOUND.format(port=self.port, directory=self.directory))
-        self.process = subprocess.Popen([tool("unbound"), "-d", "-c", str(file)])
+        words = [*self.network.prefix(HOST), tool("unbound"), "-d", "-c", str(file)]
+        self.process = subprocess.Popen(words)
 
     def signal(self, number: int) -> None:
         """Kill it, stop it, let it go on."""
@@ -80,10 +86,17 @@ class Server:
             self.process.wait()
 
 
+@pytest.fixture
+def network() -> Iterator[Network]:
+    with Network() as net:
+        net.add(HOST)
+        yield net
+
+
 @contextlib.contextmanager
-def unbound(directory: Path) -> Iterator[Server]:
+def unbound(network: Network, directory: Path, port: int) -> Iterator[Server]:
     """With every name below example.test."""
-    server = Server(directory, free_port())
+    server = Server(network, directory, port)
     server.start()
     try:
         yield server
@@ -91,40 +104,56 @@ def unbound(directory: Path) -> Iterator[Server]:
         server.close()
 
 
-def killed(server: Server) -> Callable[[], object]:
-    """And how it comes back."""
+@contextlib.contextmanager
+def killed(server: Server) -> Iterator[None]:
+    """And started again."""
     server.close()
-    return server.start
+    yield
+    server.start()
 
 
-def stopped(server: Server) -> Callable[[], object]:
-    """The same."""
+@contextlib.contextmanager
+def stopped(server: Server) -> Iterator[None]:
+    """It hangs."""
     server.signal(signal.SIGSTOP)
-    return lambda: server.signal(signal.SIGCONT)
+    yield
+    server.signal(signal.SIGCONT)
 
 
-@pytest.mark.parametrize("ill", [killed, stopped], ids=lambda ill: ill.__name__)
+@contextlib.contextmanager
+def cut_off(server: Server) -> Iterator[None]:
+    """Nothing gets there, and nobody is told."""
+    with Host(server.network, HOST).black_hole(server.port):
+        yield
+
+
+@pytest.mark.parametrize("ill", [killed, stopped, cut_off], ids=lambda ill: ill.__name__)
 def test_no_question_is_lost_but_in_the_dead_one(
-    tmp_path: Path, ill: Callable[[Server], Callable[[], object]]
+    network: Network,
+    tmp_path: Path,
+    ill: Callable[[Server], contextlib.AbstractContextManager[None]],
 ) -> None:
-    port = free_port()
     questions = tmp_path / "questions"
     questions.write_text("".join(f"q{number}.example.test A\n" for number in range(500)))
-    with unbound(tmp_path / "one") as one, unbound(tmp_path / "two") as two:
-        text = TEXT.format(port=port, first=one.port, second=two.port)
-        with Proxy(tmp_path, text) as proxy:
+    prefix = network.prefix(HOST)
+    with (
+        unbound(network, tmp_path / "one", PORTS[0]) as one,
+        unbound(network, tmp_path / "two", PORTS[1]) as two,
+    ):
+        text = TEXT.format(port=PORT, first=one.port, second=two.port)
+        with Proxy(tmp_path, text, prefix=prefix) as proxy:
             until(lambda: proxy.info("acr")["probes-sent"] >= 4)
             until(lambda: [row["state"] for row in proxy.ask("servers")] == ["up", "up"])
             words = [
-                *(tool("dnsperf"), "-s", "127.0.0.1", "-p", str(port), "-d", str(questions)),
-                *("-l", str(SECONDS), "-Q", str(RATE), "-c", "20", "-t", "2", "-q", "2000"),
+                *(*prefix, tool("dnsperf"), "-s", "127.0.0.1", "-p", str(PORT)),
+                *("-d", str(questions), "-l", str(SECONDS), "-Q", str(RATE)),
+                *("-c", "20", "-t", "2", "-q", "2000"),
             ]
             with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as dnsperf:
                 time.sleep(2)
-                back = ill(one)
-                until(lambda: proxy.ask("servers")[0]["state"] == "down")
-                time.sleep(1)
-                back()
+                with ill(one):
+                    until(lambda: proxy.ask("servers")[0]["state"] == "down")
+                    time.sleep(1)
                 until(lambda: proxy.ask("servers")[0]["state"] == "up")
                 report, _ = dnsperf.communicate(timeout=60)
             found = {key: int(n) for key, n in re.findall(r"Queries (\w+):\s+(\d+)", report)}

@@ -16,6 +16,7 @@ from udpproxy.instance.options import Mode
 from udpproxy.instance.service import Instance, Service
 from udpproxy.process.commands import ProcessCommands
 from udpproxy.process.logs import Logs
+from udpproxy.process.loop import Reactor
 from udpproxy.process.wire import Plain
 from udpproxy.proxy.config import load
 from udpproxy.proxy.parent.commands import MOST_KILLED, ProxyCommands
@@ -79,7 +80,7 @@ class World:
         self.ask = self.family.ask
         self.logs = Logs("test")
         self.signals: list[list[object]] = []
-        self.servers = Servers(cast(Instance, self), None, lambda: CONFIG)
+        self.servers = Servers(cast(Instance, self), None, lambda: CONFIG, cast(Reactor, None))
         self.own = ProxyCommands(
             cast(Instance, self),
             cast(Sessions, Many()),

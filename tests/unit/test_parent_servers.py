@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import cast
 
@@ -14,6 +14,7 @@ from udpproxy.instance.service import Instance
 from udpproxy.process import wire
 from udpproxy.process.link import Link
 from udpproxy.process.logs import Logs
+from udpproxy.process.loop import Reactor
 from udpproxy.proxy.config import load
 from udpproxy.proxy.parent.servers import MOST_CHANGES, Servers
 from udpproxy.proxy.parent.store import Store
@@ -63,13 +64,25 @@ class World:
         self.told: list[wire.Message] = []
         self.link = cast(Link, SimpleNamespace(send=self.told.append))
         self.made: list[Servers] = []
+        self.timers: list[Callable[[], object]] = []
         self.servers = self.make()
 
     def make(self) -> Servers:
         """The next parent's."""
-        store = cast(Store, self.kept)
-        self.made.append(Servers(cast(Instance, self), store, lambda: self.config))
+        self.wait()
+        store, instance = cast(Store, self.kept), cast(Instance, self)
+        self.made.append(Servers(instance, store, lambda: self.config, cast(Reactor, self)))
         return self.made[-1]
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> SimpleNamespace:
+        """As a loop."""
+        self.timers.append(callback)
+        return SimpleNamespace(cancel=lambda: self.timers.remove(callback))
+
+    def wait(self) -> None:
+        """All timers are over."""
+        while self.timers:
+            self.timers[0]()
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -133,6 +146,15 @@ def test_the_bus_is_told_of_so_many_changes_a_second(world: World) -> None:
     for number in range(10 * MOST_CHANGES):
         world.hear("a", "192.0.2.1:53", down=number % 2 == 0, why="")
     assert MOST_CHANGES <= len(world.signals) <= 3 * MOST_CHANGES
+
+
+def test_many_changes_are_kept_in_one_go(world: World) -> None:
+    for number in (1, 2):
+        world.hear("a", f"192.0.2.{number}:53", down=True, why="")
+    assert len(world.timers) == 1
+    assert world.kept.fd is None
+    world.servers.close()
+    assert set(world.make().down) == {("a", "192.0.2.1:53"), ("a", "192.0.2.2:53")}
 
 
 def test_what_is_drained_has_one_name(world: World) -> None:

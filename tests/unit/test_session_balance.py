@@ -167,6 +167,6 @@ def test_the_table_knows_whose_a_session_is() -> None:
         assert table.new_id() == record.id
         table.write(slot, record)
     table.set_member(2, 9)
-    assert (table.of_member(7), table.of_member(9)) == ([0], [2, 3])
+    assert table.of_members({7, 9}) == [(0, 7), (2, 9), (3, 9)]
     table.free(3)
-    assert table.of_member(9) == [2]
+    assert table.of_members({9}) == [(2, 9)]

@@ -14,6 +14,7 @@ from udpproxy.errors import InvalidArgument
 from udpproxy.instance.service import Instance
 from udpproxy.process import messages, wire
 from udpproxy.process.link import Link
+from udpproxy.process.loop import Reactor, Timer
 from udpproxy.proxy.config.model import Config
 from udpproxy.proxy.parent.store import Store
 
@@ -22,6 +23,9 @@ Key = tuple[str, str]
 
 MOST_CHANGES = 20
 """Changes a second that are told on the bus: what is beyond is not told one by one."""
+_SOON = 0.1
+"""Seconds until systemd has what REG tells, as all servers may change at once. After a kill in
+between the next REG finds it out itself."""
 _LONGEST = 200
 """Characters of a reason."""
 
@@ -30,13 +34,21 @@ class Servers:
     """`down` with the reason of each."""
 
     def __init__(
-        self, instance: Instance, store: Store | None, config: Callable[[], Config]
+        self,
+        instance: Instance,
+        store: Store | None,
+        config: Callable[[], Config],
+        reactor: Reactor,
     ) -> None:
         """With what systemd has kept."""
         self._instance = instance
         self._store = store
         self._config = config
+        self._reactor = reactor
+        self._timer: Timer | None = None
         self._memory: int | None = None
+        self._of: Config | None = None
+        self._keys: frozenset[Key] = frozenset()
         self.down: dict[Key, str] = {}
         self.drained: set[Key] = set()
         self._second = self._told = 0
@@ -70,7 +82,8 @@ class Servers:
             self.down[key] = wire.cut(why)[:_LONGEST]
         else:
             self.down.pop(key, None)
-        self._write()
+        if self._timer is None:
+            self._timer = self._reactor.call_later(_SOON, self._write)
         self._announce(key, "down" if down else "up", self.down.get(key, ""))
 
     def drain(self, word: str, link: Link | None, by: str, *, on: bool) -> None:
@@ -98,8 +111,11 @@ class Servers:
 
     def close(self) -> None:
         """The store's duplicate is systemd's."""
+        if self._timer:
+            self._write()
         if self._memory is not None:
             os.close(self._memory)
+            self._memory = None
 
     def give_back(self) -> None:
         """The next one begins anew."""
@@ -112,10 +128,14 @@ class Servers:
         """How many descriptors systemd is to have of us."""
         return int(self._store is not None and self._memory is not None)
 
-    def _there(self) -> set[Key]:
-        return {
-            (group.name, str(server)) for group in self._config().groups for server in group.servers
-        }
+    def _there(self) -> frozenset[Key]:
+        config = self._config()
+        if config is not self._of:
+            self._of = config
+            self._keys = frozenset(
+                (group.name, str(server)) for group in config.groups for server in group.servers
+            )
+        return self._keys
 
     def _find(self, word: str) -> Key:
         group, slash, server = word.rpartition("/")
@@ -156,6 +176,9 @@ class Servers:
 
     def _write(self) -> None:
         """So that a restart, too, finds it as it is."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
         if self._store is None:
             return
         if self._memory is None:

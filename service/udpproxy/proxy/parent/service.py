@@ -83,7 +83,7 @@ class ProxyService(Service[Config]):
         self._path = path
         store = Store(self._logs, instance.notifier) if self._mode is Mode.UNITS else None
         # First: what nobody takes of the store the resources give back.
-        self._servers = Servers(instance, store, lambda: self.config)
+        self._servers = Servers(instance, store, lambda: self.config, asyncio.get_running_loop())
         try:
             self._resources = Resources(self._logs, config, text, str(path), store)
         except BaseException:

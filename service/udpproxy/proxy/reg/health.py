@@ -182,7 +182,7 @@ class Health:
             member = self._engine.member(known.number)
             known.excused = member.errors + member.unanswered
         known.trial_at = self._clock() + known.group.health.retry
-        self._tell_engine()
+        self._tell_engine([known])
         known.told = self._say(known, messages.MEMBER_DOWN, why)
         self._look_at_all(known.group)
         self._changed(key_of(known.group, known.server), True, why)  # noqa: FBT003
@@ -196,7 +196,7 @@ class Health:
         if self._engine:
             member = self._engine.member(known.number)
             known.excused = member.errors + member.unanswered
-        self._tell_engine()
+        self._tell_engine([known])
         if known.told:
             self._say(known, messages.MEMBER_UP, seconds, always=True)
         self._look_at_all(known.group)
@@ -228,9 +228,9 @@ class Health:
         keys = (key_of(group, server) for server in group.servers)
         return [self._known[key] for key in keys if key in self._known]
 
-    def _tell_engine(self) -> None:
+    def _tell_engine(self, some: Iterable[_Known] | None = None) -> None:
         if self._engine:
-            for known in self._known.values():
+            for known in self._known.values() if some is None else some:
                 self._engine.set_member(known.number, known.state)
 
     def rows(self) -> list[dict[str, str | int]]:

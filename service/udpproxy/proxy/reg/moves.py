@@ -28,14 +28,15 @@ class Moves:
         self._host = host
         self._waiting: deque[tuple[int, int, str]] = deque()
         """Slot, member, and what is to be done."""
+        self._wanted: dict[int, str] = {}
+        """Members whose sessions are still to be found: in one go, should many go down at once."""
         self._closed = False
 
     def begin(self, member: int, how: str) -> None:
         """`how`: "move" or "close"."""
-        busy = bool(self._waiting)
-        self._waiting.extend((slot, member, how) for slot in self._table.of_member(member))
-        if self._waiting and not busy:
-            self._work()
+        if not self._wanted and not self._waiting:
+            self._reactor.call_later(0, self._work)
+        self._wanted[member] = how
 
     def close(self) -> None:
         """The engine is gone."""
@@ -44,6 +45,10 @@ class Moves:
     def _work(self) -> None:
         if self._closed:
             return
+        wanted, self._wanted = self._wanted, {}
+        if wanted:
+            found = self._table.of_members(wanted)
+            self._waiting.extend((slot, member, wanted[member]) for slot, member in found)
         for _ in range(min(_PART, len(self._waiting))):
             slot, member, how = self._waiting.popleft()
             record = self._table.read(slot)

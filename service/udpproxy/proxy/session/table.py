@@ -374,14 +374,14 @@ class Table:
         words = self._column(layout.STATE_AT // 8)
         return [slot for slot, word in enumerate(words) if word & 0xFF and word >> 32 in rules]
 
-    def of_member(self, number: int) -> list[int]:
-        """The slots of the live sessions of that server of a group; cheap."""
+    def of_members(self, numbers: Container[int]) -> list[tuple[int, int]]:
+        """The slots of the live sessions of these servers of groups, with the server; cheap."""
         words = self._column(layout.MEMBER_AT // 8)
         states = self._states()
         return [
-            slot
+            (slot, word >> 32)
             for slot, word in enumerate(words)
-            if word >> 32 == number and states[slot] != State.FREE
+            if word >> 32 in numbers and states[slot] != State.FREE
         ]
 
     def of_other_listeners(self, known: Container[int]) -> list[int]:
