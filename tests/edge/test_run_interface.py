@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from built import NAMES
 from echo import Echo, silent, udp
+from field.processes import few_descriptors
 from namespaces import Network, ip
 from proxy import Proxy, until
 from stored import Units
@@ -156,6 +159,59 @@ def test_one_that_comes_goes_and_comes_again(
         assert len(proxy.sessions()) == count
         assert proxy.stop() == 0
         assert len(proxy.records()) == count
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_thousands_of_one_that_comes_and_goes(
+    network: Network, echo: Echo, tmp_path: Path, engine: str
+) -> None:
+    """Those of other interfaces do not feel it, the log stays short, and all are there at last."""
+    link, first, last = Link(network), 20_000, 21_999
+    listen = f'''interface = "dmz"
+port = "{first}-{last}"
+[[listen]]
+interface = "eth0"'''
+    here = "10.1.0.1", PORT
+    with (
+        proxied(network, tmp_path, engine, listen) as proxy,
+        client_of(network, "10.1.0.5") as known,
+    ):
+        assert ask(known, here)
+        reg = proxy.reg_pid
+        for _ in range(20):
+            link.make()
+            assert ask(known, here)
+            link.unmake()
+            assert ask(known, here)
+        link.make()
+        with client_of(network, "10.9.0.5") as sock:
+            for port in (first, last):
+                until(partial(ask, sock, ("10.9.0.1", port)))
+        assert len(proxy.sessions()) == 3
+        assert proxy.reg_pid == reg
+        assert len(proxy.log) < 100
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_one_that_comes_while_descriptors_are_gone(
+    network: Network, echo: Echo, tmp_path: Path, engine: str
+) -> None:
+    link, here = Link(network), ("10.1.0.1", PORT)
+    listen = f'interface = "dmz"\nport = {PORT}\n[[listen]]\ninterface = "eth0"'
+    with (
+        proxied(network, tmp_path, engine, listen) as proxy,
+        client_of(network, "10.1.0.5") as known,
+    ):
+        assert ask(known, here)
+        reg = proxy.reg_pid
+        with few_descriptors(proxy.pid, 0), few_descriptors(reg, 0):
+            link.make()
+            end = time.monotonic() + 3
+            while time.monotonic() < end:
+                assert ask(known, here)
+        with client_of(network, "10.9.0.5") as sock:
+            until(lambda: ask(sock, ("10.9.0.1", PORT)))
+        assert (proxy.reg_pid, len(proxy.sessions())) == (reg, 2)
 
 
 @pytest.mark.parametrize("engine", NAMES)

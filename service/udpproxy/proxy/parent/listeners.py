@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import socket
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableSet, Sequence
 from ipaddress import ip_address
 
 from udpproxy.config.model import Address
@@ -110,22 +110,31 @@ class Listeners:
             if link and link not in self.links:
                 self._logs.say(messages.LINK_ABSENT, link)
 
-    def follow(self, links: Mapping[str, int]) -> list[Place]:
+    def follow(self, links: Mapping[str, int], changed: MutableSet[Place]) -> None:
         """Interfaces have come or gone, or addresses: sockets of one that is another by now are
-        made anew, under the same number; which places that were."""
+        made anew, under the same number; `changed` gets their places. OSError where the system has
+        no descriptors for more: the rest are left for the next time."""
         gone = {link for link in self.links if link not in links}
         self.links = dict(links)
-        changed: list[Place] = []
         said: set[str] = set()
+        passed: set[str] = set()
+        lack: OSError | None = None
         for place, listener in list(self.by_place.items()):
             if not place.link or listening.link_of(listener) == links.get(place.link, 0):
                 continue
+            if place.link in passed:
+                continue
             try:
                 self._bind_again(listener)
-            except UnitError as problem:
-                self._logs.say(messages.LISTENER_REMADE, place, problem)
+            except (OSError, UnitError) as problem:
+                if lack := listening.lack_of_descriptors():
+                    break
+                if listening.is_link(place.link) != (place.link in links):
+                    passed.add(place.link)  # it has changed again, and we shall hear of it
+                else:
+                    self._logs.say(messages.LISTENER_REMADE, place, problem)
                 continue
-            changed.append(place)
+            changed.add(place)
             if place.link not in said:
                 said.add(place.link)
                 back = place.link in links
@@ -133,7 +142,8 @@ class Listeners:
         self._groups.retry(self.by_place, links, gone)
         if changed:
             self.store_or_say()
-        return changed
+        if lack:
+            raise lack
 
     def unbind(self, unwanted: Iterable[Place]) -> None:
         """Listen there no longer."""
@@ -185,27 +195,25 @@ class Listeners:
     def lend(self, wanted: Iterable[Place]) -> Iterator[Item]:
         """A message for each of so many sockets, as the other side has room; what is removed before
         its turn is not lent."""
-        items: list[wire.Plain] = []
-        descriptors: list[int] = []
-        for one in (self.by_place[place] for place in wanted if place in self.by_place):
-            where: wire.Plain = {
-                "number": one.number,
-                "address": str(one.address),
-                "port": one.port,
-                "interface": one.place.interface,
-                "transparent": one.place.transparent,
-            }
-            if one.absent:
-                yield wire.Lend("absent", [where]), []
-                continue
-            sockets = [sock.fileno() for sock in one.sockets]
-            if len(items) + len(sockets) > wire.MOST_DESCRIPTORS:
+        left = deque(wanted)
+        while left:
+            # In one go: until the next message sockets may be closed, and others in their places.
+            items: list[wire.Plain] = []
+            descriptors: list[int] = []
+            while left and (one := self.by_place.get(left[0])):
+                count = 0 if one.absent else len(one.sockets)
+                if items and (one.absent or len(items) + count > wire.MOST_DESCRIPTORS):
+                    break
+                left.popleft()
+                if one.absent:
+                    yield wire.Lend("absent", [_where(one)]), []
+                    continue
+                items += [_where(one)] * count
+                descriptors += [sock.fileno() for sock in one.sockets]
+            if items:
                 yield wire.Lend("listeners", items), descriptors
-                items, descriptors = [], []
-            items += [where] * len(sockets)
-            descriptors += sockets
-        if items:
-            yield wire.Lend("listeners", items), descriptors
+            elif left and left[0] not in self.by_place:
+                left.popleft()
 
     def refuse_all(self) -> None:
         """No datagram comes in any more, even where REG does not obey: the end has begun."""
@@ -314,6 +322,16 @@ class Listeners:
 
 def _listener(number: int, place: Place, each: Sequence[socket.socket]) -> ListenerSocket:
     return ListenerSocket(number, each[0], place, tuple(each[1:]))
+
+
+def _where(one: ListenerSocket) -> wire.Plain:
+    return {
+        "number": one.number,
+        "address": str(one.address),
+        "port": one.port,
+        "interface": one.place.interface,
+        "transparent": one.place.transparent,
+    }
 
 
 def _place_of(sock: socket.socket) -> Place:

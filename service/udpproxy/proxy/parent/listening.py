@@ -44,6 +44,23 @@ def _links_one_by_one() -> Iterator[tuple[str, int]]:
             yield name, socket.if_nametoindex(name)
 
 
+def is_link(name: str) -> bool:
+    """Is there such an interface at this moment?"""
+    try:
+        return socket.if_nametoindex(name) > 0
+    except OSError:
+        return False
+
+
+def lack_of_descriptors() -> OSError | None:
+    """Why no socket can be made now, whatever it is for; None: one can."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
+    except OSError as problem:
+        return problem
+    return None
+
+
 def link_of(listener: ListenerSocket) -> int:
     """The number of the interface that it is bound to; 0: none, or it is absent."""
     if listener.absent:

@@ -104,7 +104,8 @@ class Change:
 
 class Network:
     """Calls `on_change` a moment after something has changed, at most CHANGES_AT_ONCE times in a
-    row and then once in SECONDS_PER_CHANGE. `links` are those of the last time: name, number."""
+    row and then once in SECONDS_PER_CHANGE. Where that fails with OSError, as without descriptors,
+    it is tried again until it does not. `links` are those of the last time: name, number."""
 
     def __init__(self, reactor: Reactor, on_change: Callable[[Change], object]) -> None:
         """OSError where this process may not listen, or the kernel does not tell."""
@@ -172,20 +173,25 @@ class Network:
         self._soon = None
         news, self._news = self._news, Kind.NOTHING
         self._rate.pay(time.monotonic_ns())
-        before, appeared = self.links, {}
-        if Kind.LINKS in news:
-            self.links = links()
-            appeared = {
-                name: number for name, number in self.links.items() if before.get(name) != number
-            }
+        try:
+            self._see(news)
+        except OSError:
+            self._news |= news
+            if self._soon is None:
+                self._soon = self._reactor.call_later(SECONDS_PER_CHANGE, self._tell)
+
+    def _see(self, news: Kind) -> None:
+        before = self.links
+        now = links() if Kind.LINKS in news else before
         self._on_change(
             Change(
-                appeared=appeared,
-                gone=frozenset(before.keys() - self.links.keys()),
+                appeared={name: now[name] for name in now if before.get(name) != now[name]},
+                gone=frozenset(before.keys() - now.keys()),
                 addresses=Kind.ADDRESSES in news,
                 routes=Kind.ROUTES in news,
             )
         )
+        self.links = now
 
 
 _IFADDRMSG = struct.Struct("=BBBBI")

@@ -19,7 +19,7 @@ from udpproxy.proxy.config.model import Config, Place
 from udpproxy.proxy.engine import dscp, pool, sockets
 from udpproxy.proxy.parent import steering
 from udpproxy.proxy.parent.listeners import Listeners
-from udpproxy.proxy.parent.listening import links
+from udpproxy.proxy.parent.listening import lack_of_descriptors, links
 from udpproxy.proxy.parent.mirrors import Mirrors
 from udpproxy.proxy.parent.network import own_addresses, takes_marked
 from udpproxy.proxy.parent.socket_pool import SocketPool
@@ -107,6 +107,9 @@ class Resources:
         self._key = (store.table_word(STEERING) if store else 0) or steering.new_key()
         self.listeners = Listeners(logs, config.workers, self._key, store, joins(config))
         self._with_reg: set[int] = set()
+        self._untold: set[Place] = set()
+        """Listeners made anew of which REG does not know yet."""
+        self._network_told: tuple[dict[str, wire.Plain], frozenset[bytes]] | None = None
         """Listeners, by number, that the present REG was lent."""
         self._lent_to: Link | None = None
         """The present REG's, if it was lent all."""
@@ -323,18 +326,32 @@ class Resources:
                     self._logs.say(messages.NOT_REDIRECTED, commands)
 
     def follow_network(self, link: Link | None) -> None:
-        """Interfaces have come or gone, or addresses; `link` to the REG that there is."""
-        before, own = self._server_links(), self._own
-        changed = self.listeners.follow(links())
-        told = self._server_links()
-        self._own = self._own_addresses()
-        if link is not None and (changed or told != before or own != self._own):
-            known = [
-                one for one in changed if self.listeners.by_place[one].number in self._with_reg
-            ]
-            self.send_own(link)
-            link.pour(self.listeners.lend(known))
-            link.send(wire.Tell("links", {"links": told}))
+        """Interfaces have come or gone, or addresses; `link` to the REG that there is. OSError
+        where the system lacks descriptors: what is done is done, the rest is for another call."""
+        lack: OSError | None = None
+        try:
+            self.listeners.follow(links(), self._untold)
+        except OSError as problem:
+            lack = problem
+        lack = lack or lack_of_descriptors()
+        if lack is None:
+            self._own = self._own_addresses()
+        if link is not None:
+            self._tell_network(link)
+        self._untold.clear()
+        if lack:
+            raise lack
+
+    def _tell_network(self, link: Link) -> None:
+        told = self._server_links(), self._own
+        if not self._untold and told == self._network_told:
+            return
+        self.send_own(link)
+        self._network_told = told
+        there = (one for one in self._untold if one in self.listeners.by_place)
+        known = [one for one in there if self.listeners.by_place[one].number in self._with_reg]
+        link.pour(self.listeners.lend(known))
+        link.send(wire.Tell("links", {"links": told[0]}))
 
     def _own_addresses(self) -> frozenset[bytes]:
         """Those of this host, where REG has to tell them from others."""
