@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -40,11 +41,14 @@ class Kept:
 
     def __init__(self) -> None:
         self.fd: int | None = None
+        self.full = False
 
     def take_servers(self) -> int | None:
         return None if self.fd is None else os.dup(self.fd)
 
     def keep_servers(self, fd: int) -> None:
+        if self.full:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         self.fd = os.dup(fd)
 
     def drop_servers(self) -> None:
@@ -128,6 +132,16 @@ def test_what_reg_tells_reaches_the_next_ones(world: World) -> None:
         ["a", "192.0.2.2:53", "drained"],
         ["a", "192.0.2.1:53", "up"],
     ]
+
+
+def test_where_nothing_can_be_kept_the_next_change_tries_again(world: World) -> None:
+    world.kept.full = True
+    world.servers.drain("192.0.2.1:53", None, "test", on=True)
+    assert (world.servers.stored, world.kept.fd) == (0, None)
+    world.kept.full = False
+    world.hear("a", "192.0.2.1:53", down=True, why="")
+    servers = world.make()
+    assert servers.drained == set(servers.down) == {("a", "192.0.2.1:53")}
 
 
 def test_nonsense_of_reg_is_nothing(world: World) -> None:

@@ -181,12 +181,21 @@ class Servers:
             self._timer = None
         if self._store is None:
             return
-        if self._memory is None:
-            self._memory = os.memfd_create("udp-proxy-servers", os.MFD_CLOEXEC)
-            with contextlib.suppress(OSError):  # then the next parent learns it anew
-                self._store.keep_servers(self._memory)
         down: list[wire.Plain] = [[*key, why] for key, why in self.down.items()]
         text = json.dumps({"down": down, "drained": self._drained()}).encode()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # then the next change tries again
+            if self._memory is None:
+                self._memory = _kept(self._store)
             os.ftruncate(self._memory, len(text))
             os.pwrite(self._memory, text, 0)
+
+
+def _kept(store: Store) -> int:
+    """A file that systemd keeps; OSError, and there is none."""
+    memory = os.memfd_create("udp-proxy-servers", os.MFD_CLOEXEC)
+    try:
+        store.keep_servers(memory)
+    except OSError:
+        os.close(memory)
+        raise
+    return memory
