@@ -89,10 +89,12 @@ def bound(address: str, port: int) -> socket.socket:
     return sock
 
 
-def ask(sock: socket.socket, to: tuple[str, int], data: bytes = b"question") -> bool:
+def ask(
+    sock: socket.socket, to: tuple[str, int], data: bytes = b"question", patience: float = 1.0
+) -> bool:
     """Is there an answer, from just there?"""
     sock.sendto(data, (to[0].partition("%")[0], to[1]))
-    if silent(sock, 1.0):
+    if silent(sock, patience):
         return False
     got, sender = sock.recvfrom(100)
     assert got == data
@@ -180,16 +182,16 @@ interface = "eth0"'''
         reg = proxy.reg_pid
         for _ in range(20):
             link.make()
-            assert ask(known, here)
+            assert ask(known, here, patience=3.0)
             link.unmake()
-            assert ask(known, here)
+            assert ask(known, here, patience=3.0)
         link.make()
         with client_of(network, "10.9.0.5") as sock:
             for port in (first, last):
                 until(partial(ask, sock, ("10.9.0.1", port)))
         assert len(proxy.sessions()) == 3
         assert proxy.reg_pid == reg
-        assert len(proxy.log) < 100
+        assert len(proxy.log) < 200
 
 
 @pytest.mark.parametrize("engine", NAMES)
