@@ -4,6 +4,7 @@ that anybody could."""
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import cast
@@ -42,9 +43,9 @@ class Marking(Mirroring):
         dscp.tell(given.socket, on=given.tells_dscp)
         self._reactor.add_reader(given.socket.fileno(), self._client_reader(listening))
 
+    @abstractmethod
     def _client_reader(self, listening: Listening) -> Callable[[], None]:
         """What to call when clients have sent something."""
-        raise NotImplementedError
 
     def _from_marked(self, listening: Listening) -> None:
         """Clients' datagrams, each with its DSCP."""
