@@ -12,6 +12,7 @@ from host import free_port
 from rig import Rig, has_nothing, verdict
 from udpproxy.proxy.config.model import CLIENTS_PORT, Limits, SessionType
 from udpproxy.proxy.engine import sockets
+from udpproxy.proxy.engine.interface import Verdict
 from udpproxy.proxy.session.index import FEW
 from udpproxy.proxy.session.reasons import Reason
 from udpproxy.proxy.session.table import PORTED
@@ -197,17 +198,22 @@ def test_a_successor_on_the_same_end_has_what_is_its(rig: Rig, port: int) -> Non
     assert has_nothing(second)
 
 
-def test_a_client_goes_on_at_once_with_the_same_ends(new_rig: Callable[..., Rig]) -> None:
-    """Its session ends with the reply, and its next question comes before anybody looks."""
-    rig = new_rig(sessions=40)
-    rig.listen()
-    client, server = rig.udp("127.0.0.9"), rig.udp()
-    rig.host.policy = lambda _: verdict(
+def one_answer(server: socket.socket) -> Verdict:
+    """From the client's port; a session ends with its first answer."""
+    return verdict(
         server.getsockname(),
         sources=("127.0.0.5",),
         source_port=CLIENTS_PORT,
         limits=Limits(download_datagrams=1),
     )
+
+
+def test_a_client_goes_on_at_once_with_the_same_ends(new_rig: Callable[..., Rig]) -> None:
+    """Its session ends with the reply, and its next question comes before anybody looks."""
+    rig = new_rig(sessions=40)
+    rig.listen()
+    client, server = rig.udp("127.0.0.9"), rig.udp()
+    rig.host.policy = lambda _: one_answer(server)
     for _ in range(30):
         client.sendto(b"question", rig.where())
         _, source = rig.take(server)
@@ -222,12 +228,7 @@ def test_many_one_after_the_other(new_rig: Callable[..., Rig]) -> None:
     rig = new_rig(sessions=250)
     rig.listen()
     client, server = rig.udp("127.0.0.9"), rig.udp()
-    rig.host.policy = lambda _: verdict(
-        server.getsockname(),
-        sources=("127.0.0.5",),
-        source_port=CLIENTS_PORT,
-        limits=Limits(download_datagrams=1),
-    )
+    rig.host.policy = lambda _: one_answer(server)
     messages = 0
     for _ in range(1000):
         client.sendto(b"question", rig.where())

@@ -9,8 +9,8 @@ import random
 import signal
 import socket
 import struct
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,39 +174,52 @@ def all_but_generation(table: Table) -> dict[int, Record]:
     return {slot: replace(record, generation=0) for slot, record in table.records()}
 
 
-@pytest.mark.parametrize("sums", [True, False])
-@pytest.mark.parametrize("engine", NAMES)
-def test_a_table_of_the_layout_before_goes_on(tmp_path: Path, engine: str, *, sums: bool) -> None:
-    """It is carried over, sealed, and grows; the first of that layout had no sums."""
+@contextmanager
+def handed_over(directory: Path, engine: str, capacity: int) -> Iterator[Units]:
+    """Three sessions of a parent that has stopped. Who has this makes the table what it is to be,
+    and starts the next parent: then they go on there, and end."""
     port = free_port()
     with Echo() as echo, clients(3) as socks:
-        top = f'engine = "{engine}"\nmax-sessions = '
-        text = config(port, str(echo), top=top + "20")
-        with Units(tmp_path, text) as units:
+        text = config(port, str(echo), top=f'engine = "{engine}"\nmax-sessions = {capacity}')
+        with Units(directory, text) as units:
             units.start()
             for sock in socks:
                 exchange(sock, ("127.0.0.1", port), b"before")
             assert units.stop() == 0
-            before = all_but_generation(stored_table(units))
-            content = former_table.former(stored_table(units))
-            for slot in () if sums else range(20):
-                at = former_table.HEADER_SIZE + slot * former_table.RECORD_SIZE
-                content[at + former_table.SUM : at + former_table.RECORD_SIZE] = bytes(8)
-            replace_stored(units, bytes(content))
-            units.file.write_text(config(port, str(echo), top=top + "60"))
-            units.start()
-            fd = units.stored("table")
-            assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
-            assert os.fstat(fd).st_size == t.size(60)
-            with pytest.raises(PermissionError):
-                os.ftruncate(fd, 0)
-            assert all_but_generation(stored_table(units)) == before
+            yield units
             for sock in socks:
                 exchange(sock, ("127.0.0.1", port), b"after")
             assert len(echo.sources) == 3
             assert units.said("UDPS-211-W") == []
             units.terminate()
             assert len(units.said("UDPP-888-I")) == 3
+
+
+def resize(units: Units, before: int, capacity: int) -> None:
+    """max-sessions is another for the next parent."""
+    text = units.file.read_text()
+    units.file.write_text(text.replace(f"max-sessions = {before}", f"max-sessions = {capacity}"))
+
+
+@pytest.mark.parametrize("sums", [True, False])
+@pytest.mark.parametrize("engine", NAMES)
+def test_a_table_of_the_layout_before_goes_on(tmp_path: Path, engine: str, *, sums: bool) -> None:
+    """It is carried over, sealed, and grows; the first of that layout had no sums."""
+    with handed_over(tmp_path, engine, 20) as units:
+        before = all_but_generation(stored_table(units))
+        content = former_table.former(stored_table(units))
+        for slot in () if sums else range(20):
+            at = former_table.HEADER_SIZE + slot * former_table.RECORD_SIZE
+            content[at + former_table.SUM : at + former_table.RECORD_SIZE] = bytes(8)
+        replace_stored(units, bytes(content))
+        resize(units, 20, 60)
+        units.start()
+        fd = units.stored("table")
+        assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
+        assert os.fstat(fd).st_size == t.size(60)
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, 0)
+        assert all_but_generation(stored_table(units)) == before
 
 
 @pytest.mark.parametrize("capacity", [10, 20, 60])
@@ -215,27 +228,13 @@ def test_a_table_that_somebody_made_longer_goes_on(
     tmp_path: Path, engine: str, capacity: int
 ) -> None:
     """As far as it is one; a file without an end is not copied."""
-    port = free_port()
-    with Echo() as echo, clients(3) as socks:
-        top = f'engine = "{engine}"\nmax-sessions = '
-        text = config(port, str(echo), top=top + "20")
-        with Units(tmp_path, text) as units:
-            units.start()
-            for sock in socks:
-                exchange(sock, ("127.0.0.1", port), b"before")
-            assert units.stop() == 0
-            fd = units.stored("table")
-            replace_stored(units, os.pread(fd, t.size(20), 0) + b"x" * 13)
-            os.ftruncate(units.stored("table"), (1 << 40) + 13)
-            units.file.write_text(config(port, str(echo), top=f"{top}{capacity}"))
-            units.start()
-            assert os.fstat(units.stored("table")).st_size == t.size(max(20, capacity))
-            for sock in socks:
-                exchange(sock, ("127.0.0.1", port), b"after")
-            assert len(echo.sources) == 3
-            assert units.said("UDPS-211-W") == []
-            units.terminate()
-            assert len(units.said("UDPP-888-I")) == 3
+    with handed_over(tmp_path, engine, 20) as units:
+        content = os.pread(units.stored("table"), t.size(20), 0)
+        replace_stored(units, content + b"x" * 13)
+        os.ftruncate(units.stored("table"), (1 << 40) + 13)
+        resize(units, 20, capacity)
+        units.start()
+        assert os.fstat(units.stored("table")).st_size == t.size(max(20, capacity))
 
 
 @pytest.mark.parametrize("lie", [none_has_a_socket, more_have_sockets_than_there_are])
@@ -244,24 +243,11 @@ def test_the_next_parent_does_not_believe_the_word_either(
     tmp_path: Path, engine: str, lie: Damage
 ) -> None:
     """How many slots have sockets stands where REG can write."""
-    port = free_port()
-    with Echo() as echo, clients(3) as socks:
-        text = config(port, str(echo), top=f'engine = "{engine}"\nmax-sessions = 5000')
-        with Units(tmp_path, text) as units:
-            units.start()
-            for sock in socks:
-                exchange(sock, ("127.0.0.1", port), b"before")
-            assert units.stop() == 0
-            with mmap.mmap(units.stored("table"), 0) as shared, memoryview(shared) as memory:
-                lie(memory)
-            units.start()
-            for sock in socks:
-                exchange(sock, ("127.0.0.1", port), b"after")
-            assert len(echo.sources) == 3
-            assert stored_table(units).grown == 250
-            assert units.said("UDPS-211-W") == []
-            units.terminate()
-            assert len(units.said("UDPP-888-I")) == 3
+    with handed_over(tmp_path, engine, 5000) as units:
+        with mmap.mmap(units.stored("table"), 0) as shared, memoryview(shared) as memory:
+            lie(memory)
+        units.start()
+        assert stored_table(units).grown == 250
 
 
 @pytest.mark.parametrize("engine", NAMES)
