@@ -109,7 +109,8 @@ class Resources:
         self._with_reg: set[int] = set()
         self._untold: set[Place] = set()
         """Listeners made anew of which REG does not know yet."""
-        self._network_told: tuple[dict[str, wire.Plain], frozenset[bytes]] | None = None
+        self._news = False
+        """REG does not know yet which interfaces and addresses there are."""
         """Listeners, by number, that the present REG was lent."""
         self._lent_to: Link | None = None
         """The present REG's, if it was lent all."""
@@ -328,6 +329,7 @@ class Resources:
     def follow_network(self, link: Link | None) -> None:
         """Interfaces have come or gone, or addresses; `link` to the REG that there is. OSError
         where the system lacks descriptors: what is done is done, the rest is for another call."""
+        before = self._server_links(), self._own
         lack: OSError | None = None
         try:
             self.listeners.follow(links(), self._untold)
@@ -336,22 +338,21 @@ class Resources:
         lack = lack or lack_of_descriptors()
         if lack is None:
             self._own = self._own_addresses()
-        if link is not None:
+        self._news |= (self._server_links(), self._own) != before
+        if link is not None and (self._untold or self._news):
             self._tell_network(link)
+        # Where there is none the next one gets all of it.
         self._untold.clear()
+        self._news = False
         if lack:
             raise lack
 
     def _tell_network(self, link: Link) -> None:
-        told = self._server_links(), self._own
-        if not self._untold and told == self._network_told:
-            return
         self.send_own(link)
-        self._network_told = told
         there = (one for one in self._untold if one in self.listeners.by_place)
         known = [one for one in there if self.listeners.by_place[one].number in self._with_reg]
         link.pour(self.listeners.lend(known))
-        link.send(wire.Tell("links", {"links": told[0]}))
+        link.send(wire.Tell("links", {"links": self._server_links()}))
 
     def _own_addresses(self) -> frozenset[bytes]:
         """Those of this host, where REG has to tell them from others."""
